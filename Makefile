@@ -1,0 +1,33 @@
+# Two commands for a fresh machine: `make demo` and `make test`.
+# Each makes the virtual environment it needs; nothing else is installed.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+# The whole suite on TensorFlow, then the core of it on JAX.
+test: $(VENV)/.installed lint
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_bijections.py \
+		tests/test_layers.py tests/test_glow.py
+
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

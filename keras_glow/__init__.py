@@ -1,0 +1,25 @@
+"""Glow for Keras 3: an image model with exact likelihood and exact inverse."""
+
+from keras_glow import (
+    callbacks,
+    data,
+    images,
+    layers,
+    losses,
+    schedules,
+)
+from keras_glow.glow import Glow
+from keras_glow.loading import ModelFileError, load_model
+
+__version__ = "0.1.0"
+__all__ = [
+    "Glow",
+    "ModelFileError",
+    "callbacks",
+    "data",
+    "images",
+    "layers",
+    "load_model",
+    "losses",
+    "schedules",
+]

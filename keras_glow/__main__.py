@@ -1,0 +1,7 @@
+"""`python -m keras_glow`: the command line, see `keras_glow.cli`."""
+
+import sys
+
+from keras_glow.cli import main
+
+sys.exit(main())

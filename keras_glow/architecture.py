@@ -1,0 +1,145 @@
+"""The multi-scale architecture: its layers, and the models made of them."""
+
+import math
+import typing
+
+import keras
+import numpy as np
+
+from keras_glow import layers
+from keras_glow.encoder import Encoder
+from keras_glow.losses import LogDetLoss, LogProb
+
+
+class Level(typing.NamedTuple):
+    """Squeeze, steps of flow, and what standardises the latents that leave."""
+
+    squeeze: layers.Squeeze
+    steps: list[layers.FlowStep]
+    prior: layers.Split | layers.GaussianPrior
+
+
+def latent_shapes(image_shape, levels):
+    """Shape of each level's latent, finest first; the last is the top."""
+    height, width, channels = image_shape
+    shapes = []
+    for level in range(1, levels + 1):
+        height, width, channels = height // 2, width // 2, channels * 4
+        if level < levels:
+            channels //= 2
+        shapes.append((height, width, channels))
+    return shapes
+
+
+def build_flow(image_shape, levels, depth, num_classes, seed, dtype, **step):
+    """All layers of a Glow: a list of `Level`, finest first.
+
+    `step` holds the arguments of each `FlowStep`.
+    """
+    # Independent seeds of all steps from one.
+    seeds = iter(
+        np.random.SeedSequence(seed).generate_state(levels * depth).tolist()
+    )
+    flow = []
+    for level in range(1, levels + 1):
+        squeeze = layers.Squeeze(name=f"squeeze_{level}", dtype=dtype)
+        steps = [
+            layers.FlowStep(
+                seed=next(seeds),
+                name=f"step_{level}_{number}",
+                dtype=dtype,
+                **step,
+            )
+            for number in range(1, depth + 1)
+        ]
+        if level < levels:
+            prior = layers.Split(name=f"split_{level}", dtype=dtype)
+        else:
+            prior = layers.GaussianPrior(
+                num_classes=num_classes, name="prior", dtype=dtype
+            )
+        flow.append(Level(squeeze, steps, prior))
+    return flow
+
+
+def build_encoder(flow, image_shape, num_classes, dtype):
+    """Image to latents.
+
+    Returns:
+        Tuple of the inputs, the flat latents `(batch, D)` and the
+        log-determinant `(batch,)`, all symbolic.
+    """
+    image = keras.Input(image_shape, dtype=dtype, name="image")
+    labels = _labels(num_classes)
+    h, log_det, latents = image, 0.0, []
+    for level in flow:
+        for layer in (level.squeeze, *level.steps):
+            h, log_det = layer(h, log_det=log_det)
+        if level is not flow[-1]:
+            (h, latent), log_det = level.prior(h, log_det=log_det)
+            latents.append(latent)
+    h, log_det = level.prior(_with(labels, h), log_det=log_det)
+    flat = [
+        keras.layers.Flatten(dtype=dtype)(latent) for latent in (*latents, h)
+    ]
+    z = (
+        flat[0]
+        if len(flat) == 1
+        else keras.layers.Concatenate(dtype=dtype)(flat)
+    )
+    return _with(labels, image), z, log_det
+
+
+def build_decoder(flow, image_shape, num_classes, dtype):
+    """Latents to image, through the same layers.
+
+    Returns:
+        Tuple of the inputs and the image, symbolic.
+    """
+    z = keras.Input((math.prod(image_shape),), dtype=dtype, name="z")
+    labels = _labels(num_classes)
+    latents, start = [], 0
+    for shape in latent_shapes(image_shape, len(flow)):
+        stop = start + math.prod(shape)
+        latents.append(
+            keras.layers.Reshape(shape, dtype=dtype)(z[:, start:stop])
+        )
+        start = stop
+    h = latents.pop()
+    h = flow[-1].prior.inverse(_with(labels, h))
+    for level in reversed(flow):
+        if level is not flow[-1]:
+            h = level.prior.inverse([h, latents.pop()])
+        for layer in (*reversed(level.steps), level.squeeze):
+            h = layer.inverse(h)
+    return _with(labels, z), h
+
+
+def _labels(num_classes):
+    return (
+        keras.Input((), dtype="int32", name="labels") if num_classes else None
+    )
+
+
+def _with(labels, tensor):
+    return tensor if labels is None else [tensor, labels]
+
+
+def assemble(flow, image_shape, num_classes, dtype):
+    """The models of a flow.
+
+    Returns:
+        Tuple of functional models: encoder (image to z, adds the loss
+        `-mean(log_det)`), scorer (image to log-density `(batch,)` in nats) and
+        decoder (z to image).
+    """
+    # The encoder comes first: Keras counts the outputs of a layer's first call
+    # and takes no later call that has more.
+    inputs, z, log_det = build_encoder(flow, image_shape, num_classes, dtype)
+    outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
+    encoder = Encoder(inputs, outputs, name="encoder")
+    log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)
+    scorer = keras.Model(inputs, log_prob, name="scorer")
+    inputs, image = build_decoder(flow, image_shape, num_classes, dtype)
+    decoder = keras.Model(inputs, image, name="decoder")
+    return encoder, scorer, decoder

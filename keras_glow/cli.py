@@ -1,0 +1,401 @@
+"""The command line: `keras-glow`."""
+
+import argparse
+import hashlib
+import json
+import math
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_glow import __version__, images, training
+from keras_glow.glow import Glow
+from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+
+
+def main(arguments=None):
+    """Runs one command.
+
+    Args:
+        arguments: list of str, or None for those of the process.
+
+    Returns:
+        The exit code: 0 if it did the job, 1 if not, 130 if it was interrupted.
+        Wrong use raises SystemExit(2).
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"keras-glow: error: {message[0]}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("keras-glow: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# The commands
+
+
+def _train(options):
+    channels = 1 if options.grey else 3
+    train_images = images.load_images(options.data, options.size, channels)
+    print(f"{len(train_images)} images {train_images.shape[1:]}")
+    validation = None
+    if options.validation:
+        validation = images.load_images(
+            options.validation,
+            train_images.shape[1],
+            channels,
+            images.TEST_KEYS,
+        )
+        print(f"{len(validation)} images for validation")
+    # What shapes the run: resumed, all of it has to be as it was.
+    settings = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("run", "data", "validation", "out", "resume")
+    }
+    settings["images"] = list(train_images.shape)
+    model = None
+    if options.resume:
+        model = training.resume(options.out, settings)
+    if model is None:
+        if options.resume:
+            print(f"{options.out} holds no finished epoch: starting anew")
+        steps = options.epochs * math.ceil(
+            len(train_images) / options.batch_size
+        )
+        model = training.start(
+            options.out, settings, train_images.shape[1:], steps
+        )
+    print(f"{model.count_params():,} parameters")
+    training.train(model, options.out, train_images, validation, settings)
+    print(pathlib.Path(options.out) / "model.keras")
+
+
+def _sample(options):
+    model = _load(options.model)
+    samples = model.sample(options.count, options.temperature, options.seed)
+    if options.grid:
+        images.save_grid(samples, options.grid)
+        print(options.grid)
+    if options.out:
+        for i, sample in enumerate(samples):
+            path = pathlib.Path(options.out) / f"sample_{i:04d}.png"
+            images.save_image(sample, path)
+        print(options.out)
+
+
+def _evaluate(options):
+    model = _load(options.model)
+    data = _load_for(model, options.data)
+    chunk = 256
+    progress = keras.utils.Progbar(
+        len(data), unit_name="image", verbose=0 if options.json else 1
+    )
+    values = []
+    for start in range(0, len(data), chunk):
+        # A seed of its own for each chunk, or their noise would be the same.
+        values.append(
+            model.bits_per_dim(
+                data[start : start + chunk],
+                draws=options.draws,
+                seed=options.seed + start,
+            )
+        )
+        progress.update(min(start + chunk, len(data)))
+    values = np.concatenate(values)
+    error = float(np.std(values) / math.sqrt(len(values)))
+    result = {
+        "bits_per_dim": float(np.mean(values)),
+        "standard_error": error,
+        "images": len(values),
+        "draws": options.draws,
+        "bits": model.bits,
+    }
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{result['bits_per_dim']:.4f} +- {error:.4f} bits/dim "
+            f"({len(values)} images, {options.draws} draws, {model.bits} bits)"
+        )
+
+
+def _reconstruct(options):
+    model = _load(options.model)
+    originals = _load_files(model, options.images)
+    decoded = model.decode(model.encode(originals))
+    quantized = model.quantize(model.dequantize(originals, seed="center"))
+    wrong = np.sum(decoded != quantized, axis=(1, 2, 3))
+    bits = model.bits_per_dim(originals, seed=0)
+    for file, count, value in zip(options.images, wrong, bits, strict=True):
+        verdict = "exact" if not count else f"{count} values differ"
+        print(f"{file}: {verdict}, {value:.3f} bits/dim")
+    if options.grid:
+        images.save_grid(
+            np.concatenate([quantized, decoded]), options.grid, len(originals)
+        )
+        print(options.grid)
+    if wrong.any():
+        raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")
+
+
+def _interpolate(options):
+    model = _load(options.model)
+    start, stop = model.encode(_load_files(model, [options.a, options.b]))
+    weights = np.linspace(0, 1, options.steps, dtype="float32")[:, None]
+    between = model.decode((1 - weights) * start + weights * stop)
+    images.save_grid(between, options.grid, columns=options.steps)
+    print(options.grid)
+
+
+def _info(options):
+    model = _load(options.model)
+    lines = {
+        name: value
+        for name, value in model.get_config().items()
+        if name not in ("name", "dtype")
+    }
+    lines["parameters"] = f"{model.count_params():,}"
+    lines["latents per level"] = [
+        math.prod(shape) for shape in model.latent_shapes
+    ]
+    if getattr(model, "optimizer", None) is not None:
+        lines["training steps"] = int(model.optimizer.iterations.numpy())
+    file = pathlib.Path(options.model)
+    lines["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    for name, value in lines.items():
+        print(f"{name}: {value}")
+
+
+# What the commands share
+
+
+def _load(path):
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"{path} does not exist")
+    if pathlib.Path(path).suffix != ".keras":
+        raise ValueError(f"{path} is expected to be a .keras file")
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:
+        # Keras reports a bad file by many types of exception.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
+    if not isinstance(model, Glow):
+        raise ValueError(
+            f"{path} is expected to hold a Glow, and holds a "
+            f"{type(model).__name__}"
+        )
+    return model
+
+
+def _load_for(model, path):
+    height, width, channels = model.image_shape
+    if height != width:
+        raise ValueError("Only models of square images read image files")
+    data = images.load_images(path, height, channels, images.TEST_KEYS)
+    if data.shape[1:] != model.image_shape:
+        raise ValueError(
+            f"{path} is expected to hold images {model.image_shape}. "
+            f"Received: {data.shape[1:]}"
+        )
+    return data
+
+
+def _load_files(model, files):
+    height, _, channels = model.image_shape
+    return np.stack(
+        [images.load_image(file, height, channels) for file in files]
+    )
+
+
+# The options
+
+
+def _number(kind, low, high=None):
+    """An argparse type: a number within limits."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if (
+            value is None
+            or not low <= value < math.inf
+            or (high is not None and value > high)
+        ):
+            limits = f">= {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(
+                f"expected a number {limits}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
+_count = _number(int, 1)
+_seed = _number(int, 0)
+
+
+def _temperature(text):
+    """One number, or several joined by commas, one per level."""
+    values = [_number(float, 0)(part) for part in text.split(",")]
+    return values[0] if len(values) == 1 else values
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-glow",
+        description="Train a Glow on your images, and sample from it.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (
+        _add_train,
+        _add_sample,
+        _add_evaluate,
+        _add_reconstruct,
+        _add_interpolate,
+        _add_info,
+    ):
+        add(commands)
+    return parser
+
+
+def _add_command(commands, name, run, help):
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_train(commands):
+    command = _add_command(
+        commands,
+        "train",
+        _train,
+        "Train a model on a folder of images or an .npz file; leaves "
+        "model.keras, history.csv and samples/ in RUN.",
+    )
+    add = command.add_argument
+    add("data", metavar="DATA", help="folder, or .npz with images or x_train")
+    add("--out", metavar="RUN", default="run", help="folder of the run")
+    add("--validation", metavar="DATA", help="images that are not trained on")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in RUN, if any",
+    )
+    add("--epochs", type=_count, default=20)
+    add("--batch-size", type=_count, default=32)
+    add("--size", type=_count, help="height and width to resize to")
+    add("--grey", action="store_true", help="read a folder as grey images")
+    add("--flip", action="store_true", help="mirror half of the images")
+    add("--levels", type=_count, default=3)
+    add("--depth", type=_count, default=4, help="steps of flow in a level")
+    add("--width", type=_count, default=128, help="of the coupling networks")
+    add(
+        "--permutation", choices=sorted(PERMUTATIONS), default="invertible_conv"
+    )
+    add("--coupling", choices=sorted(COUPLINGS), default="affine")
+    add("--bits", type=_number(int, 1, 8), default=8, help="per subpixel")
+    add(
+        "--learning-rate",
+        type=_number(float, 0),
+        default=4e-3,
+        help="the highest: it falls by half a cosine",
+    )
+    add("--warmup", type=_seed, default=300, help="steps up to it")
+    add(
+        "--clip",
+        type=_number(float, 0),
+        default=1e5,
+        help="gradient norm; 0: none",
+    )
+    add(
+        "--ema",
+        type=_number(float, 0, 1),
+        default=0.0,
+        help="momentum of the averaged weights; 0 for none",
+    )
+    add(
+        "--network-dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the coupling networks while training",
+    )
+    add("--seed", type=_seed, default=0)
+
+
+def _add_sample(commands):
+    command = _add_command(commands, "sample", _sample, "Draw images.")
+    add = command.add_argument
+    _add_model(command)
+    add("--count", type=_count, default=16)
+    add(
+        "--temperature",
+        type=_temperature,
+        default=0.7,
+        help="a number, or one per level joined by commas, finest first",
+    )
+    add("--seed", type=_seed, default=0)
+    target = command.add_mutually_exclusive_group(required=True)
+    target.add_argument("--grid", metavar="FILE.png", help="one picture of all")
+    target.add_argument("--out", metavar="DIR", help="a PNG for each image")
+
+
+def _add_evaluate(commands):
+    command = _add_command(
+        commands, "evaluate", _evaluate, "Print bits/dim on images."
+    )
+    _add_model(command)
+    add = command.add_argument
+    add("data", metavar="DATA", help="folder, or .npz with images or x_test")
+    add("--draws", type=_count, default=1, help="of noise for each image")
+    add("--seed", type=_seed, default=0)
+    add("--json", action="store_true", help="print JSON")
+
+
+def _add_reconstruct(commands):
+    command = _add_command(
+        commands, "reconstruct", _reconstruct, "Encode images and decode them."
+    )
+    _add_model(command)
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument(
+        "--grid", metavar="FILE.png", help="both, as a picture"
+    )
+
+
+def _add_interpolate(commands):
+    command = _add_command(
+        commands,
+        "interpolate",
+        _interpolate,
+        "Draw images between two, along a line of latents.",
+    )
+    _add_model(command)
+    command.add_argument("a", metavar="A", help="image file")
+    command.add_argument("b", metavar="B", help="image file")
+    command.add_argument("--steps", type=_number(int, 2), default=8)
+    command.add_argument("--grid", metavar="FILE.png", required=True)
+
+
+def _add_info(commands):
+    command = _add_command(commands, "info", _info, "Describe a model file.")
+    _add_model(command)
+
+
+def _add_model(command):
+    command.add_argument("model", metavar="MODEL", help=".keras file")

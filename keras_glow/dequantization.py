@@ -1,0 +1,53 @@
+"""Between integer pixels 0..255 and continuous images in [-0.5, 0.5)."""
+
+import numpy as np
+from keras import ops
+
+# Noise has 16 bits. With the 8 bits of a pixel they fit into the 24 of a
+# float32, so no rounding ever carries a value out of its bin.
+NOISE_STEPS = 2.0**16
+
+
+def dequantize(images, noise, bits=8):
+    """Integer pixels to continuous values inside their bin.
+
+    `x = (floor(images / 2**(8 - bits)) + noise) / 2**bits - 0.5`
+
+    Args:
+        images: tensor or array of integers 0..255.
+        noise: float tensor or array in [0, 1), of the same shape or
+            broadcastable; 0.5 is the centre of the bin.
+        bits: int 1..8, bits per subpixel.
+
+    Returns:
+        Float tensor of the same shape, in [-0.5, 0.5).
+    """
+    noise = ops.floor(noise * NOISE_STEPS) / NOISE_STEPS
+    bins = ops.floor(ops.cast(images, noise.dtype) / 2 ** (8 - bits))
+    return (bins + noise) / 2**bits - 0.5
+
+
+def quantize(x, bits=8):
+    """Continuous values to the integer pixels whose bins hold them.
+
+    Values outside [-0.5, 0.5) go to the nearest bin. With fewer than 8 bits
+    the grey levels are multiples of `2**(8 - bits)`.
+
+    Args:
+        x: tensor or array of floats.
+        bits: int 1..8, bits per subpixel.
+
+    Returns:
+        uint8 numpy array of the same shape.
+
+    Raises:
+        ValueError: if a value is not finite.
+    """
+    x = ops.convert_to_numpy(x)
+    if not np.isfinite(x).all():
+        raise ValueError(
+            "The image is expected to be finite. Received: "
+            f"{np.sum(~np.isfinite(x))} of {x.size} values that are not"
+        )
+    bins = np.clip(np.floor((x + 0.5) * 2**bits), 0, 2**bits - 1)
+    return (bins * 2 ** (8 - bits)).astype("uint8")

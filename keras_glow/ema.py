@@ -1,0 +1,35 @@
+"""The moving average of the weights that `use_ema=True` keeps."""
+
+import contextlib
+
+from keras import ops
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """In this context the model holds the averages, afterwards its own again.
+
+    `use_ema=True` of a Keras optimiser keeps a moving average of the weights
+    and puts it into the model when `fit` ends; until then the model holds the
+    raw weights. Values are copied both ways, so they come back exactly.
+    A model that is trained without averages is left as it is.
+
+    Args:
+        model: a compiled keras.Model.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    # A LossScaleOptimizer keeps the averages in the optimiser that it wraps.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    if not (getattr(optimizer, "use_ema", False) and averages):
+        yield
+        return
+    variables = model.trainable_variables
+    raw = [ops.convert_to_numpy(variable) for variable in variables]
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, raw, strict=True):
+            variable.assign(value)

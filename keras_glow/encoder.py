@@ -1,0 +1,29 @@
+"""The functional model from images to latents."""
+
+import keras
+
+from keras_glow.compilation import resolve_jit_compile
+from keras_glow.data import first_images
+from keras_glow.initialization import INITIALIZATION_IMAGES, initialize
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class Encoder(keras.Model):
+    """A functional model of latents that can be trained by itself.
+
+    Compile it with `keras_glow.losses.StandardNormalNLL()` and fit it to
+    continuous images; targets are ignored. ActNorm is set before the first
+    step, as in `Glow.fit`.
+    """
+
+    def compile(self, *args, jit_compile="auto", **kwargs):
+        jit_compile = resolve_jit_compile(jit_compile, self)
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+        return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
+
+    def fit(self, x=None, *args, **kwargs):
+        inputs, x = first_images(x, INITIALIZATION_IMAGES, seed=0)
+        initialize(self, inputs)
+        return super().fit(x, *args, **kwargs)

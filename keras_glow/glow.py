@@ -1,0 +1,535 @@
+"""The Glow model: trains on images, scores, encodes, decodes and draws them."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow import latents
+from keras_glow.architecture import assemble, build_flow, latent_shapes
+from keras_glow.checks import (
+    check_arguments,
+    check_choice,
+    check_images,
+    check_labels,
+)
+from keras_glow.compilation import resolve_jit_compile
+from keras_glow.data import ImageSequence, first_images
+from keras_glow.dequantization import dequantize, quantize
+from keras_glow.ema import averaged_weights
+from keras_glow.initialization import (
+    INITIALIZATION_IMAGES,
+    initialize,
+    is_initialized,
+)
+from keras_glow.layers.bijection import flow_dtype
+from keras_glow.losses import StandardNormalNLL
+
+NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class Glow(keras.Model):
+    """A multi-scale normalizing flow over images, with an exact likelihood.
+
+    An image goes through `levels` levels, each of them a squeeze, `depth` steps
+    of flow and a split that lets half of the channels out. All latents leave
+    standardised: an image is D numbers that are standard normal if the model
+    fits, and any D standard normal numbers are an image.
+
+    ```python
+    model = keras_glow.Glow((32, 32, 3), levels=3, depth=4, width=128)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.fit(images, validation_data=(test_images, None), epochs=20)
+    model.save("faces.keras")
+    faces = model.sample(16, temperature=0.7, seed=0)
+    ```
+
+    Everywhere, `images` are integers 0..255, `(batch, height, width,
+    channels)`; labels are integers `(batch,)`, needed if and only if
+    `num_classes` is set; D is height x width x channels.
+
+    `fit` and `evaluate` take arrays, a `tf.data.Dataset`, a
+    `keras.utils.PyDataset` or a generator, with or without labels, and no other
+    targets. The loss is the mean negative log-likelihood of an image in nats,
+    under uniform dequantisation; `bits_per_dim` stands beside it.
+
+    Args:
+        image_shape: (height, width, channels); height and width multiples of
+            `2**levels`, channels 1 or more.
+        levels: int >= 1, L in the paper.
+        depth: int >= 1, steps of flow in each level, K in the paper.
+        width: int >= 1, hidden channels of a coupling network.
+        permutation: `"invertible_conv"`, `"shuffle"` or `"reverse"`.
+        coupling: `"affine"` or `"additive"`.
+        bits: int 1..8, bits per subpixel; with fewer than 8 the images are
+            quantised to `2**bits` grey levels.
+        num_classes: int, or None. With it the top prior is learned for each
+            class.
+        seed: int >= 0, of the initial weights and of the noise in training.
+        network_dtype: `"bfloat16"` or `"float16"` to compute the coupling
+            networks in while training; None follows the dtype policy. The rest
+            of the flow, and everything outside training, is float32.
+        memory: `"store"`: activations are kept for the backward pass.
+        scale: scale function of affine coupling, see
+            `keras_glow.layers.AffineCoupling`.
+        **kwargs: `name` and `dtype` of a keras.Model.
+
+    Attributes:
+        encoder: functional keras.Model, continuous image in [-0.5, 0.5),
+            `(batch, height, width, channels)`, to z, `(batch, D)`: the latents
+            of all levels, standardised, finest level first. It adds the loss
+            `-mean(log_det)`. With `num_classes` its inputs are
+            `[image, labels]`.
+        decoder: functional keras.Model, z to continuous image, through the
+            same layers. With `num_classes` its inputs are `[z, labels]`.
+        bijections: the layers in the order of encoding.
+        latent_shapes: shape of each level's latent, in the order of z.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+
+    Reference:
+        Kingma & Dhariwal, 2018, Glow: Generative Flow with Invertible 1x1
+        Convolutions, https://arxiv.org/abs/1807.03039
+    """
+
+    def __init__(
+        self,
+        image_shape,
+        levels=3,
+        depth=10,
+        width=512,
+        permutation="invertible_conv",
+        coupling="affine",
+        bits=8,
+        num_classes=None,
+        seed=0,
+        network_dtype=None,
+        memory="store",
+        scale="bounded",
+        **kwargs,
+    ):
+        check_arguments(
+            image_shape, levels, depth, width, bits, num_classes, seed
+        )
+        check_choice("memory", memory, ("store",))
+        check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
+        policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
+        super().__init__(dtype=flow_dtype(policy), **kwargs)
+        # Keras puts a wrapper of its int8 quantisation over each layer's
+        # `quantize`; ours has another meaning, and wants the method itself.
+        del self.quantize
+        self.image_shape = tuple(int(size) for size in image_shape)
+        self.levels = levels
+        self.depth = depth
+        self.width = width
+        self.permutation = permutation
+        self.coupling = coupling
+        self.bits = bits
+        self.num_classes = num_classes
+        self.seed = seed
+        policy = keras.dtype_policies.get(network_dtype or policy)
+        self.network_dtype = policy.compute_dtype
+        self.memory = memory
+        self.scale = scale
+
+        self.dimensions = math.prod(self.image_shape)
+        self.latent_shapes = latent_shapes(self.image_shape, levels)
+        flow = build_flow(
+            self.image_shape,
+            levels,
+            depth,
+            num_classes,
+            seed,
+            self.dtype,
+            permutation=permutation,
+            coupling=coupling,
+            width=width,
+            scale=scale,
+            network_dtype=self.network_dtype,
+        )
+        # First by name among the attributes, so files name the weights by it.
+        self.bijections = [
+            layer
+            for level in flow
+            for layer in (level.squeeze, *level.steps, level.prior)
+        ]
+        self.encoder, self.scorer, self.decoder = assemble(
+            flow, self.image_shape, num_classes, self.dtype
+        )
+        for model in (self.encoder, self.scorer, self.decoder):
+            model.jit_compile = resolve_jit_compile("auto", model)
+        # Dequantisation noise: its state is a counter that the file carries.
+        self.train_noise = keras.random.SeedGenerator(seed, name="train_noise")
+        self.test_noise = keras.random.SeedGenerator(seed, name="test_noise")
+        self.bits_per_dim_tracker = keras.metrics.Mean(name="bits_per_dim")
+        self.built = True
+
+    # Training
+
+    def compile(
+        self, optimizer="adam", loss=None, jit_compile="auto", **kwargs
+    ):
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: a Keras optimiser or its name.
+            loss: None, for `keras_glow.losses.StandardNormalNLL()`.
+            jit_compile: bool, or `"auto"`, which leaves XLA out where
+                TensorFlow runs on a CPU: its convolutions are slower there.
+            **kwargs: other arguments of `keras.Model.compile`.
+        """
+        super().compile(
+            optimizer=optimizer,
+            loss=StandardNormalNLL() if loss is None else loss,
+            jit_compile=resolve_jit_compile(jit_compile, self),
+            **kwargs,
+        )
+        # Keras would run the model once more to learn the shape of its output,
+        # and would leave the labels out.
+        z = keras.KerasTensor((None, self.dimensions), self.dtype)
+        self._compile_loss.build(z, z)
+
+    def compile_from_config(self, config):
+        # The file may come from another backend: XLA is decided here anew.
+        config = {k: v for k, v in config.items() if k != "jit_compile"}
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def call(self, inputs, training=None):
+        """Dequantises images at random and encodes them: `(batch, D)`.
+
+        Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
+        `(images, labels)`.
+        """
+        images, labels = (inputs, None) if self.num_classes is None else inputs
+        if not keras.backend.is_int_dtype(images.dtype):
+            raise ValueError(
+                "Images are expected to be integers 0..255. "
+                f"Received: dtype={images.dtype}"
+            )
+        noise = keras.random.uniform(
+            ops.shape(images),
+            dtype=self.dtype,
+            seed=self.train_noise if training else self.test_noise,
+        )
+        x = dequantize(images, noise, self.bits)
+        return self.encoder(_join(x, labels), training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+        # Nothing to predict but the latents themselves: y is not looked at.
+        nll = super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
+        # The density of a bin times its volume is the probability of a pixel.
+        nll = nll + self.dimensions * self.bits * math.log(2)
+        self.bits_per_dim_tracker.update_state(
+            nll / (self.dimensions * math.log(2)),
+            sample_weight=ops.cast(ops.shape(y_pred)[0], self.dtype),
+        )
+        return nll
+
+    def train_step(self, *args):
+        return super().train_step(*args[:-1], self._labels_to_inputs(args[-1]))
+
+    def test_step(self, *args):
+        return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
+
+    def _labels_to_inputs(self, batch):
+        # A conditional model takes the labels in, an unconditional one none.
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if sample_weight is not None:
+            raise ValueError("Sample weights are expected to be None.")
+        if self.num_classes is None:
+            return x, None, None
+        if y is None:
+            raise ValueError("Labels are expected beside the images.")
+        return (x, y), None, None
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """Trains the model, as `keras.Model.fit` does.
+
+        Before the first step of its life ActNorm is set from 256 dequantised
+        images.
+
+        Args:
+            x: images, or a dataset of images or of (images, labels).
+            y: labels, beside an array of images.
+            validation_data: images, `(images, labels)`, `(images, None)` or a
+                dataset.
+            *args: other arguments of `keras.Model.fit`.
+            **kwargs: likewise.
+
+        Returns:
+            A `keras.callbacks.History` of `loss` in nats per image and
+            `bits_per_dim`, and of both with `val_` for validation data.
+
+        Raises:
+            ValueError: if the images are not integers 0..255 of the model's
+                shape.
+        """
+        if getattr(self, "optimizer", None) is None:
+            raise ValueError("`compile()` is expected to be called before.")
+        x = self._check_arrays(x, y)
+        if validation_data is not None:
+            # Before the first epoch, not after it.
+            self._check_arrays(
+                *keras.utils.unpack_x_y_sample_weight(validation_data)[:2]
+            )
+        if not is_initialized(self.encoder):
+            x = self._initialize(x)
+        if isinstance(x, ImageSequence):
+            kwargs["shuffle"] = False
+        # Built outside the traced step, the slots cost a third of its time.
+        self.optimizer.build(self.trainable_variables)
+        return super().fit(
+            x, y, *args, validation_data=validation_data, **kwargs
+        )
+
+    def _check_arrays(self, x, y):
+        if not hasattr(x, "shape"):
+            # A dataset: `call` looks at the dtype, the encoder at the shape.
+            return x
+        if self.num_classes is not None:
+            check_labels(y, len(x), self.num_classes)
+        return check_images(x, self.image_shape)
+
+    def _initialize(self, x):
+        images, x = first_images(x, INITIALIZATION_IMAGES, self.seed)
+        inputs = self.dequantize(images, seed=self.seed)
+        # The prior, which alone sees labels, comes after the last ActNorm.
+        labels = np.zeros(len(images), "int32") if self.num_classes else None
+        initialize(self.encoder, _join(inputs, labels))
+        return x
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """The loss and bits/dim on data, as `keras.Model.evaluate` does.
+
+        The noise is the same at every call. While `fit` runs with
+        `use_ema=True`, it is the averaged weights that are evaluated.
+
+        Args:
+            x: images, or a dataset of images or of (images, labels).
+            y: labels, beside an array of images.
+            *args: other arguments of `keras.Model.evaluate`.
+            **kwargs: likewise.
+        """
+        x = self._check_arrays(x, y)
+        state = self.test_noise.state
+        state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
+        if kwargs.get("_use_cached_eval_dataset"):  # called by fit
+            with averaged_weights(self):
+                return super().evaluate(x, y, *args, **kwargs)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    # Images to latents and back
+
+    def dequantize(self, images, seed=None):
+        """Adds noise inside the bin: continuous images in [-0.5, 0.5).
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            seed: int for noise that it fixes, None for other noise each time,
+                `"center"` for the centre of the bin.
+
+        Returns:
+            Float array of the same shape.
+        """
+        return self._dequantize(check_images(images, self.image_shape), seed)
+
+    def _dequantize(self, images, seed, draw=0):
+        if seed == "center":
+            noise = np.full((1, 1, 1, 1), 0.5, self.dtype)
+        else:
+            # Streams 0 and 1 of a seed draw latents and labels.
+            noise = latents.uniform(images.shape, seed, stream=2 + draw)
+        noise = ops.cast(noise, self.dtype)
+        return ops.convert_to_numpy(dequantize(images, noise, self.bits))
+
+    def quantize(self, x):
+        """Continuous images to uint8, each value to the bin that holds it.
+
+        Raises:
+            ValueError: if a value is not finite.
+        """
+        return quantize(x, self.bits)
+
+    def encode(self, images, labels=None, batch_size=32):
+        """Latents of images, taken at the centre of their bins.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            labels: int array `(batch,)`.
+            batch_size: int, images that are encoded at once.
+
+        Returns:
+            Float array `(batch, D)`, all levels, standardised.
+        """
+        x = self.dequantize(images, seed="center")
+        return self._predict(self.encoder, x, labels, batch_size)
+
+    def decode(self, z, labels=None, batch_size=32):
+        """Images of latents: the inverse of `encode`, pixel by pixel.
+
+        Args:
+            z: float array `(batch, D)`.
+            labels: int array `(batch,)`.
+            batch_size: int, images that are decoded at once.
+
+        Returns:
+            uint8 array `(batch, height, width, channels)`.
+
+        Raises:
+            ValueError: if z has another shape, or an image is not finite.
+        """
+        z = np.asarray(ops.convert_to_numpy(z), self.dtype)
+        if z.shape[1:] != (self.dimensions,):
+            raise ValueError(
+                f"`z` is expected to have the shape (batch, {self.dimensions})."
+                f" Received: shape={z.shape}"
+            )
+        return self.quantize(self._predict(self.decoder, z, labels, batch_size))
+
+    def sample(
+        self, count, temperature=0.7, seed=None, labels=None, batch_size=32
+    ):
+        """Draws images.
+
+        Image i of a seed is always the same, however many are drawn.
+
+        Args:
+            count: int >= 0.
+            temperature: float >= 0 that scales the standard deviation of the
+                latents of every level, or a sequence of them, one per level,
+                finest first. 0 gives the mode, 1 the model's distribution.
+            seed: int >= 0, or None for other images each time.
+            labels: int array `(count,)`, or one int for all; None draws
+                them uniformly (only with `num_classes`).
+            batch_size: int, images that are decoded at once.
+
+        Returns:
+            uint8 array `(count, height, width, channels)`.
+
+        Raises:
+            ValueError: if an argument is not as described.
+        """
+        if count < 0:
+            raise ValueError(
+                f"`count` is expected to be >= 0. Received: count={count}"
+            )
+        deviations = latents.standard_deviations(
+            temperature, self.latent_shapes
+        )
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        if self.num_classes and labels is None:
+            generators = latents.keyed_generators(seed, count, stream=1)
+            labels = [rng.integers(self.num_classes) for rng in generators]
+        if labels is not None:
+            labels = np.broadcast_to(np.asarray(labels, "int32"), (count,))
+        z = latents.standard_normal(count, self.dimensions, seed)
+        return self.decode(z * deviations, labels, batch_size)
+
+    # Likelihood
+
+    def log_prob(self, images, draws=1, seed=None, labels=None, batch_size=32):
+        """Log-likelihood of discrete images, a lower bound, in nats.
+
+        It is `log mean exp` over draws of dequantisation noise of the density
+        times the volume of a bin: more draws tighten the bound.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            draws: int >= 1.
+            seed: int >= 0 for noise that it fixes, `"center"` for none, or
+                None for other noise each time.
+            labels: int array `(batch,)`.
+            batch_size: int, images that are encoded at once.
+
+        Returns:
+            Float array `(batch,)`.
+        """
+        if draws < 1:
+            raise ValueError(
+                f"`draws` is expected to be >= 1. Received: draws={draws}"
+            )
+        images = check_images(images, self.image_shape)
+        log_probs = [
+            self._predict(
+                self.scorer,
+                self._dequantize(images, seed, draw),
+                labels,
+                batch_size,
+            ).astype("float64")
+            for draw in range(draws)
+        ]
+        bound = np.logaddexp.reduce(log_probs) - math.log(draws)
+        volume = -self.dimensions * self.bits * math.log(2)
+        return (bound + volume).astype(self.dtype)
+
+    def bits_per_dim(self, images, **kwargs):
+        """`-log_prob / (D log 2)`, float array `(batch,)`: lower is better.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            **kwargs: arguments of `log_prob`.
+        """
+        log_prob = self.log_prob(images, **kwargs)
+        return -log_prob / (self.dimensions * math.log(2))
+
+    def _predict(self, model, inputs, labels, batch_size):
+        """Runs a model in batches whose sizes are few: each is compiled once.
+
+        The last batch is filled up to `batch_size`, a lone one to a power of 2.
+        """
+        count = len(inputs)
+        labels = check_labels(labels, count, self.num_classes)
+        if not count:
+            return np.zeros((0, *model.output_shape[1:]), self.dtype)
+        size = min(batch_size, 1 << (count - 1).bit_length())
+        filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
+        if labels is not None:
+            labels = labels[filled]
+        x = _join(inputs[filled], labels)
+        return model.predict(x, batch_size=size, verbose=0)[:count]
+
+    # Saving
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "image_shape": list(self.image_shape),
+            "levels": self.levels,
+            "depth": self.depth,
+            "width": self.width,
+            "permutation": self.permutation,
+            "coupling": self.coupling,
+            "bits": self.bits,
+            "num_classes": self.num_classes,
+            "seed": self.seed,
+            "network_dtype": self.network_dtype,
+            "memory": self.memory,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def save_own_variables(self, store):
+        # Keras leaves the state of seed generators out of its files. Without
+        # it, training that goes on would see the same noise once more.
+        store["train_noise"] = ops.convert_to_numpy(
+            self.train_noise.state
+        ).astype("int64")
+
+    def load_own_variables(self, store):
+        state = self.train_noise.state
+        state.assign(
+            ops.convert_to_tensor(store["train_noise"][:], state.dtype)
+        )
+
+
+def _join(x, labels):
+    return x if labels is None else [x, labels]

@@ -1,0 +1,47 @@
+"""Data-dependent initialisation of ActNorm: done eagerly, once, in order."""
+
+from keras import ops
+
+from keras_glow.layers import ActNorm
+
+INITIALIZATION_IMAGES = 256  # as in openai/glow
+
+
+def _uninitialized(model):
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, ActNorm)
+        and not ops.convert_to_numpy(layer.initialized)
+    ]
+
+
+def is_initialized(model):
+    """Whether every ActNorm of a model, at any depth, was set before."""
+    return not _uninitialized(model)
+
+
+def initialize(model, inputs):
+    """Sets every ActNorm of a model that was never set, in layer order.
+
+    One eager pass: each layer is set from what the layers before it, already
+    set, make of the inputs. ActNorm inside coupling networks is included;
+    layers that training or a file has set before are left alone.
+
+    It has to be a pass of its own: on JAX, Keras throws away what a trainable
+    weight is assigned inside `fit`.
+
+    Args:
+        model: a functional model from images to latents, such as
+            `Glow.encoder`.
+        inputs: what the model takes; `INITIALIZATION_IMAGES` are plenty.
+    """
+    layers = _uninitialized(model)
+    for layer in layers:
+        layer.adapting = True
+    try:
+        if layers:
+            model(inputs)
+    finally:
+        for layer in layers:
+            layer.adapting = False

@@ -1,0 +1,92 @@
+"""Activation normalisation: a per-channel affine map, initialised from data."""
+
+import keras
+from keras import ops
+
+from keras_glow.layers.bijection import Bijection
+
+# A channel that hardly varies must not be blown up: |log_scale| is kept below
+# this when it is set from data (exp(10) is about 22,000).
+MAX_LOG_SCALE = 10.0
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class ActNorm(Bijection):
+    """Per-channel bias and scale, set once from data, then trained.
+
+    - Forward: `z = exp(log_scale) * (x + bias)`
+    - Inverse: `x = exp(-log_scale) * z - bias`
+    - Log-determinant: `height * width * sum(log_scale)`, equal for all examples
+
+    `adapt(x)` sets both weights so that `x` leaves with mean 0 and variance 1
+    in every channel. `Glow.fit` does so before its first step; until then the
+    layer is the identity. The weight `initialized` remembers it, in files too,
+    so a model that was reloaded is never set again.
+
+    Args:
+        epsilon: float > 0, added to the standard deviation in `adapt()`.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+
+    Example:
+    >>> x = np.random.default_rng(0).normal(5.0, 2.0, size=(64, 8, 8, 3))
+    >>> layer = ActNorm()
+    >>> layer.adapt(x)
+    >>> z = ops.convert_to_numpy(layer(x))
+    >>> bool(abs(z.mean()) < 1e-5 and abs(z.std() - 1) < 1e-5)
+    True
+    >>> np.allclose(layer.inverse(z), x, atol=1e-4)
+    True
+
+    Reference:
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.1
+    """
+
+    def __init__(self, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.adapting = False  # see keras_glow.initialization
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1:]
+        self.log_scale = self.add_weight(channels, "zeros", name="log_scale")
+        self.bias = self.add_weight(channels, "zeros", name="bias")
+        self.initialized = self.add_weight(
+            (), "zeros", dtype="int32", trainable=False, name="initialized"
+        )
+
+    def adapt(self, x):
+        """Sets the weights so that `x` leaves with mean 0 and variance 1.
+
+        Call it eagerly, not in a compiled function: on JAX, Keras throws away
+        what a trainable weight is assigned there.
+        """
+        x = ops.convert_to_tensor(x, dtype=self.compute_dtype)
+        if not self.built:
+            self.build(x.shape)
+        # Two passes over centred values: a large mean costs no precision.
+        mean = ops.mean(x, axis=(0, 1, 2))
+        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(0, 1, 2)))
+        log_scale = -ops.log(deviation + self.epsilon)
+        self.bias.assign(-mean)
+        self.log_scale.assign(
+            ops.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)
+        )
+        self.initialized.assign(1)
+
+    def _forward(self, x):
+        if self.adapting:
+            self.adapt(x)
+        _, height, width, _ = x.shape
+        z = ops.exp(self.log_scale) * (x + self.bias)
+        log_det = height * width * ops.sum(self.log_scale)
+        return z, self.zero_log_det(x) + log_det
+
+    def _inverse(self, z):
+        return ops.exp(-self.log_scale) * z - self.bias
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}

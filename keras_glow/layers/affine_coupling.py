@@ -1,0 +1,85 @@
+"""Affine coupling: half of the channels scales and shifts the other half."""
+
+import keras
+from keras import ops
+
+from keras_glow.layers.coupling import Coupling
+
+# The network's output h to log s, elementwise.
+LOG_SCALES = {
+    # tanh(2 h) / 2, written so because `ops.tanh` rounds to float32 on JAX.
+    "bounded": lambda h: ops.sigmoid(4.0 * h) - 0.5,
+    "sigmoid": lambda h: ops.log_sigmoid(h + 2.0),
+    "exp": lambda h: h,
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class AffineCoupling(Coupling):
+    """Scales and shifts the second half of the channels given the first.
+
+    - Forward: `x1, x2 = x`; `log_s, t` from `network(x1)`;
+      `z = [x1, (x2 + t) * s]`
+    - Inverse: `z1, z2 = z`; `log_s, t` from `network(z1)`;
+      `x = [z1, z2 / s - t]`
+    - Log-determinant: `sum(log_s)`
+
+    The scale function makes `s` of the first half h of the network's output:
+
+    - `"bounded"`, the default: `s = exp(tanh(2 h) / 2)`, from 0.61 to 1.65.
+      It is 1 at h = 0, so a new coupling is the identity, and neither
+      direction can explode: images unlike those of the training still decode
+      to themselves. Trained alike it also has fewer bits/dim than the next.
+    - `"sigmoid"`: `s = sigmoid(h + 2)`, from 0 to 1, as in openai/glow. It has
+      no lower bound: the inverse can overflow, and did when measured
+      (`experiments/scale_functions.py`).
+    - `"exp"`: `s = exp(h)`, as in the paper; no bound at all.
+
+    Args:
+        width: int, hidden channels of the default network.
+        scale: `"bounded"`, `"sigmoid"` or `"exp"`.
+        **kwargs: arguments of `Coupling` (`network`, `network_dtype`, ...);
+            the network returns two channels for each that is transformed:
+            first all h, then all t.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`, channels >= 2.
+
+    Raises:
+        ValueError: on an unknown scale function.
+
+    Reference:
+        RealNVP: Dinh et al., 2017, https://arxiv.org/abs/1605.08803;
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.3
+    """
+
+    outputs_per_channel = 2
+
+    def __init__(self, width=512, scale="bounded", **kwargs):
+        super().__init__(width=width, **kwargs)
+        if scale not in LOG_SCALES:
+            raise ValueError(
+                f"`scale` is expected to be one of {sorted(LOG_SCALES)}. "
+                f"Received: scale={scale!r}"
+            )
+        self.scale = scale
+
+    def _scale_and_shift(self, x1):
+        h, shift = ops.split(self._condition(x1), 2, axis=-1)
+        return LOG_SCALES[self.scale](h), shift
+
+    def _forward(self, x):
+        x1, x2 = self._split(x)
+        log_scale, shift = self._scale_and_shift(x1)
+        z2 = (x2 + shift) * ops.exp(log_scale)
+        z = ops.concatenate([x1, z2], axis=-1)
+        return z, ops.sum(log_scale, axis=(1, 2, 3))
+
+    def _inverse(self, z):
+        z1, z2 = self._split(z)
+        log_scale, shift = self._scale_and_shift(z1)
+        x2 = z2 * ops.exp(-log_scale) - shift
+        return ops.concatenate([z1, x2], axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}

@@ -1,0 +1,102 @@
+"""The contract of every flow layer: call, inverse, log_det."""
+
+import keras
+from keras import ops
+
+
+def flow_dtype(dtype=None):
+    """The dtype of the flow path under a dtype policy: never half precision.
+
+    A log-determinant sums thousands of terms and the inverse has to undo every
+    rounding, so only float32 and float64 will do, whatever the policy says.
+
+    Args:
+        dtype: a dtype name, a `keras.DTypePolicy`, or None for the global one.
+
+    Returns:
+        `"float32"` or `"float64"`.
+    """
+    variable_dtype = keras.dtype_policies.get(dtype).variable_dtype
+    return "float64" if variable_dtype == "float64" else "float32"
+
+
+class Bijection(keras.layers.Layer):
+    """An invertible map `x -> z` that knows its log-determinant.
+
+    Subclass it with two methods:
+
+    - `_forward(x)` returns `(z, log_det)`, where `log_det` is
+      `log|det dz/dx|` in nats, image side to latent side, one value per
+      example: shape `(batch,)`, zeros if the map preserves volume.
+    - `_inverse(z)` returns `x`.
+
+    Everything else follows: `z = layer(x)`, `x = layer.inverse(z)` and
+    `layer.log_det(x)`, eagerly, on symbolic Keras tensors, under `fit` and XLA.
+    Both directions go through `__call__` of the same object, so models built
+    from either share the weights. Variables are float32 (or float64) under any
+    dtype policy, see `flow_dtype`.
+
+    Args:
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: `x`, or `z` if `inverse`.
+        log_det: optional tensor `(batch,)` or 0.0, the log-determinant gathered
+            by the layers before. Given it, the layer returns
+            `(z, log_det + its own)` and adds no loss; without it the layer
+            adds the loss `-mean(its own)` and returns `z` alone. `Glow` carries
+            the sum to one loss at the end: on JAX, Keras drops some of the
+            losses that many layers of one graph add.
+        inverse: bool, whether to map `z` back to `x`; adds no loss.
+        training: bool; of use to the networks inside a layer only.
+
+    Example:
+    >>> class Double(Bijection):
+    ...     def _forward(self, x):
+    ...         batch, *shape = x.shape
+    ...         return 2 * x, ops.full((batch,), np.prod(shape) * np.log(2.0))
+    ...     def _inverse(self, z):
+    ...         return z / 2
+    >>> layer = Double()
+    >>> z = layer(np.ones((1, 2, 2, 3)))
+    >>> float(layer.losses[0])  # -12 log 2
+    -8.3177...
+    """
+
+    def __init__(self, **kwargs):
+        kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
+        super().__init__(**kwargs)
+
+    def call(self, inputs, log_det=None, inverse=False, training=None):
+        # Keras hands `training` on to the layers called inside.
+        if inverse:
+            return self._inverse(inputs)
+        z, own_log_det = self._forward(inputs)
+        if log_det is None:
+            # Keras sums the elements of a loss: the mean has to be taken here.
+            self.add_loss(-ops.mean(own_log_det))
+            return z
+        return z, log_det + own_log_det
+
+    def inverse(self, z):
+        """Maps `z` back to `x` through this layer's own weights."""
+        return self(z, inverse=True)
+
+    def log_det(self, x):
+        """`log|det dz/dx|` in nats, shape `(batch,)`; adds no loss."""
+        return self(x, log_det=0.0)[1]
+
+    def zero_log_det(self, x):
+        """A log-determinant of 0 for every example of `x`: shape `(batch,)`."""
+        x = ops.cast(keras.tree.flatten(x)[0], self.compute_dtype)
+        return ops.sum(ops.zeros_like(x), axis=tuple(range(1, x.ndim)))
+
+    def _forward(self, x):
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `_forward(x) -> (z, log_det)`."
+        )
+
+    def _inverse(self, z):
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `_inverse(z) -> x`."
+        )

@@ -1,0 +1,104 @@
+"""What affine and additive coupling share."""
+
+import keras
+from keras import ops
+
+from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.coupling_network import CouplingNetwork
+
+
+class Coupling(Bijection):
+    """The first half of the channels conditions the map of the second half.
+
+    Subclasses say how many outputs the network has for each channel that is
+    transformed (`outputs_per_channel`) and define `_forward` and `_inverse`.
+
+    Args:
+        width: int, hidden channels of the default `CouplingNetwork`.
+        network: a layer or a callable of your own to replace it. It maps
+            `(batch, height, width, channels // 2)` to `outputs_per_channel`
+            times the remaining channels, and must not change height and width.
+        network_dtype: `"bfloat16"` or `"float16"` to compute the default
+            network in that while training; `"float32"` for never; None
+            follows the layer's `dtype`, or the global dtype policy.
+        seed: int, or None for other initial kernels each time.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+    """
+
+    outputs_per_channel = None
+
+    def __init__(
+        self,
+        width=512,
+        network=None,
+        network_dtype=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.width = width
+        self.network = network
+        self._default_network = network is None
+        policy = keras.dtype_policies.get(network_dtype or kwargs.get("dtype"))
+        self.network_dtype = policy.compute_dtype
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels < 2:
+            raise ValueError(
+                f"{type(self).__name__} expects at least 2 channels. "
+                f"Received: shape={tuple(input_shape)}"
+            )
+        self.conditioning = channels // 2
+        outputs = self.outputs_per_channel * (channels - self.conditioning)
+        half_shape = (*input_shape[:-1], self.conditioning)
+        if self._default_network:
+            half = self.network_dtype in ("bfloat16", "float16")
+            self.network = CouplingNetwork(
+                self.width,
+                outputs,
+                low_precision=self.network_dtype if half else None,
+                seed=self.seed,
+                dtype=self.dtype,
+                name="network",
+            )
+        if isinstance(self.network, keras.layers.Layer):
+            if not self.network.built:
+                self.network.build(half_shape)
+        self.outputs = outputs
+
+    def _split(self, x):
+        return x[..., : self.conditioning], x[..., self.conditioning :]
+
+    def _condition(self, x1):
+        h = self.network(x1)
+        if h.shape[1:] != (*x1.shape[1:-1], self.outputs):
+            raise ValueError(
+                f"The network of {self.name} is expected to return shape "
+                f"(batch, {x1.shape[1]}, {x1.shape[2]}, {self.outputs}). "
+                f"Received: shape={tuple(h.shape)}"
+            )
+        return ops.cast(h, self.compute_dtype)
+
+    def get_config(self):
+        network = None
+        if not self._default_network:
+            network = keras.saving.serialize_keras_object(self.network)
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "network": network,
+            "network_dtype": self.network_dtype,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("network"), dict):
+            config["network"] = keras.saving.deserialize_keras_object(
+                config["network"]
+            )
+        return cls(**config)

@@ -1,0 +1,100 @@
+"""The small convolutional network inside a coupling layer."""
+
+import keras
+from keras import ops
+
+from keras_glow.layers.actnorm import ActNorm
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class CouplingNetwork(keras.layers.Layer):
+    """3x3 convolution, 1x1 convolution, 3x3 convolution that starts at zero.
+
+    The two hidden convolutions have an activation normalisation each (not a
+    bijection here: it adds no log-determinant), folded into the kernel, and a
+    ReLU. The last one is zero at first, so a coupling starts as the identity,
+    up to the constant that its scale function has at 0.
+
+    Args:
+        width: int, hidden channels.
+        channels: int, output channels.
+        low_precision: `"bfloat16"` or `"float16"` to compute in while training;
+            None computes in the layer's own dtype always. Outside training it
+            is never used: what is encoded has to decode exactly.
+        seed: int, or None for other initial kernels each time.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, any)`.
+        training: bool.
+
+    Returns:
+        Float tensor `(batch, height, width, channels)`.
+
+    Reference:
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.3
+    """
+
+    def __init__(
+        self, width, channels, low_precision=None, seed=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.width = width
+        self.channels = channels
+        self.low_precision = low_precision
+        self.norm_1 = ActNorm(name="norm_1", dtype=self.dtype)
+        self.norm_2 = ActNorm(name="norm_2", dtype=self.dtype)
+
+    def build(self, input_shape):
+        w, c = self.width, self.channels
+        he_normal = keras.initializers.HeNormal(self.seed)
+        self.kernel_1 = self.add_weight(
+            (3, 3, input_shape[-1], w), he_normal, name="kernel_1"
+        )
+        self.kernel_2 = self.add_weight((w, w), he_normal, name="kernel_2")
+        self.kernel_3 = self.add_weight((3, 3, w, c), "zeros", name="kernel_3")
+        self.bias_3 = self.add_weight((c,), "zeros", name="bias_3")
+        hidden_shape = (*input_shape[:-1], w)
+        self.norm_1.build(hidden_shape)
+        self.norm_2.build(hidden_shape)
+
+    def call(self, x, training=None):
+        dtype = self.compute_dtype
+        if training and self.low_precision:
+            dtype = self.low_precision
+        h = ops.cast(x, dtype)
+        h = _hidden(h, _convolve, self.kernel_1, self.norm_1)
+        h = _hidden(h, _mix_channels, self.kernel_2, self.norm_2)
+        h = _convolve(h, ops.cast(self.kernel_3, dtype))
+        return ops.cast(h, self.compute_dtype) + self.bias_3
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "channels": self.channels,
+            "low_precision": self.low_precision,
+            "seed": self.seed,
+        }
+
+
+def _hidden(h, convolve, kernel, norm):
+    """relu(norm(convolve(h, kernel))), the norm folded into the kernel."""
+    if norm.adapting:
+        norm.adapt(convolve(h, ops.cast(kernel, h.dtype)))
+    scale = ops.exp(norm.log_scale)
+    h = convolve(h, ops.cast(kernel * scale, h.dtype))
+    return ops.relu(h + ops.cast(norm.bias * scale, h.dtype))
+
+
+def _convolve(x, kernel):
+    return ops.conv(x, kernel, padding="same", data_format="channels_last")
+
+
+def _mix_channels(x, matrix):
+    """A 1x1 convolution as the matrix product that it is: faster on CPUs."""
+    _, height, width, channels = x.shape
+    # `@`, because `ops.matmul` rounds float64 to float32 on Torch.
+    pixels = ops.reshape(x, (-1, channels)) @ matrix
+    return ops.reshape(pixels, (-1, height, width, matrix.shape[-1]))

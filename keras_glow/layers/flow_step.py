@@ -1,0 +1,112 @@
+"""One step of flow: ActNorm, permutation, coupling."""
+
+import keras
+
+from keras_glow.layers.actnorm import ActNorm
+from keras_glow.layers.additive_coupling import AdditiveCoupling
+from keras_glow.layers.affine_coupling import AffineCoupling
+from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.invertible_conv import InvertibleConv1x1
+from keras_glow.layers.reverse import Reverse
+from keras_glow.layers.shuffle import Shuffle
+
+PERMUTATIONS = {
+    "invertible_conv": InvertibleConv1x1,
+    "shuffle": Shuffle,
+    "reverse": Reverse,
+}
+COUPLINGS = {"affine": AffineCoupling, "additive": AdditiveCoupling}
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class FlowStep(Bijection):
+    """ActNorm, then a permutation of the channels, then a coupling.
+
+    - Forward: `z = coupling(permutation(actnorm(x)))`
+    - Log-determinant: the sum of the three
+
+    Args:
+        permutation: `"invertible_conv"`, `"shuffle"` or `"reverse"`.
+        coupling: `"affine"` or `"additive"`.
+        width: int, hidden channels of the coupling network.
+        scale: the scale function of affine coupling, see `AffineCoupling`.
+        network_dtype: see `Coupling`.
+        seed: int or None, of the permutation and the coupling network.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`, channels >= 2.
+
+    Raises:
+        ValueError: on an unknown permutation or coupling.
+
+    Reference:
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, figure 2a
+    """
+
+    def __init__(
+        self,
+        permutation="invertible_conv",
+        coupling="affine",
+        width=512,
+        scale="bounded",
+        network_dtype=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.arguments = {
+            "permutation": permutation,
+            "coupling": coupling,
+            "width": width,
+            "scale": scale,
+            "network_dtype": network_dtype,
+            "seed": seed,
+        }
+        for name, known in (
+            ("permutation", PERMUTATIONS),
+            ("coupling", COUPLINGS),
+        ):
+            if self.arguments[name] not in known:
+                raise ValueError(
+                    f"`{name}` is expected to be one of {sorted(known)}. "
+                    f"Received: {name}={self.arguments[name]!r}"
+                )
+        dtype = kwargs.get("dtype")
+        permutation_args = {} if permutation == "reverse" else {"seed": seed}
+        coupling_args = {"scale": scale} if coupling == "affine" else {}
+        self.actnorm = ActNorm(name="actnorm", dtype=dtype)
+        self.permutation = PERMUTATIONS[permutation](
+            name="permutation", dtype=dtype, **permutation_args
+        )
+        self.coupling = COUPLINGS[coupling](
+            width=width,
+            network_dtype=network_dtype,
+            seed=seed,
+            name="coupling",
+            dtype=dtype,
+            **coupling_args,
+        )
+        self.arguments["network_dtype"] = self.coupling.network_dtype
+
+    def _in_order(self):
+        return self.actnorm, self.permutation, self.coupling
+
+    def build(self, input_shape):
+        for bijection in self._in_order():
+            bijection.build(input_shape)
+
+    def _forward(self, x):
+        total = 0.0
+        for bijection in self._in_order():
+            x, log_det = bijection._forward(x)
+            total = total + log_det
+        return x, total
+
+    def _inverse(self, z):
+        for bijection in reversed(self._in_order()):
+            z = bijection._inverse(z)
+        return z
+
+    def get_config(self):
+        return {**super().get_config(), **self.arguments}

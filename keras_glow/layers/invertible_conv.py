@@ -1,0 +1,139 @@
+"""The invertible 1x1 convolution: a learned mix of the channels."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow.layers.bijection import Bijection
+
+
+def plu_decomposition(matrix):
+    """`matrix = P @ L @ U`: permutation, unit lower and upper triangular.
+
+    Gaussian elimination with partial pivoting, on the host, because the
+    backends disagree on how they report the pivots.
+    """
+    upper = np.array(matrix, dtype="float64")
+    size = len(upper)
+    lower, order = np.zeros_like(upper), np.arange(size)
+    for k in range(size):
+        pivot = k + np.argmax(np.abs(upper[k:, k]))
+        for array in (upper, lower, order):
+            array[[k, pivot]] = array[[pivot, k]]
+        lower[k:, k] = upper[k:, k] / upper[k, k]
+        upper[k + 1 :] -= np.outer(lower[k + 1 :, k], upper[k])
+    permutation = np.eye(size)[order].T
+    return permutation, lower, np.triu(upper)
+
+
+def random_rotation(size, seed=None):
+    """A random rotation matrix (orthogonal, determinant 1), float64."""
+    gaussian = np.random.default_rng(seed).normal(size=(size, size))
+    q, r = np.linalg.qr(gaussian)
+    q = q * np.sign(np.diag(r))  # uniform over the orthogonal group
+    q[0] *= np.linalg.slogdet(q).sign
+    return q
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class InvertibleConv1x1(Bijection):
+    """Multiplies the channel vector of every pixel by a learned matrix W.
+
+    - Forward: `z[b, i, j] = W @ x[b, i, j]`
+    - Inverse: `x[b, i, j] = W^-1 @ z[b, i, j]`
+    - Log-determinant: `height * width * log|det W|`, equal for all examples
+
+    W starts as a random rotation (log-determinant 0).
+
+    With `lu=True`, `W = P @ L @ (U + diag(sign * exp(log_s)))`: P (a
+    permutation) and sign are fixed, L is unit lower and U strictly upper
+    triangular. So `log|det W| = sum(log_s)` costs nothing, W can never become
+    singular, and two triangular solves invert it. With `lu=False` W itself is
+    the weight, and the log-determinant and inverse cost O(channels**3).
+
+    Args:
+        lu: bool, which of the two parametrisations.
+        seed: int, or None for a different rotation each time.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+
+    Reference:
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.2
+    """
+
+    def __init__(self, lu=True, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.lu = lu
+        self.seed = seed
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        rotation = random_rotation(channels, self.seed)
+        if not self.lu:
+            self.kernel = self._add_weight("kernel", rotation)
+            return
+        p, lower, upper = plu_decomposition(rotation)
+        diagonal = np.diag(upper)
+        self.p = self._add_weight("p", p, trainable=False)
+        self.sign = self._add_weight("sign", np.sign(diagonal), trainable=False)
+        self.log_s = self._add_weight("log_s", np.log(np.abs(diagonal)))
+        self.lower = self._add_weight("lower", np.tril(lower, -1))
+        self.upper = self._add_weight("upper", np.triu(upper, 1))
+
+    def _add_weight(self, name, value, trainable=True):
+        return self.add_weight(
+            value.shape,
+            lambda shape, dtype: ops.convert_to_tensor(value, dtype),
+            trainable=trainable,
+            name=name,
+        )
+
+    def matrix(self):
+        """W, shape `(channels, channels)`."""
+        if not self.lu:
+            return ops.convert_to_tensor(self.kernel)
+        lower, upper = self._triangles()
+        return ops.convert_to_tensor(self.p) @ (lower @ upper)
+
+    def inverse_matrix(self):
+        """W^-1, shape `(channels, channels)`."""
+        if not self.lu:
+            return ops.inv(self.kernel)
+        lower, upper = self._triangles()
+        half = ops.solve_triangular(lower, ops.transpose(self.p), lower=True)
+        return ops.solve_triangular(upper, half)
+
+    def _triangles(self):
+        # Masked at every call: the optimiser also moves the unused entries.
+        identity = ops.eye(self.lower.shape[0], dtype=self.dtype)
+        lower = ops.tril(self.lower, -1) + identity
+        diagonal = self.sign * ops.exp(self.log_s)
+        return lower, ops.triu(self.upper, 1) + ops.diag(diagonal)
+
+    def _forward(self, x):
+        _, height, width, _ = x.shape
+        if self.lu:
+            log_det = ops.sum(self.log_s)
+        else:
+            # slogdet by the triangle of a QR decomposition, which unlike
+            # `ops.slogdet` compiles under XLA on TensorFlow.
+            _, r = ops.qr(self.kernel)
+            log_det = ops.sum(ops.log(ops.abs(ops.diagonal(r))))
+        log_det = self.zero_log_det(x) + height * width * log_det
+        return self._mix(x, self.matrix()), log_det
+
+    def _inverse(self, z):
+        return self._mix(z, self.inverse_matrix())
+
+    def _mix(self, x, matrix):
+        # One matrix product over all pixels: pixels are rows here, hence W^T.
+        _, height, width, channels = x.shape
+        # `@`, because `ops.matmul` rounds float64 to float32 on Torch.
+        mixed = ops.reshape(x, (-1, channels)) @ ops.transpose(matrix)
+        return ops.reshape(mixed, (-1, height, width, channels))
+
+    def get_config(self):
+        return {**super().get_config(), "lu": self.lu, "seed": self.seed}

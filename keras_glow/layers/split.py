@@ -1,0 +1,72 @@
+"""Half of the channels leave the flow, standardised given the other half."""
+
+import keras
+from keras import ops
+
+from keras_glow.layers.bijection import Bijection
+
+# sigma of a latent stays within exp(+-7): beyond it the inverse is not exact.
+MAX_LOG_SIGMA = 7.0
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class Split(Bijection):
+    """Splits the channels: `x -> [kept, latent]`.
+
+    The second half z leaves under a Gaussian whose mean and log-scale a 3x3
+    convolution, zero at first, computes from the first half. It leaves
+    standardised, so the latents of all levels are standard normal in a model
+    that fits, and one temperature scales them all.
+
+    - Forward: `kept, z = x`; `latent = (z - mu(kept)) / sigma(kept)`
+    - Inverse: `z = mu(kept) + sigma(kept) * latent`
+    - Log-determinant: `-sum(log_sigma(kept))`
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`, or, for the
+            inverse, the list `[kept, latent]`.
+
+    Returns:
+        The list `[kept, latent]`; of an odd number of channels, `kept` has the
+        one more.
+
+    Reference:
+        RealNVP, https://arxiv.org/abs/1605.08803, section 3.6;
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.4
+    """
+
+    def build(self, input_shape):
+        if isinstance(input_shape[0], (list, tuple)):  # the inverse came first
+            kept, latent = (shape[-1] for shape in input_shape)
+        else:
+            kept, latent = -(-input_shape[-1] // 2), input_shape[-1] // 2
+        if not latent:
+            raise ValueError(
+                "Split expects at least 2 channels. "
+                f"Received: shape={tuple(input_shape)}"
+            )
+        self.kept_channels = kept
+        self.kernel = self.add_weight(
+            (3, 3, kept, 2 * latent), "zeros", name="kernel"
+        )
+        self.bias = self.add_weight((2 * latent,), "zeros", name="bias")
+
+    def _gaussian(self, kept):
+        h = ops.conv(
+            kept, self.kernel, padding="same", data_format="channels_last"
+        )
+        mu, log_sigma = ops.split(h + self.bias, 2, axis=-1)
+        return mu, ops.clip(log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
+
+    def _forward(self, x):
+        kept, z = x[..., : self.kept_channels], x[..., self.kept_channels :]
+        mu, log_sigma = self._gaussian(kept)
+        latent = (z - mu) * ops.exp(-log_sigma)
+        return [kept, latent], -ops.sum(log_sigma, axis=(1, 2, 3))
+
+    def _inverse(self, z):
+        kept, latent = z
+        mu, log_sigma = self._gaussian(kept)
+        return ops.concatenate(
+            [kept, mu + ops.exp(log_sigma) * latent], axis=-1
+        )

@@ -1,0 +1,62 @@
+"""How latents and log-determinants become a likelihood."""
+
+import math
+
+import keras
+from keras import ops
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def standard_normal_log_prob(z):
+    """Log N(z; 0, I) in nats: `(batch, ...)` to `(batch,)`."""
+    axes = tuple(range(1, z.ndim))
+    return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class StandardNormalNLL(keras.losses.Loss):
+    """Negative log-likelihood of latents under N(0, I), in nats per example.
+
+    Together with the losses `-mean(log_det)` that an encoder adds, it is the
+    mean negative log-likelihood of the continuous images. The targets are
+    ignored: pass anything of the batch's length, or None to `Glow.fit`.
+
+    Example:
+    >>> loss = StandardNormalNLL()
+    >>> float(loss(np.zeros((1, 2)), np.zeros((1, 2))))  # log(2 pi)
+    1.8378...
+    """
+
+    def __init__(self, name="standard_normal_nll", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return -standard_normal_log_prob(y_pred)
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class LogDetLoss(keras.layers.Layer):
+    """Ends an encoder: passes z on and adds the loss `-mean(log_det)`.
+
+    Call arguments:
+        z: float tensor `(batch, D)`.
+        log_det: float tensor `(batch,)`, in nats.
+    """
+
+    def call(self, z, log_det):
+        self.add_loss(-ops.mean(log_det))
+        return z
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class LogProb(keras.layers.Layer):
+    """The log-density of continuous images in nats: `(batch,)`.
+
+    Call arguments:
+        z: float tensor `(batch, D)`, standardised latents.
+        log_det: float tensor `(batch,)`, in nats.
+    """
+
+    def call(self, z, log_det):
+        return standard_normal_log_prob(z) + log_det

@@ -1,0 +1,38 @@
+"""What every test shares."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """The same numbers in every run, and names that start from 1."""
+    np.random.seed(0)
+    keras.utils.set_random_seed(0)
+    keras.utils.clear_session()
+
+
+@pytest.fixture
+def float64():
+    """Lets JAX compute in float64 for the length of a test."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def policy():
+    """Sets a global dtype policy, and takes it back afterwards."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)

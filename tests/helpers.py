@@ -1,0 +1,62 @@
+"""Tools of the tests."""
+
+import keras
+import numpy as np
+
+
+def to_numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def flat(tensors):
+    """One row per example, for one tensor or several."""
+    arrays = map(to_numpy, keras.tree.flatten(tensors))
+    return np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
+
+
+def flat_tensor(tensors):
+    """Like `flat`, for the tensors of a backend: gradients flow through."""
+    ops = keras.ops
+    return ops.concatenate(
+        [ops.reshape(t, (t.shape[0], -1)) for t in keras.tree.flatten(tensors)],
+        axis=1,
+    )
+
+
+def jacobian(function, x):
+    """The autodiff Jacobian of a function at a vector: shape (outputs, D)."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.constant(x)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = function(x)
+        return to_numpy(tape.jacobian(y, x, experimental_use_pfor=False))
+    if backend == "jax":
+        import jax
+
+        return np.asarray(jax.jacrev(function)(jax.numpy.asarray(x)))
+    import torch
+
+    x = torch.tensor(x)
+    return to_numpy(torch.autograd.functional.jacobian(function, x))
+
+
+def move_weights(layer, size=0.3):
+    """Moves trainable weights off their start, where much is the identity."""
+    rng = np.random.default_rng(0)
+    for weight in layer.trainable_weights:
+        weight.assign(weight + size * rng.normal(size=weight.shape))
+
+
+def random_images(count, shape, seed=0):
+    """Smooth random uint8 images, unlike noise: a flow can learn them."""
+    rng = np.random.default_rng(seed)
+    height, width, channels = shape
+    y = np.linspace(0, 1, height)[:, None, None]
+    x = np.linspace(0, 1, width)[None, :, None]
+    a, b, c = rng.normal(size=(3, count, 1, 1, channels))
+    images = 128 + 40 * (a * y + b * x + c) + rng.normal(size=(count, *shape))
+    return np.clip(images, 0, 255).astype("uint8")

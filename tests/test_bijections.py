@@ -1,0 +1,276 @@
+"""The conformance test of every bijection: a new layer is one new line."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers import flat, flat_tensor, jacobian, move_weights, to_numpy
+from keras import ops
+from numpy.testing import assert_allclose
+
+from keras_glow import layers
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnNetwork(keras.layers.Layer):
+    """A coupling network as a user may write one."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.conv = keras.layers.Conv2D(
+            channels, 3, padding="same", dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+
+    def call(self, x):
+        return ops.tanh(self.conv(x))
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def own_function(x):
+    return ops.concatenate([ops.sin(x), ops.cos(x)], axis=-1)
+
+
+def step(**kwargs):
+    return lambda **dtype: layers.FlowStep(width=8, seed=1, **kwargs, **dtype)
+
+
+def coupling(cls, **kwargs):
+    return lambda **dtype: cls(width=8, seed=1, **kwargs, **dtype)
+
+
+CASES = {  # id: (layer of a dtype, shape of one example)
+    "actnorm": (layers.ActNorm, (4, 4, 3)),
+    "reverse": (layers.Reverse, (4, 4, 3)),
+    "shuffle": (lambda **k: layers.Shuffle(seed=1, **k), (2, 2, 8)),
+    "conv_lu": (lambda **k: layers.InvertibleConv1x1(seed=1, **k), (2, 2, 8)),
+    "conv": (
+        lambda **k: layers.InvertibleConv1x1(lu=False, seed=1, **k),
+        (2, 2, 8),
+    ),
+    "affine": (coupling(layers.AffineCoupling), (4, 4, 4)),
+    "affine_odd": (coupling(layers.AffineCoupling), (2, 2, 5)),
+    "affine_sigmoid": (
+        coupling(layers.AffineCoupling, scale="sigmoid"),
+        (4, 4, 4),
+    ),
+    "affine_exp": (coupling(layers.AffineCoupling, scale="exp"), (4, 4, 4)),
+    "affine_own_layer": (
+        lambda **k: layers.AffineCoupling(network=OwnNetwork(4, **k), **k),
+        (4, 4, 4),
+    ),
+    "affine_own_function": (
+        lambda **k: layers.AffineCoupling(network=own_function, **k),
+        (4, 4, 4),
+    ),
+    "additive": (coupling(layers.AdditiveCoupling), (4, 4, 4)),
+    "squeeze": (layers.Squeeze, (4, 4, 3)),
+    "squeeze_3": (lambda **k: layers.Squeeze(factor=3, **k), (6, 3, 2)),
+    "split": (layers.Split, (4, 4, 4)),
+    "split_odd": (layers.Split, (2, 2, 3)),
+    "prior": (layers.GaussianPrior, (2, 2, 6)),
+    "prior_of_classes": (
+        lambda **k: layers.GaussianPrior(num_classes=5, **k),
+        (2, 2, 6),
+    ),
+    "step": (step(), (4, 4, 4)),
+    "step_shuffle": (step(permutation="shuffle"), (4, 4, 4)),
+    "step_reverse": (step(permutation="reverse"), (4, 4, 4)),
+    "step_additive": (step(coupling="additive"), (4, 4, 4)),
+}
+
+
+class Case:
+    """A layer moved off its initial weights, and a batch for it."""
+
+    def __init__(self, name, dtype):
+        create, self.shape = CASES[name]
+        self.dtype = dtype
+        self.layer = create(dtype=dtype)
+        rng = np.random.default_rng(0)
+        self.x = rng.normal(size=(3, *self.shape)).astype(dtype)
+        self.labels = None
+        if getattr(self.layer, "num_classes", None):
+            self.labels = np.array([1, 4, 1], "int32")
+        self.layer(self.inputs(self.x))
+        move_weights(self.layer)
+
+    def inputs(self, x, rows=slice(None)):
+        if self.labels is None:
+            return x
+        return [
+            ops.convert_to_tensor(x),
+            ops.convert_to_tensor(self.labels[rows]),
+        ]
+
+    def symbolic(self, tensors, labels=None):
+        """Symbolic inputs of the shape of tensors, with labels if needed."""
+        inputs = keras.tree.map_structure(
+            lambda t: keras.Input(t.shape[1:], dtype=self.dtype), tensors
+        )
+        if self.labels is None:
+            return inputs
+        return [inputs, labels or keras.Input((), dtype="int32")]
+
+
+@pytest.fixture(params=CASES)
+def case(request, float64):
+    return Case(request.param, "float64")
+
+
+@pytest.fixture(params=CASES)
+def case32(request):
+    return Case(request.param, "float32")
+
+
+def check_round_trip(case, tolerance):
+    z = case.layer(case.inputs(case.x))
+    x = case.layer.inverse(case.inputs(z))
+    assert_allclose(flat(x), flat(case.x), atol=tolerance)
+    again = case.layer(case.inputs(x))
+    assert_allclose(flat(again), flat(z), atol=10 * tolerance)
+
+
+def check_log_det(case, tolerance):
+    log_det = to_numpy(case.layer.log_det(case.inputs(case.x)))
+    assert log_det.shape == (len(case.x),)
+    assert log_det.dtype == case.dtype
+    for i, example in enumerate(case.x):
+        rows = slice(i, i + 1)
+
+        def forward(vector, rows=rows):
+            x = ops.reshape(vector, (1, *case.shape))
+            return flat_tensor(case.layer(case.inputs(x, rows)))[0]
+
+        matrix = jacobian(forward, example.reshape(-1))
+        expected = np.linalg.slogdet(matrix).logabsdet
+        assert_allclose(log_det[i], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_inverse_undoes_forward(case):
+    check_round_trip(case, 1e-11)
+
+
+def test_inverse_undoes_forward_in_float32(case32):
+    check_round_trip(case32, 1e-4)
+
+
+def test_log_det_is_that_of_the_autodiff_jacobian(case):
+    check_log_det(case, 1e-9)
+
+
+def test_log_det_is_that_of_the_autodiff_jacobian_in_float32(case32):
+    check_log_det(case32, 1e-5)
+
+
+def test_only_the_forward_pass_adds_the_negated_mean_log_det(case32):
+    layer, inputs = case32.layer, case32.inputs(case32.x)
+    log_det = to_numpy(layer.log_det(inputs))
+    assert layer.losses == []
+    z = layer(inputs)
+    assert_allclose(
+        [to_numpy(loss) for loss in layer.losses],
+        [-np.mean(log_det)],
+        rtol=1e-6,
+    )
+    layer.inverse(case32.inputs(z))
+    assert layer.losses == []
+
+
+def test_a_carried_log_det_is_added_to_and_adds_no_loss(case32):
+    layer, inputs = case32.layer, case32.inputs(case32.x)
+    before = np.array([1.0, 2.0, 3.0], "float32")
+    _, total = layer(inputs, log_det=before)
+    assert layer.losses == []
+    own = to_numpy(layer.log_det(inputs))
+    assert_allclose(to_numpy(total), before + own, rtol=1e-6)
+
+
+def test_models_of_both_directions_share_weights_and_survive_saving(
+    case32, tmp_path
+):
+    layer, inputs = case32.layer, case32.inputs(case32.x)
+    z = layer(inputs)
+    image = case32.symbolic(case32.x)
+    encoder = keras.Model(image, layer(image))
+    latents = case32.symbolic(z)
+    decoder = keras.Model(latents, layer.inverse(latents))
+    assert {id(w) for w in decoder.weights} == {id(w) for w in layer.weights}
+    encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "encoder.keras")
+    assert_allclose(flat(loaded(inputs)), flat(z), atol=1e-6)
+    decoder.save(tmp_path / "decoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "decoder.keras")
+    assert_allclose(flat(loaded(case32.inputs(z))), flat(case32.x), atol=1e-4)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="torch.compile is not XLA"
+)
+def test_both_directions_run_under_xla(case32):
+    layer, inputs = case32.layer, case32.inputs(case32.x)
+    z = layer(inputs)
+    for tensors, call in ((case32.x, layer), (z, layer.inverse)):
+        symbolic = case32.symbolic(tensors)
+        model = keras.Model(symbolic, call(symbolic))
+        model.jit_compile = True
+        actual = model.predict_on_batch(case32.inputs(tensors))
+        expected = call(case32.inputs(tensors))
+        assert_allclose(flat(actual), flat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("half", ["mixed_bfloat16", "mixed_float16", "float16"])
+def test_the_flow_is_float32_under_any_policy(name, half, policy):
+    policy(half)
+    create, shape = CASES[name]
+    layer = create()
+    case = Case.__new__(Case)
+    case.labels = np.array([1, 4, 1], "int32") if "classes" in name else None
+    x = np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
+    z = layer(case.inputs(x))
+    move_weights(layer, 0.1)
+    z, log_det = layer(case.inputs(x), log_det=0.0)
+    for tensor in (*keras.tree.flatten(z), log_det):
+        assert keras.backend.standardize_dtype(tensor.dtype) == "float32"
+    # A network of one's own follows the policy, in both directions alike.
+    own = "own" in name
+    assert own or {w.dtype for w in layer.weights} <= {"float32", "int32"}
+    tolerance = 0.1 if own else 1e-4
+    assert_allclose(
+        flat(layer.inverse(case.inputs(z))), flat(x), atol=tolerance
+    )
+
+
+def test_config_round_trip(case32):
+    layer = case32.layer
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(layer)
+    expected, actual = layer.get_config(), again.get_config()
+    if "network" in expected:  # a layer's own configuration
+        assert bool(expected.pop("network")) == bool(actual.pop("network"))
+    assert actual == expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_inverse_may_come_first(name):
+    case = Case(name, "float32")
+    z = keras.tree.map_structure(to_numpy, case.layer(case.inputs(case.x)))
+    fresh = CASES[name][0](dtype="float32")
+    x = fresh.inverse(case.inputs(z))
+    assert x.shape == case.x.shape
+    assert len(fresh.weights) == len(case.layer.weights)
+
+
+def test_every_public_bijection_has_a_case():
+    tested = {type(create()) for create, _ in CASES.values()}
+    public = {getattr(layers, name) for name in layers.__all__}
+    assert public - {layers.Bijection} == tested

@@ -1,0 +1,221 @@
+"""The command line, on real files, in processes of its own where it matters."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from helpers import random_images
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from keras_glow.cli import main
+
+TRAIN = [
+    "--levels=2",
+    "--depth=1",
+    "--width=8",
+    "--epochs=2",
+    "--batch-size=16",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a trained run, and the images that it was trained on."""
+    folder = tmp_path_factory.mktemp("cli")
+    faces = random_images(60, (8, 8, 3))
+    for i, face in enumerate(faces):
+        (folder / "faces").mkdir(exist_ok=True)
+        Image.fromarray(face).save(folder / "faces" / f"{i:02d}.png")
+    np.savez(folder / "test.npz", images=faces[:20])
+    arguments = [
+        *("train", str(folder / "faces"), "--size=8", *TRAIN, "--flip"),
+        *("--validation", str(folder / "test.npz")),
+        *("--out", str(folder / "run")),
+    ]
+    assert main(arguments) == 0
+    return folder, arguments
+
+
+def rows(folder):
+    with open(folder / "run" / "history.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_leaves_model_history_and_samples(run):
+    folder, _ = run
+    history = rows(folder)
+    assert [row["epoch"] for row in history] == ["0", "1"]
+    for name in ("loss", "bits_per_dim", "val_bits_per_dim"):
+        assert all(float(row[name]) > 0 for row in history)
+    assert sorted(p.name for p in (folder / "run" / "samples").iterdir()) == [
+        "epoch_0001.png",
+        "epoch_0002.png",
+    ]
+    model = keras.saving.load_model(folder / "run" / "model.keras")
+    assert model.image_shape == (8, 8, 3)
+
+
+def test_a_second_run_needs_another_folder(run, capsys):
+    _, arguments = run
+    assert main(arguments) == 1
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path, capsys):
+    folder, arguments = run
+    other = [*arguments[:-1], str(tmp_path / "run")]
+
+    class Killed(BaseException):
+        pass
+
+    def kill(self, epoch, logs=None):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_glow.callbacks.SampleGrid.on_epoch_end", kill)
+        with pytest.raises(Killed):
+            main(other)
+    assert len(rows(tmp_path)) == 1
+    assert not (tmp_path / "run" / "model.keras").exists()
+    # A row that was written after the checkpoint is not kept twice.
+    with open(tmp_path / "run" / "history.csv", "a") as file:
+        file.write("1,0,0,0,0\n")
+    assert main([*other, "--resume"]) == 0
+    assert rows(tmp_path) == rows(folder)
+    models = [
+        keras.saving.load_model(path / "run" / "model.keras")
+        for path in (folder, tmp_path)
+    ]
+    for one, two in zip(models[0].weights, models[1].weights, strict=True):
+        assert_array_equal(one.numpy(), two.numpy())
+    assert main([*other, "--resume"]) == 0  # already done: nothing changes
+    assert rows(tmp_path) == rows(folder)
+    capsys.readouterr()
+    assert main([*other, "--resume", "--depth=2"]) == 1
+    assert "depth (was 1, is 2)" in capsys.readouterr().err
+
+
+def test_resuming_what_never_began_starts_it(run, tmp_path, capsys):
+    folder, arguments = run
+    other = [*arguments[:-1], str(tmp_path / "run"), "--resume"]
+    assert main(other) == 0
+    assert "starting anew" in capsys.readouterr().out
+    assert rows(tmp_path) == rows(folder)
+
+
+def test_sample(run, tmp_path, capsys):
+    model = str(run[0] / "run" / "model.keras")
+    grid = tmp_path / "grid.png"
+    assert main(["sample", model, "--count=4", f"--grid={grid}"]) == 0
+    assert capsys.readouterr().out.strip() == str(grid)
+    with Image.open(grid) as image:
+        assert image.size == (22, 22)
+    out = tmp_path / "out"
+    temperature = "--temperature=0.5,1"
+    assert (
+        main(["sample", model, "--count=3", temperature, f"--out={out}"]) == 0
+    )
+    files = sorted(out.iterdir())
+    assert [f.name for f in files] == [f"sample_000{i}.png" for i in range(3)]
+    expected = keras.saving.load_model(model).sample(3, [0.5, 1.0], seed=0)
+    for file, sample in zip(files, expected, strict=True):
+        with Image.open(file) as image:
+            assert_array_equal(np.asarray(image), sample)
+
+
+def test_evaluate(run, capsys):
+    folder, _ = run
+    model = str(folder / "run" / "model.keras")
+    assert main(["evaluate", model, str(folder / "test.npz"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    test = np.load(folder / "test.npz")["images"]
+    expected = keras.saving.load_model(model).bits_per_dim(test, seed=0)
+    assert result["bits_per_dim"] == pytest.approx(expected.mean(), rel=1e-6)
+    assert result["standard_error"] == pytest.approx(
+        expected.std() / np.sqrt(20), rel=1e-5
+    )
+    assert result["images"] == 20
+    assert main(["evaluate", model, str(folder / "faces"), "--draws=2"]) == 0
+    assert "bits/dim (60 images, 2 draws, 8 bits)" in capsys.readouterr().out
+
+
+def test_reconstruct_and_interpolate(run, tmp_path, capsys):
+    folder, _ = run
+    model = str(folder / "run" / "model.keras")
+    files = [str(folder / "faces" / f"{i:02d}.png") for i in range(3)]
+    grid = tmp_path / "grid.png"
+    assert main(["reconstruct", model, *files, f"--grid={grid}"]) == 0
+    assert capsys.readouterr().out.count(": exact, ") == 3
+    with Image.open(grid) as image:
+        both = np.asarray(image)
+    assert_array_equal(both[2:10], both[12:20])
+    line = tmp_path / "line.png"
+    assert main(["interpolate", model, *files[:2], f"--grid={line}"]) == 0
+    with Image.open(line) as image, Image.open(files[0]) as first:
+        assert image.size == (82, 12)
+        assert_array_equal(np.asarray(image)[2:10, 2:10], np.asarray(first))
+
+
+def test_info(run, capsys):
+    assert main(["info", str(run[0] / "run" / "model.keras")]) == 0
+    out = capsys.readouterr().out
+    assert "image_shape: [8, 8, 3]" in out
+    assert "training steps: 8" in out
+    assert "latents per level: [96, 96]" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["sample", "absent.keras", "--grid=a.png"], 1, "absent.keras"),
+        (["sample", "bad.keras", "--grid=a.png"], 1, "bad.keras cannot be"),
+        (["info", "text.txt"], 1, "text.txt is expected to be a .keras"),
+        (["train", "absent", "--size=8"], 1, "absent is expected to be"),
+        (["sample", "a.keras"], 2, "--grid --out"),
+        (["sample", "a.keras", "--grid=a", "--count=0"], 2, "--count"),
+        (["sample", "a.keras", "--grid=a", "--temperature=-1"], 2, ">= 0"),
+        (["train", "a", "--bits=9"], 2, "from 1 to 8, got '9'"),
+        (["train", "a", "--permutation=x"], 2, "--permutation"),
+        (["nonsense"], 2, "nonsense"),
+        ([], 2, "COMMAND"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments, code, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.keras").write_bytes(b"no zip")
+    (tmp_path / "text.txt").write_text("no model")
+    try:
+        actual = main(arguments)
+    except SystemExit as exit:
+        actual = exit.code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert actual == code
+    assert message in error
+
+
+def test_help_of_every_command(capsys):
+    commands = "train sample evaluate reconstruct interpolate info"
+    for command in commands.split():
+        with pytest.raises(SystemExit) as exit:
+            main([command, "--help"])
+        assert exit.value.code == 0
+        assert f"keras-glow {command}" in capsys.readouterr().out
+
+
+def test_python_m_keras_glow(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_glow", "info", "absent.keras"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "absent.keras does not exist" in done.stderr
+    assert "Traceback" not in done.stderr

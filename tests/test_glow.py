@@ -1,0 +1,646 @@
+"""The model: likelihood, training, saving, sampling."""
+
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from helpers import flat_tensor, jacobian, move_weights, random_images, to_numpy
+from keras import ops
+from numpy.testing import assert_allclose, assert_array_equal
+
+import keras_glow
+from keras_glow import Glow
+from keras_glow.data import ImageSequence
+from keras_glow.ema import averaged_weights
+from keras_glow.initialization import is_initialized
+from keras_glow.layers import ActNorm
+from keras_glow.losses import StandardNormalNLL
+
+SHAPE = (8, 8, 3)
+
+
+def small(image_shape=SHAPE, **kwargs):
+    return Glow(image_shape, **{"levels": 2, "depth": 2, "width": 8, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def images():
+    return random_images(300, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def trained(images):
+    """A model after two epochs, and its history. Tests leave it as it is."""
+    model = small()
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(
+        images, epochs=2, validation_data=(images[:50], None), verbose=0
+    )
+    return model, history.history
+
+
+def actnorms(model):
+    return [
+        to_numpy(layer.bias)
+        for layer in model._flatten_layers()
+        if isinstance(layer, ActNorm)
+    ]
+
+
+# Likelihood
+
+
+def test_encoder_losses_are_the_log_det_of_the_jacobian(float64):
+    model = small((4, 4, 2), dtype="float64")
+    move_weights(model, 0.2)
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 4, 4, 2))
+
+    def forward(vector):
+        return flat_tensor(model.encoder(ops.reshape(vector, (1, 4, 4, 2))))[0]
+
+    expected = [
+        np.linalg.slogdet(jacobian(forward, example.reshape(-1))).logabsdet
+        for example in x
+    ]
+    model.encoder(x)
+    loss = sum(to_numpy(loss) for loss in model.encoder.losses)
+    assert_allclose(loss, -np.mean(expected), rtol=1e-9)
+
+
+def test_log_prob_is_the_change_of_variables(images):
+    model = small()
+    move_weights(model, 0.1)
+    x = model.dequantize(images[:4], seed="center")
+    z = to_numpy(model.encoder(x))
+    log_det = -4 * sum(to_numpy(loss) for loss in model.encoder.losses)
+    normal = -0.5 * np.sum(z**2 + np.log(2 * np.pi), axis=1)
+    expected = normal.sum() + log_det - 4 * 192 * np.log(256)
+    actual = model.log_prob(images[:4], seed="center")
+    assert actual.shape == (4,)
+    assert_allclose(actual.sum(), expected, rtol=1e-5)
+    assert_allclose(
+        model.bits_per_dim(images[:4], seed="center"),
+        -actual / (192 * np.log(2)),
+    )
+
+
+def test_an_identity_flow_has_the_analytic_likelihood(images):
+    # Reversed channels and new couplings: z is x in another order.
+    model = small(permutation="reverse", coupling="additive")
+    x = (images.astype("float64") + 0.5) / 256 - 0.5
+    density = -0.5 * np.sum(x**2 + np.log(2 * np.pi), axis=(1, 2, 3))
+    expected = 8 - density / (192 * np.log(2))
+    actual = model.bits_per_dim(images, seed="center")
+    assert_allclose(actual, expected, rtol=1e-6)
+    # With noise of variance (1/256)**2 / 12 in place of the centre.
+    model.compile()
+    loss, bits = model.evaluate(images, verbose=0)
+    noise = 192 / 256**2 / 24
+    assert_allclose(
+        bits, np.mean(expected) + noise / 192 / np.log(2), rtol=1e-5
+    )
+    assert_allclose(loss, bits * 192 * np.log(2), rtol=1e-6)
+
+
+def test_evaluate_agrees_with_log_prob(trained, images):
+    model, _ = trained
+    loss, bits = model.evaluate(images, verbose=0)
+    assert [loss, bits] == model.evaluate(images, verbose=0)
+    log_prob = model.log_prob(images, seed=1)
+    assert_allclose(loss, -np.mean(log_prob), rtol=1e-3)
+    assert_allclose(bits, loss / (192 * np.log(2)), rtol=1e-6)
+
+
+def test_more_draws_tighten_the_bound(trained, images):
+    model, _ = trained
+    one = [model.log_prob(images[:20], seed=s) for s in range(5)]
+    five = model.log_prob(images[:20], draws=5, seed=0)
+    assert np.mean(five) > np.mean(one)
+    assert_array_equal(five, model.log_prob(images[:20], draws=5, seed=0))
+    assert np.any(one[0] != one[1])
+
+
+def test_no_model_beats_the_entropy_of_uniform_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2000, 4, 4, 1)).astype("uint8")
+    test = rng.integers(0, 256, (1000, 4, 4, 1)).astype("uint8")
+    model = small((4, 4, 1), levels=1, width=16)
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(noise, epochs=8, verbose=0)
+    bits = np.mean(model.bits_per_dim(test, seed=0))
+    assert 8.0 - 0.02 < bits < 8.4
+
+
+# Images and latents
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_quantize_undoes_dequantize(bits):
+    model = small((4, 4, 1), levels=1, depth=1, bits=bits)
+    images = np.arange(256, dtype="uint8").repeat(16).reshape(-1, 4, 4, 1)
+    expected = images >> (8 - bits) << (8 - bits)
+    for seed in ("center", 0, None):
+        x = model.dequantize(images, seed)
+        assert x.min() >= -0.5 and x.max() < 0.5
+        assert_array_equal(model.quantize(x), expected)
+    assert_array_equal(model.decode(model.encode(images)), expected)
+
+
+def test_noise_just_below_1_stays_in_its_bin():
+    noise = np.full((256,), np.nextafter(np.float32(1), 0), "float32")
+    values = np.arange(256)
+    x = keras_glow.dequantization.dequantize(
+        values, ops.convert_to_tensor(noise)
+    )
+    assert_array_equal(keras_glow.dequantization.quantize(x), values)
+
+
+@pytest.mark.parametrize(
+    "shape, levels",
+    [((8, 8, 3), 3), ((8, 4, 1), 2), ((6, 10, 2), 1), ((16, 16, 4), 4)],
+)
+def test_shapes_and_exact_round_trip(shape, levels):
+    model = small(shape, levels=levels)
+    images = random_images(5, shape)
+    model.compile()
+    model.fit(images, verbose=0)
+    z = model.encode(images)
+    assert z.shape == (5, math.prod(shape)) and z.dtype == "float32"
+    assert sum(math.prod(s) for s in model.latent_shapes) == math.prod(shape)
+    assert_array_equal(model.decode(z), images)
+    assert model.sample(2, seed=0).shape == (2, *shape)
+
+
+def test_encoder_and_decoder_share_every_weight(trained):
+    model, _ = trained
+    ids = [{id(w) for w in m.weights} for m in (model.encoder, model.decoder)]
+    assert ids[0] == ids[1]
+    assert isinstance(model.encoder, keras.Model)
+    assert len(model.trainable_weights) == len(model.encoder.trainable_weights)
+
+
+def test_non_finite_images_are_refused(trained):
+    model, _ = trained
+    with pytest.raises(ValueError, match="expected to be finite.*192 of 192"):
+        model.quantize(np.full((1, *SHAPE), np.nan))
+
+
+# Training
+
+
+def test_history_holds_loss_and_bits_per_dim(trained):
+    _, history = trained
+    assert set(history) == {
+        "loss",
+        "bits_per_dim",
+        "val_loss",
+        "val_bits_per_dim",
+    }
+    assert history["bits_per_dim"][1] < history["bits_per_dim"][0]
+    assert_allclose(
+        history["loss"],
+        np.array(history["bits_per_dim"]) * 192 * np.log(2),
+        rtol=1e-5,
+    )
+
+
+def test_actnorm_is_set_from_data_once(images, tmp_path):
+    model = small()
+    assert not is_initialized(model)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(images, verbose=0)
+    assert is_initialized(model)
+    first = actnorms(model)
+    assert all(np.any(bias) for bias in first)
+    z = model.encode(images)  # of the levels, before they are standardised
+    assert np.abs(z.mean()) < 0.1 and 0.8 < z.std() < 1.2
+
+    model.fit(255 - images, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert is_initialized(loaded)
+    loaded.fit(255 - images, verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = small(seed=1)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    fresh.compile(keras.optimizers.SGD(0.0))
+    fresh.fit(255 - images, verbose=0)
+    for other in (model, loaded, fresh):
+        for bias, expected in zip(actnorms(other), first, strict=True):
+            assert_array_equal(bias, expected)
+
+
+def test_using_a_new_model_does_not_initialize_it(images):
+    model = small()
+    model.encode(images[:2])
+    model.log_prob(images[:2])
+    model.sample(2)
+    assert not is_initialized(model)
+
+
+def as_generator(images):
+    for start in range(0, len(images), 32):
+        yield (images[start : start + 32],)
+
+
+def as_dataset(images):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices(images).batch(32)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda images: images,
+        lambda images: images.astype("int64"),
+        lambda images: ImageSequence(images, batch_size=32),
+        lambda images: ImageSequence(images, np.zeros(len(images))),
+        as_generator,
+        as_dataset,
+    ],
+    ids=["array", "int64", "sequence", "labels", "generator", "dataset"],
+)
+def test_fit_takes_any_data_without_targets(images, wrap):
+    model = small(depth=1)
+    model.compile(keras.optimizers.Adam(1e-3))
+    steps = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: steps.append(step)
+    )
+    history = model.fit(wrap(images), verbose=0, callbacks=[count]).history
+    assert len(history["loss"]) == 1 and np.isfinite(history["loss"]).all()
+    assert len(steps) == 10  # a generator has lost none of its batches
+    assert np.isfinite(model.evaluate(wrap(images), verbose=0)).all()
+
+
+def test_labels_beside_an_array_are_ignored_without_classes(images):
+    model = small(depth=1)
+    model.compile()
+    labels = np.zeros(len(images))
+    model.fit(images, labels, validation_data=(images, labels), verbose=0)
+
+
+def test_training_noise_is_new_in_every_step_and_reproducible(images):
+    losses = []
+    for _ in range(2):
+        model = small(depth=1)
+        model.compile(keras.optimizers.SGD(0.0))
+        history = model.fit(
+            ImageSequence(images[:32], batch_size=32), epochs=3, verbose=0
+        )
+        losses.append(history.history["loss"])
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3
+
+
+def test_the_encoder_trains_by_itself(images):
+    model = small()
+    x = model.dequantize(images, seed=0)
+    model.encoder.compile(keras.optimizers.Adam(1e-3), StandardNormalNLL())
+    for targets in (None, x, np.zeros((len(x), 1))):
+        history = model.encoder.fit(x, targets, epochs=2, verbose=0).history
+        assert history["loss"][1] < history["loss"][0]
+    assert is_initialized(model)
+
+
+def test_loss_is_the_same_compiled_and_eager(images):
+    losses = []
+    for eager in (False, True):
+        model = small()
+        move_weights(model, 0.05)
+        model.compile(keras.optimizers.SGD(0.0), run_eagerly=eager)
+        losses.append(model.evaluate(images[:37], verbose=0)[0])
+    assert_allclose(losses[0], losses[1], rtol=1e-6)
+    noise = -np.mean(model.log_prob(images[:37], draws=1, seed=0))
+    assert_allclose(losses[0], noise, rtol=1e-3)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="torch.compile is not XLA"
+)
+def test_fit_runs_under_xla(images):
+    model = small(depth=1)
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=True)
+    history = model.fit(images, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+
+
+def test_averaged_weights(images, tmp_path):
+    model = small(depth=1)
+    model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9))
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raw = [to_numpy(w) for w in model.trainable_variables]
+            with averaged_weights(model):
+                averaged = [to_numpy(w) for w in model.trainable_variables]
+                loss = model.evaluate(images[:50], verbose=0)[0]
+            again = [to_numpy(w) for w in model.trainable_variables]
+            for before, after in zip(raw, again, strict=True):
+                assert_array_equal(before, after)  # to the last bit
+            seen.append((raw, averaged, loss, logs["val_loss"]))
+
+    history = model.fit(
+        images,
+        epochs=2,
+        validation_data=(images[:50], None),
+        verbose=0,
+        callbacks=[Watch()],
+    )
+    raw, averaged, loss, val_loss = seen[-1]
+    assert any(np.any(r != a) for r, a in zip(raw, averaged, strict=True))
+    assert_allclose(val_loss, loss, rtol=1e-6)
+    # fit leaves the averages in the model, and the file holds them.
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for m in (model, loaded):
+        for weight, average in zip(
+            m.trainable_variables, averaged, strict=True
+        ):
+            assert_array_equal(to_numpy(weight), average)
+    assert history.history["val_loss"][-1] == val_loss
+
+
+def test_schedules():
+    constant = keras_glow.schedules.warmup(1.0, 4)
+    values = [float(to_numpy(constant(i))) for i in (0, 2, 4, 5, 100)]
+    assert_allclose(values, [0, 0.5, 1, 1, 1], rtol=1e-6)
+    cosine = keras_glow.schedules.warmup_cosine(1.0, 14, 4)
+    values = [float(to_numpy(cosine(i))) for i in (0, 2, 4, 9, 14, 99)]
+    assert_allclose(values, [0, 0.5, 1, 0.505, 0.01, 0.01], rtol=1e-5)
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_low_precision_networks_leave_everything_else_exact(images, half):
+    model = small(network_dtype=half)
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(images, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    assert {w.dtype for w in model.weights} <= {"float32", "int32"}
+    full = small()
+    full.set_weights(model.get_weights())
+    assert_array_equal(model.encode(images[:9]), full.encode(images[:9]))
+    assert_array_equal(
+        model.log_prob(images[:9], seed=0), full.log_prob(images[:9], seed=0)
+    )
+    assert_array_equal(model.decode(model.encode(images)), images)
+
+
+def test_the_policy_reaches_the_networks_alone(images, policy):
+    policy("mixed_bfloat16")
+    model = small()
+    assert model.network_dtype == "bfloat16"
+    assert model.encode(images[:3]).dtype == "float32"
+    policy("float32")
+    again = Glow.from_config(model.get_config())
+    assert again.network_dtype == "bfloat16"
+
+
+# Saving
+
+SUBPROCESS = """
+import sys, keras, numpy as np, keras_glow
+path, out = sys.argv[1:]
+model = keras.saving.load_model(path)
+images = np.load(out + "/images.npy")
+np.savez(
+    out + "/answers.npz",
+    log_prob=model.log_prob(images, seed=3),
+    samples=model.sample(5, seed=4),
+    z=model.encode(images),
+    decoded=model.decode(model.encode(images)),
+    steps=model.optimizer.iterations,
+)
+before = {id(w) for w in model.encoder.weights}
+assert before == {id(w) for w in model.decoder.weights}
+history = model.fit(images, epochs=1, verbose=0, shuffle=False)
+np.save(out + "/loss.npy", history.history["loss"])
+"""
+
+
+@pytest.mark.parametrize("permutation", ["shuffle", "invertible_conv"])
+def test_one_file_restores_everything_in_a_new_process(
+    images, tmp_path, permutation
+):
+    model = small(permutation=permutation)
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(images, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images[:40])
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SUBPROCESS,
+            str(tmp_path / "model.keras"),
+            str(tmp_path),
+        ],
+        check=True,
+    )
+    answers = np.load(tmp_path / "answers.npz")
+    few = images[:40]
+    assert_array_equal(answers["log_prob"], model.log_prob(few, seed=3))
+    assert_array_equal(answers["samples"], model.sample(5, seed=4))
+    assert_array_equal(answers["z"], model.encode(few))
+    assert_array_equal(answers["decoded"], few)
+    assert answers["steps"] == 10
+    # Training goes on as if it had never stopped: optimiser, noise, weights.
+    history = model.fit(few, epochs=1, verbose=0, shuffle=False)
+    assert_allclose(
+        np.load(tmp_path / "loss.npy"), history.history["loss"], rtol=1e-6
+    )
+
+
+def test_encoder_and_decoder_are_models_that_save(trained, images, tmp_path):
+    model, _ = trained
+    x = model.dequantize(images[:4], seed="center")
+    z = to_numpy(model.encoder(x))
+    for half, inputs in ((model.encoder, x), (model.decoder, z)):
+        half.save(tmp_path / "half.keras")
+        loaded = keras.saving.load_model(tmp_path / "half.keras")
+        assert_allclose(
+            to_numpy(loaded(inputs)), to_numpy(half(inputs)), atol=1e-5
+        )
+
+
+def test_config_is_plain_and_complete():
+    model = small(bits=5, num_classes=4, scale="exp", name="mine")
+    config = model.get_config()
+    assert all(
+        isinstance(value, (int, str, type(None)))
+        or all(isinstance(size, int) for size in value)
+        for value in config.values()
+    )
+    assert Glow.from_config(config).get_config() == config
+
+
+# Sampling
+
+
+def test_a_seed_gives_the_same_images_in_any_batch(trained):
+    model, _ = trained
+    samples = model.sample(37, seed=5)
+    assert_array_equal(samples[:4], model.sample(4, seed=5))
+    assert_array_equal(samples, model.sample(37, seed=5, batch_size=8))
+    assert_array_equal(samples[:1], model.sample(1, seed=5))
+    assert np.any(samples != model.sample(37, seed=6))
+    assert np.any(model.sample(3) != model.sample(3))
+
+
+def test_temperature(trained):
+    model, _ = trained
+    mode = model.decode(np.zeros((1, 192)))
+    assert_array_equal(
+        model.sample(3, temperature=0, seed=1), mode.repeat(3, 0)
+    )
+    both = model.sample(3, temperature=[0.5, 0.5], seed=1)
+    assert_array_equal(both, model.sample(3, temperature=0.5, seed=1))
+    top = model.sample(3, temperature=[0, 0.5], seed=1)
+    assert np.any(top != both)
+
+
+def test_temperature_scales_the_latents_of_each_level(trained):
+    model, _ = trained
+    deviations = keras_glow.latents.standard_deviations(
+        [0.3, 1.1], model.latent_shapes
+    )
+    z = keras_glow.latents.standard_normal(2000, 192, seed=0) * deviations
+    first = math.prod(model.latent_shapes[0])
+    assert_allclose(z[:, :first].std(), 0.3, rtol=0.02)
+    assert_allclose(z[:, first:].std(), 1.1, rtol=0.02)
+
+
+def test_sampling_nothing(trained):
+    model, _ = trained
+    assert model.sample(0).shape == (0, *SHAPE)
+    assert model.sample(0).dtype == "uint8"
+
+
+def test_global_random_state_is_left_alone(trained, images):
+    model, _ = trained
+    before = np.random.get_state()[1].copy()
+    model.sample(3, seed=1)
+    model.sample(3)
+    model.log_prob(images[:3])
+    assert_array_equal(np.random.get_state()[1], before)
+
+
+# Classes
+
+
+def test_a_conditional_model_learns_its_classes():
+    dark = random_images(100, (4, 4, 1)) // 2
+    images = np.concatenate([dark, 255 - dark])
+    labels = np.arange(200) // 100
+    model = small((4, 4, 1), num_classes=2, width=16)
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(images, labels, epochs=20, verbose=0)
+    right = model.log_prob(images, labels=labels, seed=0)
+    wrong = model.log_prob(images, labels=1 - labels, seed=0)
+    assert np.mean(right > wrong) > 0.95
+    samples = model.sample(20, labels=np.arange(20) % 2, seed=0)
+    assert samples[::2].mean() < samples[1::2].mean() - 30
+    assert model.sample(3, labels=1, seed=0).shape == (3, 4, 4, 1)
+    assert model.sample(3, seed=0).shape == (3, 4, 4, 1)
+    decoded = model.decode(model.encode(images, labels), labels)
+    assert_array_equal(decoded, images)
+    assert np.isfinite(model.evaluate(images, labels, verbose=0)).all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"image_shape": (8, 8)}, "`image_shape`"),
+        ({"image_shape": (8, 12, 3), "levels": 3}, "multiples of.*8.*12"),
+        ({"image_shape": SHAPE, "levels": 0}, "`levels`.*levels=0"),
+        ({"image_shape": SHAPE, "depth": 1.5}, "`depth`.*1.5"),
+        ({"image_shape": SHAPE, "width": "a"}, "`width`.*'a'"),
+        ({"image_shape": SHAPE, "bits": 9}, "`bits`.*1..8.*bits=9"),
+        ({"image_shape": SHAPE, "memory": "no"}, "`memory`.*'no'"),
+        ({"image_shape": SHAPE, "scale": "no"}, "`scale`.*'no'"),
+        ({"image_shape": SHAPE, "permutation": "no"}, "`permutation`.*'no'"),
+        ({"image_shape": SHAPE, "coupling": "no"}, "`coupling`.*'no'"),
+        ({"image_shape": SHAPE, "num_classes": 0}, "`num_classes`"),
+        ({"image_shape": SHAPE, "seed": -1}, "`seed`.*-1"),
+        ({"image_shape": SHAPE, "network_dtype": "int8"}, "`network_dtype`"),
+    ],
+)
+def test_constructor_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Glow(**arguments)
+
+
+def test_errors_of_images(trained, images):
+    model, _ = trained
+    for bad, message in (
+        (images / 255, "integers 0..255.*float64"),
+        (images[..., :1], r"\(batch, 8, 8, 3\).*\(300, 8, 8, 1\)"),
+        (images[0], r"\(batch, 8, 8, 3\).*\(8, 8, 3\)"),
+        (images.astype("int32") - 200, "from -200"),
+        (images > 100, "bool"),
+    ):
+        for method in (
+            model.fit,
+            model.evaluate,
+            model.encode,
+            model.log_prob,
+            model.bits_per_dim,
+            model.dequantize,
+        ):
+            with pytest.raises(ValueError, match=message):
+                method(bad)
+        with pytest.raises(ValueError, match=message):
+            model.fit(images, validation_data=(bad, None))
+        with pytest.raises(ValueError, match=message):
+            model.fit(images, validation_data=bad)
+    with pytest.raises(ValueError, match="integers 0..255.*float32"):
+        model.evaluate(ImageSequence((images / 255).astype("float32")))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"count": -1}, "`count`.*-1"),
+        ({"count": 2, "temperature": -1}, "`temperature`.*-1"),
+        ({"count": 2, "temperature": float("nan")}, "`temperature`.*nan"),
+        ({"count": 2, "temperature": [1, 1, 1]}, "`temperature`.*2, one per"),
+        ({"count": 2, "temperature": "hot"}, "`temperature`.*'hot'"),
+        ({"count": 2, "seed": -1}, "`seed`.*-1"),
+        ({"count": 2, "labels": 1}, "`labels`.*None"),
+    ],
+)
+def test_errors_of_sampling(trained, arguments, message):
+    model, _ = trained
+    with pytest.raises(ValueError, match=message):
+        model.sample(**arguments)
+
+
+def test_errors_of_labels_and_latents(images):
+    model = small(num_classes=3)
+    with pytest.raises(ValueError, match="`labels`.*given"):
+        model.encode(images)
+    with pytest.raises(ValueError, match="`labels`.*from 0 to 2"):
+        model.encode(images[:2], labels=np.array([0, 3]))
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(images, np.zeros(300, "int32"))
+    model.compile()
+    for bad in (None, np.full(300, 3), np.zeros(299, "int32"), np.zeros(300)):
+        with pytest.raises(ValueError, match="`labels`"):
+            model.fit(images, bad)
+        with pytest.raises(ValueError, match="`labels`"):
+            model.fit(
+                images, np.zeros(300, "int32"), validation_data=(images, bad)
+            )
+    with pytest.raises(ValueError, match="Labels are expected"):
+        model.evaluate(ImageSequence(images))
+    with pytest.raises(ValueError, match=r"`z`.*\(batch, 192\).*\(2, 5\)"):
+        model.decode(np.zeros((2, 5)), labels=np.zeros(2, "int32"))
+    with pytest.raises(ValueError, match="`draws`.*0"):
+        model.log_prob(images, draws=0)

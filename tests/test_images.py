@@ -1,0 +1,142 @@
+"""Image files in, grids out."""
+
+import numpy as np
+import pytest
+from helpers import random_images
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from keras_glow import images
+
+
+def save(path, array, **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **kwargs)
+
+
+@pytest.fixture
+def picture():
+    return random_images(1, (12, 12, 3))[0]
+
+
+def test_a_folder_flat_and_nested_in_the_order_of_names(tmp_path):
+    pictures = random_images(5, (12, 12, 3))
+    for name, picture in zip(
+        ("a.png", "b/c.bmp", "b/d/e.PNG", "f.tiff", "g.webp"),
+        pictures,
+        strict=True,
+    ):
+        extra = {"lossless": True} if name.endswith("webp") else {}
+        save(tmp_path / name, picture, **extra)
+    save(tmp_path / ".hidden.png", pictures[0])
+    (tmp_path / "notes.txt").write_text("no image")
+    assert_array_equal(images.load_images(tmp_path, 12), pictures)
+
+
+def test_jpg_crop_and_resize(tmp_path):
+    # White left and right of a black square: the crop leaves only black.
+    wide = np.full((40, 80, 3), 255, "uint8")
+    wide[:, 20:60] = 0
+    save(tmp_path / "wide.jpg", wide, quality=100)
+    loaded = images.load_images(tmp_path, 10)
+    assert loaded.shape == (1, 10, 10, 3) and loaded.dtype == "uint8"
+    assert loaded[:, :, 1:-1].max() < 10
+
+
+def test_resizing_is_antialiased(tmp_path):
+    stripes = np.zeros((64, 64, 3), "uint8")
+    stripes[:, ::2] = 255
+    save(tmp_path / "stripes.png", stripes)
+    loaded = images.load_images(tmp_path, 8)[0].astype(int)
+    assert_allclose(loaded[2:-2, 2:-2], 127, atol=4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, picture, orientation):
+    image = Image.fromarray(picture)
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }.get(orientation)
+    if stored is not None:
+        image = image.transpose(stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert_array_equal(images.load_image(tmp_path / "turned.png", 12), picture)
+
+
+def test_modes(tmp_path, picture):
+    grey = picture[..., 0]
+    save(tmp_path / "grey.png", grey)
+    loaded = images.load_image(tmp_path / "grey.png", 12)
+    assert_array_equal(loaded, np.repeat(grey[..., None], 3, axis=-1))
+    loaded = images.load_image(tmp_path / "grey.png", 12, channels=1)
+    assert_array_equal(loaded[..., 0], grey)
+    clear = np.dstack([picture, np.zeros((12, 12), "uint8")])
+    save(tmp_path / "clear.png", clear)
+    assert images.load_image(tmp_path / "clear.png", 12).min() == 255
+    deep = (grey.astype("uint16")) * 257
+    save(tmp_path / "deep.png", deep)
+    loaded = images.load_image(tmp_path / "deep.png", 12, channels=1)
+    assert_array_equal(loaded[..., 0], grey)
+
+
+def test_every_bad_file_is_named(tmp_path, picture):
+    save(tmp_path / "good.png", picture)
+    (tmp_path / "text.jpg").write_text("<html>")
+    (tmp_path / "empty.png").write_bytes(b"")
+    whole = tmp_path / "good.png"
+    (tmp_path / "half.png").write_bytes(whole.read_bytes()[:200])
+    with pytest.raises(ValueError, match="3 of 4 files") as error:
+        images.load_images(tmp_path, 12)
+    for name in ("text.jpg", "empty.png", "half.png"):
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_npz(tmp_path):
+    faces = random_images(4, (8, 8, 3))
+    digits = random_images(4, (8, 8, 1))[..., 0]
+    np.savez(tmp_path / "faces.npz", images=faces, other=1)
+    np.savez(tmp_path / "digits.npz", x_train=digits, x_test=digits[:2])
+    np.savez(tmp_path / "none.npz", other=1)
+    np.savez(tmp_path / "float.npz", images=faces / 255)
+    load = images.load_images
+    assert_array_equal(load(tmp_path / "faces.npz", None), faces)
+    assert load(tmp_path / "faces.npz", 4).shape == (4, 4, 4, 3)
+    loaded = load(tmp_path / "digits.npz", None)
+    assert_array_equal(loaded[..., 0], digits)
+    assert load(tmp_path / "digits.npz", 16).shape == (4, 16, 16, 1)
+    test = load(tmp_path / "digits.npz", None, keys=images.TEST_KEYS)
+    assert_array_equal(test, loaded[:2])
+    with pytest.raises(ValueError, match="none.npz.*images, x_train.*other"):
+        load(tmp_path / "none.npz", None)
+    with pytest.raises(ValueError, match="float.npz.*uint8.*float64"):
+        load(tmp_path / "float.npz", None)
+
+
+def test_errors_of_paths(tmp_path):
+    with pytest.raises(ValueError, match="absent.*does not exist"):
+        images.load_images(tmp_path / "absent", 8)
+    with pytest.raises(ValueError, match="holds none"):
+        images.load_images(tmp_path, 8)
+    (tmp_path / "broken.npz").write_bytes(b"PK no zip")
+    with pytest.raises(ValueError, match="broken.npz cannot be read"):
+        images.load_images(tmp_path / "broken.npz", 8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_is_exact_to_the_pixel(tmp_path, channels):
+    pictures = random_images(5, (4, 6, channels))
+    images.save_grid(pictures, tmp_path / "new" / "grid.png", columns=3)
+    with Image.open(tmp_path / "new" / "grid.png") as image:
+        grid = np.asarray(image).reshape(14, 26, channels)
+    assert_array_equal(grid[2:6, 2:8], pictures[0])
+    assert_array_equal(grid[8:12, 10:16], pictures[4])
+    assert_array_equal(grid[8:12, 18:24], 255)  # no sixth picture
+    assert_array_equal(grid[6:8], 255)
