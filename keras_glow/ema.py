@@ -25,9 +25,11 @@ def averaged_weights(model):
         yield
         return
     variables = model.trainable_variables
-    raw = [ops.convert_to_numpy(variable) for variable in variables]
+    # Copies, because on JAX a variable holds on to the very array that it is
+    # assigned, and a compiled step may free it.
+    raw = [ops.copy(variable) for variable in variables]
     for variable, average in zip(variables, averages, strict=True):
-        variable.assign(average)
+        variable.assign(ops.copy(average))
     try:
         yield
     finally:

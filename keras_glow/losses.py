@@ -14,6 +14,16 @@ def standard_normal_log_prob(z):
     return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
 
 
+def mean_loss(log_det):
+    """`-mean(log_det)` over the batch, in nats: what `add_loss` takes.
+
+    Keras sums the elements of a loss, so the mean has to be taken before; and
+    `ops.mean` rounds float64 to float32 on JAX.
+    """
+    count = ops.cast(ops.shape(log_det)[0], log_det.dtype)
+    return -ops.sum(log_det) / count
+
+
 @keras.saving.register_keras_serializable(package="keras_glow")
 class StandardNormalNLL(keras.losses.Loss):
     """Negative log-likelihood of latents under N(0, I), in nats per example.
@@ -45,7 +55,7 @@ class LogDetLoss(keras.layers.Layer):
     """
 
     def call(self, z, log_det):
-        self.add_loss(-ops.mean(log_det))
+        self.add_loss(mean_loss(log_det))
         return z
 
 

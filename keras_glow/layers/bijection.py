@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_glow.losses import mean_loss
+
 
 def flow_dtype(dtype=None):
     """The dtype of the flow path under a dtype policy: never half precision.
@@ -73,8 +75,7 @@ class Bijection(keras.layers.Layer):
             return self._inverse(inputs)
         z, own_log_det = self._forward(inputs)
         if log_det is None:
-            # Keras sums the elements of a loss: the mean has to be taken here.
-            self.add_loss(-ops.mean(own_log_det))
+            self.add_loss(mean_loss(own_log_det))
             return z
         return z, log_det + own_log_det
 
