@@ -6,6 +6,7 @@ from keras_glow import (
     images,
     layers,
     losses,
+    presets,
     schedules,
 )
 from keras_glow.glow import Glow
@@ -21,5 +22,6 @@ __all__ = [
     "layers",
     "load_model",
     "losses",
+    "presets",
     "schedules",
 ]

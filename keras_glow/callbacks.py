@@ -1,13 +1,14 @@
 """Keras callbacks: sample grids and checkpoints while a Glow trains."""
 
 import pathlib
+import warnings
 
 import keras
 import numpy as np
 
+from keras_glow.checkpoint import save_checkpoint
 from keras_glow.ema import averaged_weights
 from keras_glow.images import save_grid
-from keras_glow.saving import save_atomically
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -58,18 +59,91 @@ class SampleGrid(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the model with its optimiser at the end of every epoch, atomically.
+    """Saves a checkpoint at the end of every epoch, whole or not at all.
 
-    The file holds the raw weights, with the averages in the optimiser: loaded
-    with `keras.saving.load_model`, `fit` goes on exactly where it was.
+    The file holds the raw weights, with the averages in the optimiser. To go on
+    exactly where it was, train on an `ImageSequence`, which keeps its order:
+
+    ```python
+    model, progress = keras_glow.checkpoint.load_checkpoint(path)
+    model.fit(
+        ImageSequence(images, epoch=progress.epoch, batch=progress.batch),
+        initial_epoch=progress.epoch,
+        epochs=...,
+        callbacks=[Checkpoint(path, progress=progress)],
+    )
+    ```
+
+    A disk that is full does not end the training before the third epoch that
+    could not be saved; until then it warns.
 
     Args:
-        path: the `.keras` file, replaced each time.
+        path: the `.keras` file; the one before is kept beside it, as
+            `<name>.previous.keras`.
+        settings: dict of plain values to keep in the file.
+        progress: the `keras_glow.checkpoint.Progress` that this `fit` goes on
+            from, or None for a new training. From the middle of an epoch, `fit`
+            has to end with that epoch, since its first one is shorter.
+
+    Attributes:
+        stop: set it to True, from another thread or a signal handler, to save
+            after the batch at work and to end `fit` by a KeyboardInterrupt.
+
+    Raises:
+        FloatingPointError: if a weight is not finite. The files before stay.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, settings=None, progress=None):
         super().__init__()
         self.path = pathlib.Path(path)
+        self.settings = settings
+        self.progress = progress
+        self.stop = False
+        self.failures = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.batch = epoch, 0
+        if self.progress is not None:
+            # Keras has just set the metrics to zero: an epoch that goes on has
+            # to go on with what it had gathered.
+            self.batch = self.progress.batch
+            if self.batch:
+                for variable, value in zip(
+                    self.model.metrics_variables,
+                    self.progress.metrics,
+                    strict=True,
+                ):
+                    variable.assign(value)
+            self.progress = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batch += 1
+        if self.stop and batch + 1 < self.params["steps"]:
+            self._save()
+            self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
-        save_atomically(self.model, self.path)
+        self.epoch, self.batch = epoch + 1, 0
+        try:
+            self._save()
+            self.failures = 0
+        except OSError as error:
+            self.failures += 1
+            if self.failures == 3:
+                raise
+            warnings.warn(
+                f"{self.path} cannot be written, training goes on: {error}",
+                stacklevel=2,
+            )
+        if self.stop:
+            self._leave()
+
+    def _save(self):
+        save_checkpoint(
+            self.model, self.path, self.epoch, self.batch, self.settings
+        )
+
+    def _leave(self):
+        raise KeyboardInterrupt(
+            f"{self.path} holds {self.epoch} epochs and {self.batch} batches"
+        )

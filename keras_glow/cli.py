@@ -13,6 +13,7 @@ import numpy as np
 from keras_glow import __version__, images, training
 from keras_glow.glow import Glow
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+from keras_glow.presets import PRESETS, load_preset, preset_path
 
 
 def main(arguments=None):
@@ -32,8 +33,8 @@ def main(arguments=None):
         message = str(error).strip().splitlines() or [type(error).__name__]
         print(f"keras-glow: error: {message[0]}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("keras-glow: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"keras-glow: interrupted. {interrupt}", file=sys.stderr)
         return 130
     return 0
 
@@ -61,20 +62,14 @@ def _train(options):
         if name not in ("run", "data", "validation", "out", "resume")
     }
     settings["images"] = list(train_images.shape)
-    model = None
-    if options.resume:
-        model = training.resume(options.out, settings)
-    if model is None:
-        if options.resume:
-            print(f"{options.out} holds no finished epoch: starting anew")
-        steps = options.epochs * math.ceil(
-            len(train_images) / options.batch_size
-        )
-        model = training.start(
-            options.out, settings, train_images.shape[1:], steps
-        )
-    print(f"{model.count_params():,} parameters")
-    training.train(model, options.out, train_images, validation, settings)
+    if training.is_run(options.out) != options.resume:
+        if not options.resume:
+            raise ValueError(
+                f"{options.out} holds a run already: go on with it by "
+                "--resume, or choose another folder"
+            )
+        print(f"{options.out} holds no run yet: starting anew")
+    training.train(options.out, train_images, validation, settings)
     print(pathlib.Path(options.out) / "model.keras")
 
 
@@ -168,19 +163,33 @@ def _info(options):
     ]
     if getattr(model, "optimizer", None) is not None:
         lines["training steps"] = int(model.optimizer.iterations.numpy())
-    file = pathlib.Path(options.model)
+    file = _model_file(options.model)
     lines["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     for name, value in lines.items():
         print(f"{name}: {value}")
 
 
+def _presets(options):
+    for name, preset in PRESETS.items():
+        print(f"{name}: {preset.description}")
+
+
 # What the commands share
 
 
-def _load(path):
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"{path} does not exist")
-    if pathlib.Path(path).suffix != ".keras":
+def _model_file(model):
+    return preset_path(model) if model in PRESETS else pathlib.Path(model)
+
+
+def _load(model):
+    if model in PRESETS:
+        return load_preset(model)
+    path = pathlib.Path(model)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist, and is no preset ({', '.join(PRESETS)})"
+        )
+    if path.suffix != ".keras":
         raise ValueError(f"{path} is expected to be a .keras file")
     try:
         model = keras.saving.load_model(path)
@@ -265,6 +274,7 @@ def _parser():
         _add_reconstruct,
         _add_interpolate,
         _add_info,
+        _add_presets,
     ):
         add(commands)
     return parser
@@ -397,5 +407,13 @@ def _add_info(commands):
     _add_model(command)
 
 
+def _add_presets(commands):
+    _add_command(
+        commands, "presets", _presets, "List the models that come with it."
+    )
+
+
 def _add_model(command):
-    command.add_argument("model", metavar="MODEL", help=".keras file")
+    command.add_argument(
+        "model", metavar="MODEL", help=".keras file, or a preset's name"
+    )

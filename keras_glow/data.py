@@ -23,6 +23,8 @@ class ImageSequence(keras.utils.PyDataset):
             mirrored left to right.
         seed: int.
         epoch: int, the epoch to begin with.
+        batch: int, the batch of that epoch to begin with: its first epoch has
+            so many batches less.
         **kwargs: `keras.utils.PyDataset` arguments (`workers`, ...).
     """
 
@@ -34,6 +36,7 @@ class ImageSequence(keras.utils.PyDataset):
         flip=False,
         seed=0,
         epoch=0,
+        batch=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -42,19 +45,21 @@ class ImageSequence(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.flip = flip
         self.seed = seed
-        self._start(epoch)
+        self._start(epoch, batch)
 
-    def _start(self, epoch):
+    def _start(self, epoch, batch):
         self.epoch = epoch
+        self.batch = batch
+        self._begun = False
         rng = np.random.default_rng([self.seed, epoch])
         self._order = rng.permutation(len(self.images))
         self._flipped = rng.random(len(self.images)) < 0.5
 
     def __len__(self):
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.images) // self.batch_size) - self.batch
 
     def __getitem__(self, index):
-        start = index * self.batch_size
+        start = (self.batch + index) * self.batch_size
         chosen = self._order[start : start + self.batch_size]
         images = self.images[chosen]  # a copy
         if self.flip:
@@ -64,8 +69,13 @@ class ImageSequence(keras.utils.PyDataset):
             return (images,)
         return images, self.labels[chosen]
 
+    def on_epoch_begin(self):
+        self._begun = True
+
     def on_epoch_end(self):
-        self._start(self.epoch + 1)
+        # Keras also calls it before the first epoch.
+        if self._begun:
+            self._start(self.epoch + 1, batch=0)
 
 
 def first_images(x, count, seed):

@@ -517,6 +517,21 @@ class Glow(keras.Model):
     def from_config(cls, config):
         return cls(**config)
 
+    @classmethod
+    def from_preset(cls, name):
+        """A trained model that comes with the package, not compiled.
+
+        Args:
+            name: one of `keras_glow.presets.PRESETS`.
+
+        Raises:
+            ValueError: if there is no such preset.
+            ModelFileError: if its file is not the one that was shipped.
+        """
+        from keras_glow.presets import load_preset  # which needs this module
+
+        return load_preset(name)
+
     def save_own_variables(self, store):
         # Keras leaves the state of seed generators out of its files. Without
         # it, training that goes on would see the same noise once more.

@@ -23,6 +23,7 @@ from keras_glow.glow import Glow
 from keras_glow.layers import ActNorm, InvertibleConv1x1, Shuffle
 
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+OPTIONAL_MEMBER = "run.json"  # of a checkpoint; not looked at
 MAX_CONFIG_BYTES = 2**20
 MAX_FILE_BYTES = 2**32
 MAX_PARAMETERS = 2**31
@@ -82,7 +83,9 @@ def _read_members(content):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             names = [member.filename for member in members]
-            if set(names) != MEMBERS or len(names) != len(MEMBERS):
+            if {*names} - {OPTIONAL_MEMBER} != MEMBERS or (
+                len(names) != len({*names})
+            ):
                 raise ValueError(
                     f"it is expected to hold {sorted(MEMBERS)}, and holds "
                     f"{sorted(names)[:5]}"
@@ -96,7 +99,7 @@ def _read_members(content):
             if archive.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
                 raise ValueError("config.json is too large")
             # Reading a member compares its checksum.
-            read = {name: archive.read(name) for name in names}
+            read = {name: archive.read(name) for name in MEMBERS}
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"it is damaged: {error}") from None
     return read["config.json"], read["model.weights.h5"]

@@ -1,54 +1,54 @@
 """A run of training in a folder: what `keras-glow train` does."""
 
+import contextlib
 import csv
-import json
 import math
 import pathlib
+import signal
+import threading
 
 import keras
 
 from keras_glow.callbacks import Checkpoint, SampleGrid
+from keras_glow.checkpoint import Progress, load_checkpoint
 from keras_glow.data import ImageSequence
 from keras_glow.ema import averaged_weights
 from keras_glow.glow import Glow
 from keras_glow.saving import save_atomically
 from keras_glow.schedules import warmup_cosine
 
+CHECKPOINT = "checkpoint.keras"
+MODEL_SETTINGS = (
+    "levels",
+    "depth",
+    "width",
+    "permutation",
+    "coupling",
+    "bits",
+    "seed",
+    "network_dtype",
+)
 
-def start(folder, settings, image_shape, steps):
-    """A new model, compiled, and the folder of its run.
+
+def is_run(folder):
+    """Whether a run has begun in the folder."""
+    folder = pathlib.Path(folder)
+    return any(
+        (folder / name).exists()
+        for name in (CHECKPOINT, "history.csv", "model.keras")
+    )
+
+
+def new_model(settings, image_shape, steps):
+    """A model that is compiled and not trained.
 
     Args:
-        folder: of the run; it is made, and must hold no other run.
-        settings: dict of plain values: every option that shapes the run. They
-            are written to `settings.json` and checked when it is resumed.
+        settings: dict, see `train`.
         image_shape: (height, width, channels).
         steps: int, of the whole training.
-
-    Raises:
-        ValueError: if the folder holds a run already.
     """
-    folder = pathlib.Path(folder)
-    if (folder / "settings.json").exists():
-        raise ValueError(
-            f"{folder} holds a run already: go on with it by --resume, or "
-            "choose another folder"
-        )
     model = Glow(
-        image_shape,
-        **{
-            name: settings[name]
-            for name in (
-                "levels",
-                "depth",
-                "width",
-                "permutation",
-                "coupling",
-                "bits",
-                "seed",
-                "network_dtype",
-            )
-        },
+        image_shape, **{name: settings[name] for name in MODEL_SETTINGS}
     )
     schedule = warmup_cosine(
         settings["learning_rate"], steps, min(settings["warmup"], steps // 2)
@@ -62,21 +62,22 @@ def start(folder, settings, image_shape, steps):
             ema_momentum=ema,
         )
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
     return model
 
 
 def resume(folder, settings):
-    """The model of a run that was interrupted, or None before its first epoch.
+    """The model of a run that was interrupted, and its `Progress`.
+
+    None if it has no checkpoint yet.
 
     Raises:
-        ValueError: if the run in the folder has other settings.
+        ValueError: if the run in the folder has other settings, or its
+            checkpoints cannot be read.
     """
-    folder = pathlib.Path(folder)
-    if not (folder / "settings.json").exists():
+    loaded = load_checkpoint(pathlib.Path(folder) / CHECKPOINT)
+    if loaded is None:
         return None
-    before = json.loads((folder / "settings.json").read_text())
+    before = loaded[1].settings
     different = [
         f"{name} (was {before.get(name)}, is {settings.get(name)})"
         for name in sorted({*before, *settings})
@@ -86,54 +87,127 @@ def resume(folder, settings):
         raise ValueError(
             f"The run in {folder} had other settings: {', '.join(different)}"
         )
-    checkpoint = folder / "checkpoint.keras"
-    if not checkpoint.exists():
-        (folder / "settings.json").unlink()
-        return None
-    return keras.saving.load_model(checkpoint)
+    return loaded
 
 
-def train(model, folder, images, validation, settings):
-    """Trains to the end, from wherever the model stands.
+def train(folder, images, validation, settings, callbacks=()):
+    """Trains to the end: a new model, or the one whose checkpoint is there.
 
     After every epoch it writes `checkpoint.keras`, a row of `history.csv` and,
     under `samples/`, a grid; at the end `model.keras`, with the averaged
-    weights if there are any.
+    weights if there are any. It can be stopped at any time. SIGINT (Ctrl-C) and
+    SIGTERM save a checkpoint after the batch at work before they end it.
 
     Args:
-        model: a compiled `Glow`.
-        folder: of the run.
+        folder: of the run; made if it is missing.
         images: uint8 array to train on.
         validation: uint8 array, or None.
-        settings: dict, see `start`.
+        settings: dict of plain values: every option that shapes the run.
+        callbacks: Keras callbacks, beside its own.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the run in the folder has other settings, or is at work
+            in another process.
+        KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
-    batch_size = settings["batch_size"]
-    steps = math.ceil(len(images) / batch_size)
-    epoch = int(model.optimizer.iterations.numpy()) // steps
-    sequence = ImageSequence(
-        images,
-        batch_size=batch_size,
-        flip=settings["flip"],
-        seed=settings["seed"],
-        epoch=epoch,
-    )
-    history = folder / "history.csv"
-    _keep_epochs(history, epoch)
-    model.fit(
-        sequence,
-        epochs=settings["epochs"],
-        initial_epoch=epoch,
-        validation_data=None if validation is None else (validation, None),
-        callbacks=[
-            keras.callbacks.TerminateOnNaN(raise_error=True),
-            keras.callbacks.CSVLogger(history, append=True),
-            Checkpoint(folder / "checkpoint.keras"),
-            SampleGrid(folder / "samples", temperatures=(0.5, 0.7, 1.0)),
-        ],
-    )
-    with averaged_weights(model):
-        save_atomically(model, folder / "model.keras")
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = math.ceil(len(images) / settings["batch_size"])
+    validation_data = None if validation is None else (validation, None)
+    with locked(folder):
+        model, progress = resume(folder, settings) or (
+            new_model(settings, images.shape[1:], steps * settings["epochs"]),
+            Progress(),
+        )
+        print(f"{model.count_params():,} parameters", flush=True)
+        while True:
+            # An epoch cut short has fewer batches, and Keras counts them only
+            # once in a `fit`: it gets one of its own. At its end `fit` puts
+            # averages into the model, so what goes on is the checkpoint.
+            end = progress.epoch + 1 if progress.batch else settings["epochs"]
+            checkpoint = Checkpoint(folder / CHECKPOINT, settings, progress)
+            _keep_epochs(folder / "history.csv", progress.epoch)
+            with stopped_by_signals(checkpoint):
+                model.fit(
+                    ImageSequence(
+                        images,
+                        batch_size=settings["batch_size"],
+                        flip=settings["flip"],
+                        seed=settings["seed"],
+                        epoch=progress.epoch,
+                        batch=progress.batch,
+                    ),
+                    epochs=end,
+                    initial_epoch=progress.epoch,
+                    validation_data=validation_data,
+                    callbacks=[
+                        keras.callbacks.TerminateOnNaN(raise_error=True),
+                        keras.callbacks.CSVLogger(
+                            folder / "history.csv", append=True
+                        ),
+                        checkpoint,
+                        SampleGrid(folder / "samples"),
+                        *callbacks,
+                    ],
+                )
+            if end == settings["epochs"]:
+                break
+            model, progress = resume(folder, settings)
+        with averaged_weights(model):
+            save_atomically(model, folder / "model.keras")
+    return model
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Refuses a folder in which another process is training.
+
+    The lock goes with the process that holds it, however that ends.
+
+    Raises:
+        ValueError: if it is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} is in use: another process is training in it"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def stopped_by_signals(checkpoint):
+    """SIGINT and SIGTERM save a checkpoint first; a second one does not wait.
+
+    Args:
+        checkpoint: the `Checkpoint` callback of the `fit` in this context.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hands signals to the main thread only.
+        return
+
+    def stop(number, frame):
+        if checkpoint.stop:
+            raise KeyboardInterrupt
+        checkpoint.stop = True
+
+    signals = signal.SIGINT, signal.SIGTERM
+    handlers = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, handlers, strict=True):
+            signal.signal(number, handler)
 
 
 def _keep_epochs(history, epochs):
@@ -142,5 +216,7 @@ def _keep_epochs(history, epochs):
         return
     with open(history, newline="") as file:
         rows = list(csv.reader(file))
-    with open(history, "w", newline="") as file:
+    kept = history.with_suffix(".partial.csv")
+    with open(kept, "w", newline="") as file:
         csv.writer(file).writerows(rows[: 1 + epochs])
+    kept.replace(history)

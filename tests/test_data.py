@@ -23,6 +23,7 @@ def test_every_image_once_in_an_order_of_seed_and_epoch(images):
     sequence = ImageSequence(images, batch_size=3, seed=1)
     assert len(sequence) == 4
     first = epoch(sequence)
+    sequence.on_epoch_begin()
     sequence.on_epoch_end()
     second = epoch(sequence)
     assert_array_equal(np.sort(first[:, 0, 0, 0]), np.arange(10))

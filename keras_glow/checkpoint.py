@@ -1,0 +1,115 @@
+"""Checkpoints: one file holds a model, its optimiser and where training stands.
+
+A checkpoint is a `.keras` file, as `Glow.save` writes it, with one member more:
+`run.json`, which holds the epoch, the batch of the epoch, the metrics gathered
+in it and the settings of the run.
+"""
+
+import json
+import pathlib
+import typing
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow.saving import partial_path, save_atomically
+
+MEMBER = "run.json"
+
+
+class Progress(typing.NamedTuple):
+    """Where a training stands.
+
+    Attributes:
+        epoch: int, the epoch to go on in, from 0.
+        batch: int, the batch of it to go on with, from 0.
+        metrics: the values of `model.metrics_variables`, nested lists.
+        settings: dict of plain values that shape the run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    metrics: list = []
+    settings: dict = {}
+
+
+def previous_path(path):
+    """Where the checkpoint before the latest is kept."""
+    path = pathlib.Path(path)
+    return path.with_name(f"{path.stem}.previous.keras")
+
+
+def save_checkpoint(model, path, epoch, batch=0, settings=None):
+    """Saves a checkpoint whole or not at all, and keeps the one before.
+
+    Args:
+        model: a compiled `Glow`.
+        path: where to; ends in `.keras`.
+        epoch: int, see `Progress`.
+        batch: int, likewise.
+        settings: dict, likewise.
+
+    Raises:
+        FloatingPointError: if a weight is not finite; nothing is written.
+        OSError: if the file cannot be written; those before are left.
+    """
+    for weight in model.weights:
+        if not np.isfinite(ops.convert_to_numpy(weight)).all():
+            raise FloatingPointError(f"Weight {weight.path} is not finite")
+    metrics = [
+        ops.convert_to_numpy(variable).tolist()
+        for variable in model.metrics_variables
+    ]
+    progress = Progress(epoch, batch, metrics, settings or {})
+    text = json.dumps(progress._asdict(), indent=2)
+    save_atomically(model, path, {MEMBER: text}, previous_path(path))
+
+
+def load_checkpoint(path):
+    """The model of a checkpoint, ready for `fit`, and where it stands.
+
+    If the latest file cannot be read, the one before is taken, with a warning.
+    What a killed save left behind is removed.
+
+    Args:
+        path: as in `save_checkpoint`.
+
+    Returns:
+        Tuple of the model and its `Progress`, or None if there is no checkpoint
+        yet.
+
+    Raises:
+        ValueError: if there are files, but none that can be read.
+    """
+    path = pathlib.Path(path)
+    partial_path(path).unlink(missing_ok=True)
+    reasons = []
+    for file in (path, previous_path(path)):
+        if not file.exists():
+            continue
+        try:
+            progress = read_progress(file)
+            model = keras.saving.load_model(file)
+        except Exception as error:
+            # Keras reports a damaged file by many types of exception.
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reasons.append(f"{file} cannot be read: {reason}")
+            continue
+        if reasons:
+            warnings.warn(f"{reasons[0]}. Going on from {file}", stacklevel=2)
+        return model, progress
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    return None
+
+
+def read_progress(file):
+    """The `Progress` in a checkpoint file."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
+        return Progress(**json.loads(archive.read(MEMBER)))

@@ -1,0 +1,52 @@
+"""Trained models that come with the package, by name."""
+
+import pathlib
+import typing
+
+from keras_glow.loading import load_model
+
+PACKAGE = pathlib.Path(__file__).parent
+# Of an installed package, and of a checkout.
+FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
+
+
+class Preset(typing.NamedTuple):
+    """A file in `weights/`, `<name>.keras`, with its model card `<name>.md`."""
+
+    description: str
+    sha256: str
+
+
+PRESETS = {}
+
+
+def preset_path(name):
+    """The `.keras` file of a preset.
+
+    Raises:
+        ValueError: naming the presets there are.
+        FileNotFoundError: if its file is missing.
+    """
+    if name not in PRESETS:
+        raise ValueError(
+            f"`name` is expected to be one of {sorted(PRESETS)}. "
+            f"Received: {name!r}"
+        )
+    for folder in FOLDERS:
+        path = folder / f"{name}.keras"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{FOLDERS[-1] / name}.keras does not exist")
+
+
+def load_preset(name):
+    """A trained `Glow`, its file checked against the sha256 known here.
+
+    Args:
+        name: one of `PRESETS`.
+
+    Raises:
+        ValueError: if there is no such preset.
+        ModelFileError: if the file is not the one that was shipped.
+    """
+    return load_model(preset_path(name), sha256=PRESETS[name].sha256)
