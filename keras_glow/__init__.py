@@ -3,6 +3,7 @@
 from keras_glow import (
     callbacks,
     data,
+    distances,
     images,
     layers,
     losses,
@@ -17,6 +18,7 @@ __all__ = [
     "ModelFileError",
     "callbacks",
     "data",
+    "distances",
     "images",
     "layers",
     "load_model",
