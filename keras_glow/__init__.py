@@ -3,6 +3,7 @@
 from keras_glow import (
     callbacks,
     data,
+    distances,
     images,
     layers,
     losses,
@@ -18,6 +19,7 @@ __all__ = [
     "ModelFileError",
     "callbacks",
     "data",
+    "distances",
     "images",
     "layers",
     "load_model",
