@@ -12,7 +12,7 @@
 # `notebook_tools.py`); they come without attributes, so the direction is then
 # that of bright pictures.
 #
-# In the full setting this takes some 5 minutes on two free CPU cores; with
+# In the full setting this takes some 4 minutes on two free CPU cores; with
 # `KERAS_GLOW_QUICK=1` it takes 20 seconds and shows only that everything runs.
 
 # %%

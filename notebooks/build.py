@@ -6,12 +6,15 @@ beside it. Without arguments all are built:
     python notebooks/build.py [notebooks/01_layers.py ...]
 """
 
+import base64
+import io
 import pathlib
 import sys
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 
@@ -27,8 +30,16 @@ def build(source):
         kernel_name="python3",
         resources={"metadata": {"path": FOLDER}},
         record_timing=False,
+        coalesce_streams=True,
     )
     client.execute()
+    tidy(notebook)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, source.with_suffix(".ipynb"))
+
+
+def tidy(notebook):
+    """Takes out what differs from run to run, and makes pictures smaller."""
     for number, cell in enumerate(notebook.cells):
         # Random as they come; so they would differ each time.
         cell.id = f"cell-{number:02}"
@@ -39,8 +50,17 @@ def build(source):
                 for output in cell.outputs
                 if output.get("name") != "stderr"
             ]
-    nbformat.validate(notebook)
-    nbformat.write(notebook, source.with_suffix(".ipynb"))
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = shrink(output.data["image/png"])
+
+
+def shrink(png):
+    """A PNG of 256 colours, less than half as large: base64 to base64."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    file = io.BytesIO()
+    picture.quantize(256).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 if __name__ == "__main__":

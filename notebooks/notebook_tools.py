@@ -93,23 +93,23 @@ def attributes():
 
 
 def face_folder(folder):
-    """Fills a folder with image files of faces, once.
+    """Puts image files of faces under a folder, once.
 
     Returns:
-        The folder: 1,800 jpgs of CelebA in their original sizes, or the patches
-        of scikit-image as PNGs.
+        The folder with the files: 1,800 jpgs of CelebA in their original sizes,
+        or the patches of scikit-image as PNGs.
     """
-    folder = pathlib.Path(folder)
-    if folder.is_dir():
-        return folder
     path = FOLDER / "celeba_sample.tar"
     if path.is_file():
-        with tarfile.open(path) as tar:
-            tar.extractall(folder, filter="data")
-    else:
-        for number, patch in enumerate(_patches()):
-            images.save_image(patch[..., None], folder / f"{number:03}.png")
-    return folder
+        target = pathlib.Path(folder, "celeba_sample")
+        if not target.is_dir():
+            with tarfile.open(path) as tar:
+                tar.extractall(folder, filter="data")
+        return target
+    target = pathlib.Path(folder, "patches")
+    for number, patch in enumerate(_patches()):
+        images.save_image(patch[..., None], target / f"{number:03}.png")
+    return target
 
 
 def show(array, path, title, columns, rows=None):
