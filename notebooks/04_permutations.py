@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Reverse, shuffle or invertible 1x1 convolution?
 #
-# Between two couplings the channels are mixed. NICE reverses them, RealNVP's
-# descendants shuffle them in a fixed random order, and Glow *learns* how to mix
-# them, by an invertible 1x1 convolution: that is its main new part (section 3.2
-# and figure 3 of [the paper](https://arxiv.org/abs/1807.03039)). Here the three
-# are trained alike: the same faces in the same order, the same seed, the same
-# schedule, only `permutation` differs.
+# Between two couplings the channels are mixed. One can reverse them (NICE),
+# shuffle them in a random order that stays fixed, or, as Glow does, *learn* how
+# to mix them, by an invertible 1x1 convolution: that is its main new part
+# (section 3.2 of [the paper](https://arxiv.org/abs/1807.03039), which compares
+# the three in section 5.1). Here they are trained alike: the same faces in the
+# same order, the same seed, the same schedule, only `permutation` differs.
 #
-# In the full setting this takes some 10 minutes on two free CPU cores; with
+# In the full setting this takes some 5 minutes on two free CPU cores; with
 # `KERAS_GLOW_QUICK=1` it takes 25 seconds and shows only that everything runs.
 # Faces are CelebA's if the data folder is there, else those of scikit-image
 # (see `notebook_tools.py`); no picture shows one of them.
@@ -108,7 +108,9 @@ fig.savefig(RUN / "curves.png")
 #
 # The difference is to the invertible convolution on the same images, with its
 # standard error over the images. That error knows nothing of other seeds: a
-# difference of a few thousandths could turn round with another one.
+# difference of a few thousandths could turn round with another one. And it is
+# the difference after a few minutes: what is left of it after hours of training
+# is not measured here.
 
 # %%
 bits = {
@@ -127,8 +129,9 @@ for permutation, values in bits.items():
     )
 
 # %% [markdown]
-# The convolution's weights are few: it mixes only the channels (12, 24 and 48
-# of them here), so nearly all parameters are in the coupling networks.
+# The convolution mixes 12, 24 and 48 channels in the three levels of the full
+# setting and adds a tenth to the parameters, a third of that being the fixed P;
+# most parameters are in the coupling networks.
 #
 # ## Samples
 #
