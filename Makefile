@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow notebooks lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -19,6 +19,10 @@ test: $(VENV)/.installed lint
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# Runs notebooks/*.py and writes them, outputs included, as .ipynb.
+notebooks: $(VENV)/.installed
+	$(BIN)/python notebooks/build.py
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,7 +30,7 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,test]'
+	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,notebook,test]'
 	touch $@
 
 clean:
