@@ -1,8 +1,9 @@
-"""The main job in a minute or two: train, save, reload, score, sample.
+"""The main job in a minute or two: sample, train, save, reload, score.
 
-It trains a small Glow on the 1,797 handwritten digits that scikit-learn ships
-(8x8 pixels, 16 grey levels, hence 4 bits) and writes the model and a picture
-into the folder `demo`: `make demo`.
+First it draws faces from the model that comes with the package. Then it trains
+a small Glow on the 1,797 handwritten digits that scikit-learn ships (8x8
+pixels, 16 grey levels, hence 4 bits). The model and the pictures go into the
+folder `demo`: `make demo`.
 """
 
 import os
@@ -33,8 +34,22 @@ def enlarge(images, factor):
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def save_samples(model, count, factor, path):
+    """A picture of samples, a row for each temperature."""
+    rows = [
+        model.sample(count, temperature, seed=1)
+        for temperature in TEMPERATURES
+    ]
+    images = enlarge(np.concatenate(rows), factor)
+    keras_glow.images.save_grid(images, path, columns=count)
+    print(f"samples at temperature {TEMPERATURES}, a row each: {path}")
+
+
 def main():
     """Runs the demo."""
+    faces = keras_glow.Glow.from_preset("faces32")
+    save_samples(faces, 12, 2, FOLDER / "faces.png")
+
     train, test = load_images()
     model = keras_glow.Glow(
         (8, 8, 1), levels=2, depth=8, width=64, bits=4, seed=0
@@ -67,14 +82,7 @@ def main():
     exact = np.array_equal(model.decode(model.encode(test)), test)
     print(f"decode(encode(images)) == images, every pixel: {exact}")
 
-    rows = [
-        model.sample(16, temperature, seed=1) for temperature in TEMPERATURES
-    ]
-    picture = FOLDER / "digits.png"
-    keras_glow.images.save_grid(
-        enlarge(np.concatenate(rows), 4), picture, columns=16
-    )
-    print(f"samples at temperature {TEMPERATURES}, a row each: {picture}")
+    save_samples(model, 16, 4, FOLDER / "digits.png")
 
 
 if __name__ == "__main__":
