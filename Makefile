@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+PARALLEL := -n 2 --dist worksteal
 
 .PHONY: demo test slow notebooks lint clean
 
@@ -12,9 +13,9 @@ demo: $(VENV)/.installed
 
 # The whole suite on TensorFlow, then the core of it on JAX.
 test: $(VENV)/.installed lint
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_bijections.py \
-		tests/test_layers.py tests/test_glow.py
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) \
+		tests/test_bijections.py tests/test_layers.py tests/test_glow.py
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -1,0 +1,103 @@
+"""The models that come with the package: they are what they were."""
+
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from helpers import random_images
+from numpy.testing import assert_allclose, assert_array_equal
+
+from keras_glow import Glow, ModelFileError, presets
+from keras_glow.cli import main
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", params=presets.PRESETS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    return Glow.from_preset(name)
+
+
+def golden_values(model):
+    """What a preset makes of fixed images and seeds: plain numbers."""
+    images = random_images(4, model.image_shape)
+    z = model.encode(images)
+    samples = model.sample(4, temperature=0.7, seed=0)
+    return {
+        "latents": z[:, :: model.dimensions // 16].tolist(),
+        "log_prob": model.log_prob(images, seed="center").tolist(),
+        "sample_means": samples.mean(axis=(1, 2)).tolist(),
+    }
+
+
+def test_golden_latents(name, model):
+    expected = json.loads((GOLDEN / f"{name}.json").read_text())
+    actual = golden_values(model)
+    assert_allclose(actual["latents"], expected["latents"], atol=2e-3)
+    assert_allclose(actual["log_prob"], expected["log_prob"], rtol=1e-5)
+    assert_allclose(actual["sample_means"], expected["sample_means"], atol=0.05)
+
+
+def test_round_trip_is_exact_and_samples_are_finite(model):
+    images = random_images(16, model.image_shape)
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, "uint8")
+    for x in (images, noise):
+        assert_array_equal(model.decode(model.encode(x)), x)
+    model.sample(64, temperature=1.0, seed=0)  # raises if one is not finite
+
+
+def test_the_card_and_the_file_agree(name):
+    path = presets.preset_path(name)
+    assert path.stat().st_size < 20e6
+    card = (ROOT / "weights" / f"{name}.md").read_text()
+    assert presets.PRESETS[name].sha256 in card
+
+
+def test_presets_are_listed(name, capsys):
+    assert main(["presets"]) == 0
+    assert f"{name}: {presets.PRESETS[name].description}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_preset_can_be_sampled_by_its_name(name, tmp_path):
+    grid = tmp_path / "grid.png"
+    assert main(["sample", name, "--count=1", f"--grid={grid}"]) == 0
+    assert grid.exists()
+
+
+def test_another_file_is_refused(name, tmp_path, monkeypatch):
+    other = Glow((4, 4, 1), levels=1, depth=1, width=2)
+    other.save(tmp_path / f"{name}.keras")
+    monkeypatch.setattr(presets, "FOLDERS", (tmp_path,))
+    with pytest.raises(ModelFileError, match="its sha256 is"):
+        Glow.from_preset(name)
+    (tmp_path / f"{name}.keras").unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{name}.keras")):
+        Glow.from_preset(name)
+
+
+def test_unknown_presets_are_refused(capsys):
+    with pytest.raises(ValueError, match="one of .*'faces32'.*'faces64'"):
+        Glow.from_preset("faces64")
+    assert main(["info", "faces64"]) == 1
+    assert "is no preset" in capsys.readouterr().err
+
+
+def test_the_preset_trains_on(model):
+    if model.image_shape != (32, 32, 3):
+        pytest.skip("one will do")
+    model.compile(keras.optimizers.SGD(0.0))
+    biases = model.bijections[1].actnorm.bias.numpy().copy()
+    model.fit(random_images(32, (32, 32, 3)), verbose=0)
+    # ActNorm is not set from data once more.
+    assert_array_equal(model.bijections[1].actnorm.bias.numpy(), biases)
