@@ -1,12 +1,13 @@
 """Gradients by hand: the one file that speaks to each backend in its tongue.
 
-Three functions, alike on TensorFlow, JAX and Torch:
+Alike on TensorFlow, JAX and Torch:
 
 - `custom_gradient(forward, backward, tensors)` runs `forward` and has the
   backward pass call `backward` in place of differentiating `forward`;
 - `differentiate(function, tensors, output_gradients)` runs a function and
   pulls gradients back through it, at once;
-- `wait_for(tensors, others)` is `tensors`, computed after `others`.
+- `wait_for(tensor, zero)` is `tensor`, computed after what `zero` comes of;
+- `traced_once(function)` is `function`, in a compiled program once.
 """
 
 import keras
@@ -46,25 +47,40 @@ def differentiate(function, tensors, output_gradients):
     return _backend("differentiate")(function, tensors, output_gradients)
 
 
-def wait_for(tensors, others):
-    """The tensors themselves, made to depend on others.
+def zero_after(tensors):
+    """A scalar 0 that is known only after tensors are (those not None)."""
+    firsts = [ops.reshape(t, (-1,))[0] for t in tensors if t is not None]
+    return 0.0 * sum(firsts)
+
+
+def wait_for(tensor, zero):
+    """The tensor itself, made to depend on a `zero_after` others.
 
     What depends on nothing else, a compiled program may compute long before
     it is needed, and has to keep. Only data will do: XLA drops the control
     dependencies of TensorFlow, and on CPUs `optimization_barrier` of JAX.
-
-    Args:
-        tensors: list of tensors.
-        others: list of float tensors or None.
     """
-    firsts = [
-        ops.reshape(other, (-1,))[0] for other in others if other is not None
-    ]
-    zero = 0.0 * sum(firsts)
-    return [
-        tensor + ops.cast(zero, tensor.dtype) if _is_float(tensor) else tensor
-        for tensor in tensors
-    ]
+    if not _is_float(tensor):
+        return tensor
+    return tensor + ops.cast(zero, tensor.dtype)
+
+
+def traced_once(function):
+    """A function that a compiled program holds once and calls many times.
+
+    On TensorFlow every operation of a graph costs start-up time and memory.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return function
+    return tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def _backend(name):

@@ -6,7 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.gradients import custom_gradient, differentiate, wait_for
+from keras_glow.gradients import (
+    custom_gradient,
+    differentiate,
+    traced_once,
+    wait_for,
+    zero_after,
+)
 
 # How far off a rebuilt input may be: in machine epsilons of its largest value.
 MAX_ERROR = 1000
@@ -65,15 +71,18 @@ class Chain(keras.layers.Layer):
             return x, log_det
         if self.checking:
             self.check_inverses(x, training)
-        links = self.bijections
-        if self.memory == "reversible":
-            # The finest parts: a coupling alone can run its network once both
-            # for its inverse and for its gradient.
-            links = [part for link in links for part in link.parts()]
-        links = [_Link(link, training) for link in links]
-        weights = [w for link in links for w in link.weights()]
-        passes = _passes(links, self.memory)
-        z, own_log_det = custom_gradient(*passes, [x, *weights])
+        steps = [_Step(b, self.memory, training) for b in self.bijections]
+        variables = [step.variables for step in steps]
+        values = [v.value for v in keras.tree.flatten(variables)]
+
+        def forward(x, *values):
+            weights = keras.tree.pack_sequence_as(variables, values)
+            return _forward(steps, x, weights)
+
+        def backward(kept, *gradients):
+            return _backward(steps, *kept, *gradients)
+
+        z, own_log_det = custom_gradient(forward, backward, [x, *values])
         return z, log_det + own_log_det
 
     def check_inverses(self, x, training=None):
@@ -126,69 +135,104 @@ class Chain(keras.layers.Layer):
         return cls(**{**config, "bijections": bijections})
 
 
-class _Link:
-    """A bijection as pure functions, of its weights too."""
+def _forward(steps, x, weights):
+    """`(z, log_det)`, and what `_backward` wants to have kept."""
+    once = {}
+    inputs, log_det = [], 0.0
+    for step, own in zip(steps, weights, strict=True):
+        inputs.append(x)
+        run = once.setdefault(step.kind, traced_once(step.forward))
+        x, own_log_det = run(x, own)
+        log_det = log_det + own_log_det
+    kept = [x] if steps[0].memory == "reversible" else inputs
+    return (x, log_det), (kept, weights)
 
-    def __init__(self, bijection, training):
-        self.bijection = bijection
+
+def _backward(steps, kept, weights, gradient, log_det_gradient):
+    """Gradients of x and of all weights, the last step first."""
+    once = {}
+    kept, gradients = list(kept), []
+    zero = zero_after([gradient])
+    for step, own in reversed(list(zip(steps, weights, strict=True))):
+        run = once.setdefault(step.kind, traced_once(step.backward))
+        x, gradient, own_gradients, zero = run(
+            kept.pop(), own, gradient, log_det_gradient, zero
+        )
+        gradients.insert(0, own_gradients)
+        if step.memory == "reversible":
+            kept.append(x)
+    return [gradient, *keras.tree.flatten(gradients)]
+
+
+class _Step:
+    """A bijection as pure functions: its weights are arguments.
+
+    Steps of one `kind` differ in nothing else, so the functions of one of them
+    do for all.
+    """
+
+    def __init__(self, bijection, memory, training):
+        self.memory = memory
         self.training = training
+        # A coupling alone can run its network once for both its inverse and
+        # its gradient; without the inverse the whole is simpler.
+        reversible = memory == "reversible"
+        self.parts = bijection.parts() if reversible else (bijection,)
+        self.variables = [list(part.variables) for part in self.parts]
+        config = bijection.get_config()
+        config = {k: config[k] for k in config if k not in ("name", "seed")}
+        self.kind = f"{type(bijection)} {config}"
 
-    def weights(self):
-        return [variable.value for variable in self.bijection.variables]
+    def forward(self, x, weights):
+        """`(z, log_det)`."""
+        total = 0.0
+        for part, own in zip(self.parts, weights, strict=True):
+            x, log_det = self._call(part, own, x, log_det=0.0)
+            total = total + log_det
+        return x, total
 
-    def run(self, x, *weights):
-        """`((z, log_det), x)`."""
-        return self._call(x, weights, log_det=0.0), x
+    def backward(self, start, weights, gradient, log_det_gradient, zero):
+        """Goes back through the step, from gradients of z to those of x.
 
-    def rebuild(self, z, nudge, *weights):
-        """`((z, log_det), x)`, see `Bijection._rebuild`."""
-        return self._call(z, weights, nudge=nudge)
+        Args:
+            start: z if reversible, or else x.
+            weights: nested like `variables`.
+            gradient: gradient of z.
+            log_det_gradient: gradient of the log-determinant.
+            zero: a zero that comes of all that is to be done before. If this
+                step began earlier, the activations of all steps would be there
+                at once.
 
-    def _call(self, tensor, weights, **kwargs):
-        mapping = zip(self.bijection.variables, weights, strict=True)
-        with keras.StatelessScope(state_mapping=mapping):
-            # Compilers run this long after the call of the chain is over, so
-            # `training` has to be handed on.
-            return self.bijection(tensor, training=self.training, **kwargs)
-
-
-def _passes(links, memory):
-    """The forward and backward pass that `custom_gradient` takes."""
-
-    def grouped(weights):
-        weights = iter(weights)
-        for link in links:
-            yield link, [next(weights) for _ in link.bijection.variables]
-
-    def forward(x, *weights):
-        inputs, log_det = [], 0.0
-        for link, own in grouped(weights):
-            inputs.append(x)
-            (x, own_log_det), _ = link.run(x, *own)
-            log_det = log_det + own_log_det
-        kept = inputs if memory == "remat" else [x]
-        return (x, log_det), (kept, list(weights))
-
-    def backward(kept, x_gradient, log_det_gradient):
-        kept, weights = kept
-        kept, gradients = list(kept), []
-        latest = [x_gradient]
-        for link, own in reversed(list(grouped(weights))):
-            # Nothing of a link may run before all of the next one is done, or
-            # the activations of both, and so of all, would be there at once.
-            start, *own = wait_for([kept.pop(), *own], latest)
-            if memory == "remat":
-                tensors, function = [start, *own], link.run
+        Returns:
+            Tuple of x, its gradient, those of the weights, and the zero that
+            comes of these.
+        """
+        flat = [start, *keras.tree.flatten(weights)]
+        x, *flat = [wait_for(tensor, zero) for tensor in flat]
+        weights = keras.tree.pack_sequence_as(weights, flat)
+        gradients = []
+        for part, own in reversed(list(zip(self.parts, weights, strict=True))):
+            if self.memory == "reversible":
+                function = functools.partial(self._rebuild, part, x)
+                tensors = [ops.zeros_like(x), *own]
             else:
-                tensors = [ops.zeros_like(start), *own]
-                function = functools.partial(link.rebuild, start)
-            x, latest = differentiate(
-                function, tensors, (x_gradient, log_det_gradient)
+                function = functools.partial(self._repeat, part)
+                tensors = [x, *own]
+            x, (gradient, *own_gradients) = differentiate(
+                function, tensors, (gradient, log_det_gradient)
             )
-            x_gradient = latest[0]
-            gradients = latest[1:] + gradients
-            if memory == "reversible":
-                kept.append(x)
-        return [x_gradient, *gradients]
+            gradients.insert(0, own_gradients)
+        zero = zero_after([gradient, *keras.tree.flatten(gradients)])
+        return x, gradient, gradients, zero
 
-    return forward, backward
+    def _repeat(self, part, x, *weights):
+        return self._call(part, weights, x, log_det=0.0), x
+
+    def _rebuild(self, part, z, nudge, *weights):
+        return self._call(part, weights, z, nudge=nudge)
+
+    def _call(self, part, weights, tensor, **kwargs):
+        with keras.StatelessScope(zip(part.variables, weights, strict=True)):
+            # The backward pass comes when the call of the chain is over, so
+            # `training` has to be handed on.
+            return part(tensor, training=self.training, **kwargs)
