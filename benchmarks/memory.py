@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--backend jax] [--depths 8 16 32 64]
 
-Each figure is a process of its own that takes three steps of `fit`: the peak of
+Each figure is a process of its own that takes a few steps of `fit`: the peak of
 its resident memory less that after the imports, in MiB.
 """
 
@@ -36,9 +36,9 @@ def measure(arguments):
         memory=arguments.memory[0],
     )
     built = peak()
-    model.compile(
-        keras.optimizers.Adam(1e-4), jit_compile=arguments.jit or "auto"
-    )
+    optimizer = keras.optimizers.get(arguments.optimizer)
+    optimizer.learning_rate = 1e-6
+    model.compile(optimizer, jit_compile=arguments.jit or "auto")
     count = arguments.batch_size * arguments.steps
     images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3))
     history = model.fit(
@@ -66,10 +66,11 @@ def main():
     )
     parser.add_argument("--memory", nargs="+", default=MEMORY, choices=MEMORY)
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--levels", type=int, default=2)
+    parser.add_argument("--levels", type=int, default=1)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--optimizer", default="adam")
     parser.add_argument("--network-dtype")
     parser.add_argument("--jit", action="store_true", help="XLA on TensorFlow")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

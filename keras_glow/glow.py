@@ -20,6 +20,7 @@ from keras_glow.dequantization import dequantize, quantize
 from keras_glow.ema import averaged_weights
 from keras_glow.initialization import (
     INITIALIZATION_IMAGES,
+    check_inverses,
     initialize,
     is_initialized,
 )
@@ -256,7 +257,8 @@ class Glow(keras.Model):
         """Trains the model, as `keras.Model.fit` does.
 
         Before the first step of its life ActNorm is set from 256 dequantised
-        images.
+        images. With `memory="reversible"` every `fit` begins with a check of
+        the inverses on a few of them.
 
         Args:
             x: images, or a dataset of images or of (images, labels).
@@ -272,7 +274,8 @@ class Glow(keras.Model):
 
         Raises:
             ValueError: if the images are not integers 0..255 of the model's
-                shape.
+                shape; with `memory="reversible"`, if the inverse of a step is
+                not accurate enough, naming it.
         """
         if getattr(self, "optimizer", None) is None:
             raise ValueError("`compile()` is expected to be called before.")
@@ -282,8 +285,8 @@ class Glow(keras.Model):
             self._check_arrays(
                 *keras.utils.unpack_x_y_sample_weight(validation_data)[:2]
             )
-        if not is_initialized(self.encoder):
-            x = self._initialize(x)
+        if self.memory == "reversible" or not is_initialized(self.encoder):
+            x = self._prepare(x)
         if isinstance(x, ImageSequence):
             kwargs["shuffle"] = False
         # Built outside the traced step, the slots cost a third of its time.
@@ -300,12 +303,14 @@ class Glow(keras.Model):
             check_labels(y, len(x), self.num_classes)
         return check_images(x, self.image_shape)
 
-    def _initialize(self, x):
+    def _prepare(self, x):
         images, x = first_images(x, INITIALIZATION_IMAGES, self.seed)
         inputs = self.dequantize(images, seed=self.seed)
         # The prior, which alone sees labels, comes after the last ActNorm.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
-        initialize(self.encoder, _join(inputs, labels))
+        inputs = _join(inputs, labels)
+        initialize(self.encoder, inputs)
+        check_inverses(self.encoder, inputs)
         return x
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

@@ -194,11 +194,14 @@ def _torch_differentiate(function, tensors, output_gradients):
         ]
         outputs, extra = function(*tensors)
     sources = [tensor for tensor in tensors if tensor.requires_grad]
+    # Torch refuses outputs that no source has a part in.
+    pairs = zip(outputs, output_gradients, strict=True)
+    pairs = [(o, gradient) for o, gradient in pairs if o.requires_grad]
     found = iter(
         torch.autograd.grad(
-            outputs,
+            [output for output, _ in pairs],
             sources,
-            output_gradients,
+            [gradient for _, gradient in pairs],
             allow_unused=True,
             materialize_grads=True,
         )
