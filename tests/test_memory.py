@@ -93,7 +93,7 @@ def test_gradients_are_those_of_store(
 def fitted(memory, images, jit_compile=False):
     """A model after two epochs of two steps, and the losses of both."""
     model = small(memory, levels=1)
-    model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
+    model.compile(keras.optimizers.SGD(1e-5), jit_compile=jit_compile)
     history = model.fit(images, batch_size=32, epochs=2, verbose=0)
     return model, history.history["loss"]
 

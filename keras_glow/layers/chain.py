@@ -105,7 +105,7 @@ class Chain(keras.layers.Layer):
             for layer in self._flatten_layers()
         )
         limit = MAX_ERRORS[None if half else self.compute_dtype]
-        inputs = []
+        x, inputs = ops.convert_to_tensor(x, self.compute_dtype), []
         for bijection in self.bijections:
             inputs.append(x)
             x, _ = bijection(x, log_det=0.0, training=training)
