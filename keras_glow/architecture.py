@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.encoder import Encoder
+from keras_glow.layers.chain import Chain
 from keras_glow.losses import LogDetLoss, LogProb
 
 
@@ -62,7 +63,7 @@ def build_flow(image_shape, levels, depth, num_classes, seed, dtype, **step):
     return flow
 
 
-def build_encoder(flow, image_shape, num_classes, dtype):
+def build_encoder(flow, image_shape, num_classes, dtype, memory):
     """Image to latents.
 
     Returns:
@@ -72,8 +73,11 @@ def build_encoder(flow, image_shape, num_classes, dtype):
     image = keras.Input(image_shape, dtype=dtype, name="image")
     labels = _labels(num_classes)
     h, log_det, latents = image, 0.0, []
-    for level in flow:
-        for layer in (level.squeeze, *level.steps):
+    for number, level in enumerate(flow, 1):
+        steps = level.steps
+        if memory != "store":
+            steps = [Chain(steps, memory, name=f"steps_{number}", dtype=dtype)]
+        for layer in (level.squeeze, *steps):
             h, log_det = layer(h, log_det=log_det)
         if level is not flow[-1]:
             (h, latent), log_det = level.prior(h, log_det=log_det)
@@ -125,7 +129,7 @@ def _with(labels, tensor):
     return tensor if labels is None else [tensor, labels]
 
 
-def assemble(flow, image_shape, num_classes, dtype):
+def assemble(flow, image_shape, num_classes, dtype, memory):
     """The models of a flow.
 
     Returns:
@@ -135,7 +139,9 @@ def assemble(flow, image_shape, num_classes, dtype):
     """
     # The encoder comes first: Keras counts the outputs of a layer's first call
     # and takes no later call that has more.
-    inputs, z, log_det = build_encoder(flow, image_shape, num_classes, dtype)
+    inputs, z, log_det = build_encoder(
+        flow, image_shape, num_classes, dtype, memory
+    )
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
     encoder = Encoder(inputs, outputs, name="encoder")
     log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)

@@ -4,7 +4,11 @@ import keras
 
 from keras_glow.compilation import resolve_jit_compile
 from keras_glow.data import first_images
-from keras_glow.initialization import INITIALIZATION_IMAGES, initialize
+from keras_glow.initialization import (
+    INITIALIZATION_IMAGES,
+    check_inverses,
+    initialize,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -26,4 +30,5 @@ class Encoder(keras.Model):
     def fit(self, x=None, *args, **kwargs):
         inputs, x = first_images(x, INITIALIZATION_IMAGES, seed=0)
         initialize(self, inputs)
+        check_inverses(self, inputs)
         return super().fit(x, *args, **kwargs)

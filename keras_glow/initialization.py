@@ -1,10 +1,13 @@
-"""Data-dependent initialisation of ActNorm: done eagerly, once, in order."""
+"""What is done once before training, eagerly: ActNorm from data, checks."""
 
+import keras
 from keras import ops
 
 from keras_glow.layers import ActNorm
+from keras_glow.layers.chain import Chain
 
 INITIALIZATION_IMAGES = 256  # as in openai/glow
+CHECKED_IMAGES = 4
 
 
 def _uninitialized(model):
@@ -45,3 +48,29 @@ def initialize(model, inputs):
     finally:
         for layer in layers:
             layer.adapting = False
+
+
+def check_inverses(model, inputs):
+    """Refuses inverses too inaccurate for `memory="reversible"`.
+
+    Args:
+        model: a functional model from images to latents.
+        inputs: what the model takes; the first `CHECKED_IMAGES` are used.
+
+    Raises:
+        ValueError: naming the layer, see `Chain.check_inverses`.
+    """
+    chains = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, Chain) and layer.memory == "reversible"
+    ]
+    for chain in chains:
+        chain.checking = True
+    try:
+        if chains:
+            few = keras.tree.map_structure(lambda t: t[:CHECKED_IMAGES], inputs)
+            model(few, training=True)
+    finally:
+        for chain in chains:
+            chain.checking = False

@@ -1,7 +1,6 @@
 """Additive coupling: half of the channels shifts the other half."""
 
 import keras
-from keras import ops
 
 from keras_glow.layers.coupling import Coupling
 
@@ -27,11 +26,8 @@ class AdditiveCoupling(Coupling):
 
     outputs_per_channel = 1
 
-    def _forward(self, x):
-        x1, x2 = self._split(x)
-        z = ops.concatenate([x1, x2 + self._condition(x1)], axis=-1)
-        return z, self.zero_log_det(x)
+    def _transform(self, x2, h):
+        return x2 + h, self.zero_log_det(x2)
 
-    def _inverse(self, z):
-        z1, z2 = self._split(z)
-        return ops.concatenate([z1, z2 - self._condition(z1)], axis=-1)
+    def _restore(self, z2, h):
+        return z2 - h

@@ -64,22 +64,18 @@ class AffineCoupling(Coupling):
             )
         self.scale = scale
 
-    def _scale_and_shift(self, x1):
-        h, shift = ops.split(self._condition(x1), 2, axis=-1)
+    def _scale_and_shift(self, h):
+        h, shift = ops.split(h, 2, axis=-1)
         return LOG_SCALES[self.scale](h), shift
 
-    def _forward(self, x):
-        x1, x2 = self._split(x)
-        log_scale, shift = self._scale_and_shift(x1)
+    def _transform(self, x2, h):
+        log_scale, shift = self._scale_and_shift(h)
         z2 = (x2 + shift) * ops.exp(log_scale)
-        z = ops.concatenate([x1, z2], axis=-1)
-        return z, ops.sum(log_scale, axis=(1, 2, 3))
+        return z2, ops.sum(log_scale, axis=(1, 2, 3))
 
-    def _inverse(self, z):
-        z1, z2 = self._split(z)
-        log_scale, shift = self._scale_and_shift(z1)
-        x2 = z2 * ops.exp(-log_scale) - shift
-        return ops.concatenate([z1, x2], axis=-1)
+    def _restore(self, z2, h):
+        log_scale, shift = self._scale_and_shift(h)
+        return z2 * ops.exp(-log_scale) - shift
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale}

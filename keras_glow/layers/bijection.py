@@ -50,6 +50,8 @@ class Bijection(keras.layers.Layer):
             the sum to one loss at the end: on JAX, Keras drops some of the
             losses that many layers of one graph add.
         inverse: bool, whether to map `z` back to `x`; adds no loss.
+        nudge: zeros of the shape of `x`, given which the inputs are `z` and
+            `_rebuild(z, nudge)` is returned; for `Chain`.
         training: bool; of use to the networks inside a layer only.
 
     Example:
@@ -69,8 +71,12 @@ class Bijection(keras.layers.Layer):
         kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
 
-    def call(self, inputs, log_det=None, inverse=False, training=None):
+    def call(
+        self, inputs, log_det=None, inverse=False, nudge=None, training=None
+    ):
         # Keras hands `training` on to the layers called inside.
+        if nudge is not None:
+            return self._rebuild(inputs, nudge)
         if inverse:
             return self._inverse(inputs)
         z, own_log_det = self._forward(inputs)
@@ -87,6 +93,10 @@ class Bijection(keras.layers.Layer):
         """`log|det dz/dx|` in nats, shape `(batch,)`; adds no loss."""
         return self(x, log_det=0.0)[1]
 
+    def parts(self):
+        """The bijections that this one is a row of, or itself alone."""
+        return (self,)
+
     def zero_log_det(self, x):
         """A log-determinant of 0 for every example of `x`: shape `(batch,)`."""
         x = ops.cast(keras.tree.flatten(x)[0], self.compute_dtype)
@@ -101,3 +111,13 @@ class Bijection(keras.layers.Layer):
         raise NotImplementedError(
             f"{type(self).__name__} must define `_inverse(z) -> x`."
         )
+
+    def _rebuild(self, z, nudge):
+        """Goes back to `x`, and forward from there: `((z, log_det), x)`.
+
+        The gradients that Keras could not store come from here. `nudge` is
+        zero and has the shape of `x`: a gradient with respect to it is one with
+        respect to `x`. None goes through the inverse.
+        """
+        x = ops.stop_gradient(self._inverse(z)) + nudge
+        return self._forward(x), x

@@ -11,7 +11,9 @@ class Coupling(Bijection):
     """The first half of the channels conditions the map of the second half.
 
     Subclasses say how many outputs the network has for each channel that is
-    transformed (`outputs_per_channel`) and define `_forward` and `_inverse`.
+    transformed (`outputs_per_channel`) and define, given its outputs h, how
+    the second half goes forward, `_transform(x2, h)` to `(z2, log_det)`, and
+    back, `_restore(z2, h)`.
 
     Args:
         width: int, hidden channels of the default `CouplingNetwork`.
@@ -81,6 +83,27 @@ class Coupling(Bijection):
                 f"Received: shape={tuple(h.shape)}"
             )
         return ops.cast(h, self.compute_dtype)
+
+    def _forward(self, x):
+        x1, x2 = self._split(x)
+        z2, log_det = self._transform(x2, self._condition(x1))
+        return ops.concatenate([x1, z2], axis=-1), log_det
+
+    def _inverse(self, z):
+        z1, z2 = self._split(z)
+        x2 = self._restore(z2, self._condition(z1))
+        return ops.concatenate([z1, x2], axis=-1)
+
+    def _rebuild(self, z, nudge):
+        # Both directions have the same h: the network runs once.
+        z1, z2 = self._split(z)
+        nudge1, nudge2 = self._split(nudge)
+        x1 = z1 + nudge1
+        h = self._condition(x1)
+        x2 = ops.stop_gradient(self._restore(z2, h)) + nudge2
+        z2, log_det = self._transform(x2, h)
+        z = ops.concatenate([x1, z2], axis=-1)
+        return (z, log_det), ops.concatenate([x1, x2], axis=-1)
 
     def get_config(self):
         network = None

@@ -89,22 +89,22 @@ class FlowStep(Bijection):
         )
         self.arguments["network_dtype"] = self.coupling.network_dtype
 
-    def _in_order(self):
+    def parts(self):
         return self.actnorm, self.permutation, self.coupling
 
     def build(self, input_shape):
-        for bijection in self._in_order():
+        for bijection in self.parts():
             bijection.build(input_shape)
 
     def _forward(self, x):
         total = 0.0
-        for bijection in self._in_order():
+        for bijection in self.parts():
             x, log_det = bijection._forward(x)
             total = total + log_det
         return x, total
 
     def _inverse(self, z):
-        for bijection in reversed(self._in_order()):
+        for bijection in reversed(self.parts()):
             z = bijection._inverse(z)
         return z
 

@@ -1,0 +1,243 @@
+"""Several bijections in a row, and what is kept of them for training."""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_glow.gradients import (
+    custom_gradient,
+    differentiate,
+    traced_once,
+    wait_for,
+    zero_after,
+)
+
+# How far off a rebuilt input may be, relative to its largest value; `None` if
+# networks compute in half precision, whose own rounding (4e-3) flips here and
+# there, and matters more than the flips.
+MAX_ERRORS = {"float64": 1e-11, "float32": 2e-5, None: 2e-2}
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class Chain(keras.layers.Layer):
+    """Bijections one after another, trained without most of their activations.
+
+    The backward pass needs what the forward pass computed, most of all inside
+    the coupling networks. Keras stores it, so memory grows with the number of
+    bijections. Here it is computed once more, for one bijection at a time:
+
+    - `"remat"` stores the input of every bijection and runs each again.
+    - `"reversible"` stores the last output alone. The inverse of each bijection
+      gives its input, from the last to the first. The gradients are those at
+      inputs that are off by what the inverses are off: see `check_inverses`.
+
+    What comes out, and the weights, are those of the bijections called one by
+    one. They must do the same when run again: no dropout inside.
+
+    Args:
+        bijections: list of `Bijection` that keep the shape of their input.
+        memory: `"remat"` or `"reversible"`.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        x: float tensor `(batch, height, width, channels)`.
+        log_det: tensor `(batch,)` or 0.0, as in `Bijection`.
+        training: bool.
+
+    Returns:
+        Tuple of z, shaped like x, and the log-determinant `(batch,)` in nats.
+
+    Reference:
+        Gomez et al., 2017, The Reversible Residual Network: Backpropagation
+        Without Storing Activations, https://arxiv.org/abs/1707.04585
+    """
+
+    def __init__(self, bijections, memory="reversible", **kwargs):
+        super().__init__(**kwargs)
+        self.bijections = list(bijections)
+        self.memory = memory
+        self.checking = False  # see keras_glow.initialization
+
+    def build(self, input_shape):
+        for bijection in self.bijections:
+            if not bijection.built:
+                bijection.build(input_shape)
+
+    def call(self, x, log_det=0.0, training=None):
+        if any(getattr(e, "adapting", False) for e in self._flatten_layers()):
+            # Weights are assigned in this pass, which no pure function may do.
+            for bijection in self.bijections:
+                x, log_det = bijection(x, log_det=log_det)
+            return x, log_det
+        if self.checking:
+            self.check_inverses(x, training)
+        steps = [_Step(b, self.memory, training) for b in self.bijections]
+        variables = [step.variables for step in steps]
+        values = [v.value for v in keras.tree.flatten(variables)]
+
+        def forward(x, *values):
+            weights = keras.tree.pack_sequence_as(variables, values)
+            return _forward(steps, x, weights)
+
+        def backward(kept, *gradients):
+            return _backward(steps, *kept, *gradients)
+
+        z, own_log_det = custom_gradient(forward, backward, [x, *values])
+        return z, log_det + own_log_det
+
+    def check_inverses(self, x, training=None):
+        """Refuses bijections whose inverse is not accurate enough.
+
+        It goes forward and all the way back, as training does.
+
+        Args:
+            x: float array `(batch, height, width, channels)`.
+            training: bool, whether to compute as in training.
+
+        Raises:
+            ValueError: naming the first bijection, on the way back, whose
+                input comes back with an error of more than `MAX_ERRORS` allows,
+                relative to its largest value.
+        """
+        half = any(
+            getattr(layer, "low_precision", None)
+            for layer in self._flatten_layers()
+        )
+        limit = MAX_ERRORS[None if half else self.compute_dtype]
+        x, inputs = ops.convert_to_tensor(x, self.compute_dtype), []
+        for bijection in self.bijections:
+            inputs.append(x)
+            x, _ = bijection(x, log_det=0.0, training=training)
+        for bijection in reversed(self.bijections):
+            x = bijection(x, inverse=True, training=training)
+            expected = inputs.pop()
+            error = ops.max(ops.abs(x - expected)) / ops.max(ops.abs(expected))
+            error = float(ops.convert_to_numpy(error))
+            if not error <= limit:  # nan is refused too
+                raise ValueError(
+                    'memory="reversible" expects inverses with a relative '
+                    f"error of {limit:.0e} at most. Received: {bijection.name},"
+                    f" whose input comes back with an error of {error:.0e}"
+                )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "bijections": [
+                keras.saving.serialize_keras_object(bijection)
+                for bijection in self.bijections
+            ],
+            "memory": self.memory,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        bijections = [
+            keras.saving.deserialize_keras_object(bijection)
+            for bijection in config["bijections"]
+        ]
+        return cls(**{**config, "bijections": bijections})
+
+
+def _forward(steps, x, weights):
+    """`(z, log_det)`, and what `_backward` wants to have kept."""
+    once = {}
+    inputs, log_det = [], 0.0
+    for step, own in zip(steps, weights, strict=True):
+        inputs.append(x)
+        run = once.setdefault(step.kind, traced_once(step.forward))
+        x, own_log_det = run(x, own)
+        log_det = log_det + own_log_det
+    kept = [x] if steps[0].memory == "reversible" else inputs
+    return (x, log_det), (kept, weights)
+
+
+def _backward(steps, kept, weights, gradient, log_det_gradient):
+    """Gradients of x and of all weights, the last step first."""
+    once = {}
+    kept, gradients = list(kept), []
+    zero = zero_after([gradient])
+    for step, own in reversed(list(zip(steps, weights, strict=True))):
+        run = once.setdefault(step.kind, traced_once(step.backward))
+        x, gradient, own_gradients, zero = run(
+            kept.pop(), own, gradient, log_det_gradient, zero
+        )
+        gradients.insert(0, own_gradients)
+        if step.memory == "reversible":
+            kept.append(x)
+    return [gradient, *keras.tree.flatten(gradients)]
+
+
+class _Step:
+    """A bijection as pure functions: its weights are arguments.
+
+    Steps of one `kind` differ in nothing else, so the functions of one of them
+    do for all.
+    """
+
+    def __init__(self, bijection, memory, training):
+        self.memory = memory
+        self.training = training
+        # A coupling alone can run its network once for both its inverse and
+        # its gradient; without the inverse the whole is simpler.
+        reversible = memory == "reversible"
+        self.parts = bijection.parts() if reversible else (bijection,)
+        self.variables = [list(part.variables) for part in self.parts]
+        config = bijection.get_config()
+        config = {k: config[k] for k in config if k not in ("name", "seed")}
+        self.kind = f"{type(bijection)} {config}"
+
+    def forward(self, x, weights):
+        """`(z, log_det)`."""
+        total = 0.0
+        for part, own in zip(self.parts, weights, strict=True):
+            x, log_det = self._call(part, own, x, log_det=0.0)
+            total = total + log_det
+        return x, total
+
+    def backward(self, start, weights, gradient, log_det_gradient, zero):
+        """Goes back through the step, from gradients of z to those of x.
+
+        Args:
+            start: z if reversible, or else x.
+            weights: nested like `variables`.
+            gradient: gradient of z.
+            log_det_gradient: gradient of the log-determinant.
+            zero: a zero that comes of all that is to be done before. If this
+                step began earlier, the activations of all steps would be there
+                at once.
+
+        Returns:
+            Tuple of x, its gradient, those of the weights, and the zero that
+            comes of these.
+        """
+        flat = [start, *keras.tree.flatten(weights)]
+        x, *flat = [wait_for(tensor, zero) for tensor in flat]
+        weights = keras.tree.pack_sequence_as(weights, flat)
+        gradients = []
+        for part, own in reversed(list(zip(self.parts, weights, strict=True))):
+            if self.memory == "reversible":
+                function = functools.partial(self._rebuild, part, x)
+                tensors = [ops.zeros_like(x), *own]
+            else:
+                function = functools.partial(self._repeat, part)
+                tensors = [x, *own]
+            x, (gradient, *own_gradients) = differentiate(
+                function, tensors, (gradient, log_det_gradient)
+            )
+            gradients.insert(0, own_gradients)
+        zero = zero_after([gradient, *keras.tree.flatten(gradients)])
+        return x, gradient, gradients, zero
+
+    def _repeat(self, part, x, *weights):
+        return self._call(part, weights, x, log_det=0.0), x
+
+    def _rebuild(self, part, z, nudge, *weights):
+        return self._call(part, weights, z, nudge=nudge)
+
+    def _call(self, part, weights, tensor, **kwargs):
+        with keras.StatelessScope(zip(part.variables, weights, strict=True)):
+            # The backward pass comes when the call of the chain is over, so
+            # `training` has to be handed on.
+            return part(tensor, training=self.training, **kwargs)
