@@ -37,8 +37,7 @@ def enlarge(images, factor):
 def save_samples(model, count, factor, path):
     """A picture of samples, a row for each temperature."""
     rows = [
-        model.sample(count, temperature, seed=1)
-        for temperature in TEMPERATURES
+        model.sample(count, temperature, seed=1) for temperature in TEMPERATURES
     ]
     images = enlarge(np.concatenate(rows), factor)
     keras_glow.images.save_grid(images, path, columns=count)
