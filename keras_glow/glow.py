@@ -24,6 +24,7 @@ from keras_glow.initialization import (
     initialize,
     is_initialized,
 )
+from keras_glow.jax_state import weights_kept
 from keras_glow.layers.bijection import flow_dtype
 from keras_glow.losses import StandardNormalNLL
 
@@ -291,9 +292,10 @@ class Glow(keras.Model):
             kwargs["shuffle"] = False
         # Built outside the traced step, the slots cost a third of its time.
         self.optimizer.build(self.trainable_variables)
-        return super().fit(
-            x, y, *args, validation_data=validation_data, **kwargs
-        )
+        with weights_kept(self):
+            return super().fit(
+                x, y, *args, validation_data=validation_data, **kwargs
+            )
 
     def _check_arrays(self, x, y):
         if not hasattr(x, "shape"):
@@ -331,7 +333,8 @@ class Glow(keras.Model):
         if kwargs.get("_use_cached_eval_dataset"):  # called by fit
             with averaged_weights(self):
                 return super().evaluate(x, y, *args, **kwargs)
-        return super().evaluate(x, y, *args, **kwargs)
+        with weights_kept(self):
+            return super().evaluate(x, y, *args, **kwargs)
 
     # Images to latents and back
 
@@ -502,7 +505,8 @@ class Glow(keras.Model):
         if labels is not None:
             labels = labels[filled]
         x = _join(inputs[filled], labels)
-        return model.predict(x, batch_size=size, verbose=0)[:count]
+        with weights_kept(self):
+            return model.predict(x, batch_size=size, verbose=0)[:count]
 
     # Saving
 

@@ -600,8 +600,35 @@ def test_errors_of_images(trained, images):
             model.fit(images, validation_data=(bad, None))
         with pytest.raises(ValueError, match=message):
             model.fit(images, validation_data=bad)
-    with pytest.raises(ValueError, match="integers 0..255.*float32"):
-        model.evaluate(ImageSequence((images / 255).astype("float32")))
+
+
+def test_an_error_inside_keras_loses_nothing(images):
+    # On JAX the variables are empty while Keras works.
+    model = small(depth=1)
+    model.compile()
+    model.fit(images[:32], verbose=0)
+    before = [to_numpy(weight) for weight in model.weights]
+    z = model.encode(images[:4])
+    bad = ImageSequence((images[:32] / 255).astype("float32"))
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="integers 0..255.*float32"):
+            method(bad, verbose=0)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    model.encoder.make_predict_function()
+    model.encoder.predict_function, function = (
+        interrupt,
+        model.encoder.predict_function,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.encode(images[:4])
+    model.encoder.predict_function = function
+    for weight, value in zip(model.weights, before, strict=True):
+        assert_array_equal(to_numpy(weight), value)
+    assert_array_equal(model.encode(images[:4]), z)
+    model.fit(images[:32], verbose=0)
 
 
 @pytest.mark.parametrize(
