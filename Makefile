@@ -11,10 +11,12 @@ PARALLEL := -n 2 --dist worksteal
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-# The whole suite on TensorFlow, then the core of it on JAX.
+# The whole suite on TensorFlow, then the core of it on JAX, compiled without
+# optimisation: compiling takes most of the time.
 test: $(VENV)/.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) \
+	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 \
+		$(BIN)/python -m pytest $(PARALLEL) \
 		tests/test_bijections.py tests/test_layers.py tests/test_glow.py
 
 slow: $(VENV)/.installed
