@@ -33,7 +33,7 @@ def open_cache(path, key):
         if (
             about["key"] == key
             and about["shape"] == list(images.shape)
-            and about["crc32"] == zlib.crc32(images)
+            and about["crc32"] == _checksum(zlib.crc32(images), about["report"])
         ):
             return images, about["report"]
     except Exception:  # noqa: S110
@@ -75,8 +75,12 @@ def write_cache(path, key, most, shape, fill):
             # The header leaves room to put the final count into its place.
             _write_header(file, (most, *shape))
             report = fill(write)
-            about = {"key": key, "shape": [count, *shape], "crc32": checksum}
-            about["report"] = report
+            about = {
+                "key": key,
+                "shape": [count, *shape],
+                "crc32": _checksum(checksum, report),
+                "report": report,
+            }
             file.write(json.dumps(about).encode())
             file.seek(0)
             _write_header(file, (count, *shape))
@@ -87,6 +91,10 @@ def write_cache(path, key, most, shape, fill):
     finally:
         partial.unlink(missing_ok=True)
     return report
+
+
+def _checksum(of_images, report):
+    return zlib.crc32(json.dumps(report).encode(), of_images)
 
 
 def _write_header(file, shape):
