@@ -73,10 +73,7 @@ def _train(options):
         options.data, options.size, cache=out / "images.npy", **reading
     )
     if len(train_images) < 2:
-        raise ValueError(
-            f"{options.data} is expected to hold images to train on, and holds "
-            "one only"
-        )
+        raise ValueError(_one_image(options.data))
     print(f"{len(train_images)} images {train_images.shape[1:]}")
     validation = None
     if options.validation:
@@ -109,12 +106,17 @@ def _check_data(options):
     if options.json:
         print(json.dumps(dataclasses.asdict(report)))
     else:
-        print("\n".join([*report.lines(), report.summary()]))
+        print("\n".join(report.lines()))
     if report.bad:
-        total = len(report.bad) + report.images
-        raise ValueError(f"{len(report.bad)} of {total} files cannot be used")
+        raise ValueError(
+            f"{len(report.bad)} files in {options.data} cannot be used"
+        )
     if report.images < 2:
-        raise ValueError(report.problem() or f"{options.data} holds one image")
+        raise ValueError(report.problem() or _one_image(options.data))
+
+
+def _one_image(path):
+    return f"{path} is expected to hold images to train on, and holds one only"
 
 
 def _sample(options):

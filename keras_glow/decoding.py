@@ -116,7 +116,7 @@ def _decode(image, size, channels):
     notes = []
     if getattr(image, "is_animated", False):
         notes.append("holds several frames: the first is taken")
-    if size is not None and image.format == "JPEG":
+    if size is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
     ImageOps.exif_transpose(image, in_place=True)
     pixels, more = fit_pixels(image, size, channels)

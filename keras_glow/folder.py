@@ -76,21 +76,24 @@ class Report:
             (len(self.bad), "cannot be used"),
             (len(self.skipped), "skipped"),
             (self.duplicates, "the same as another"),
+            (len({name for name, _ in self.notes}), "with a note"),
             (self.others, "other files"),
         )
         more = [f"{count} {what}" for count, what in counts if count]
-        return ", ".join([_count(self.images), *more])
+        return ", ".join([f"{self.images} images", *more])
 
-    def lines(self):
-        """Every finding in a line of its own, what is bad first."""
+    def lines(self, notes=True):
+        """A line for each finding, what is bad first, and one of the counts."""
+        kinds = [("bad", self.bad), ("skipped", self.skipped)]
+        if notes:
+            kinds.append(("note", self.notes))
         return [
-            f"{kind}: {line}"
-            for kind, found in (
-                ("bad", self.bad),
-                ("skipped", self.skipped),
-                ("note", self.notes),
-            )
-            for line in self._lines(found)
+            *(
+                f"{kind}: {line}"
+                for kind, found in kinds
+                for line in self._lines(found)
+            ),
+            self.summary(),
         ]
 
     def _lines(self, found):
@@ -99,10 +102,6 @@ class Report:
             f"{what}"
             for name, what in found
         ]
-
-
-def _count(images):
-    return "1 image" if images == 1 else f"{images} images"
 
 
 def shown(path):
@@ -200,8 +199,14 @@ def _find(report, cache=None):
     left out, if that is a folder in this one: it is that of a run.
     """
     root = os.path.realpath(report.path)
-    own = os.path.relpath(os.path.realpath(cache), root) if cache else ""
-    own = {own, os.path.dirname(own)}
+    own = set()
+    if cache is not None:
+        cache = pathlib.Path(os.path.realpath(cache))
+        own = {
+            os.path.relpath(path, root)
+            for path in (cache, cache.parent)
+            if path.is_relative_to(root)
+        }
     found, folders = {}, [""]
     while folders:
         folder = folders.pop()
@@ -244,7 +249,7 @@ def _look_at(entry, root, name, found, folders):
             return "is a folder"
         folders.append(name)
         return None
-    status = entry.stat()
+    status = os.stat(entry.path)  # entry.stat() leaves some out on Windows
     if not stat.S_ISREG(status.st_mode):
         return f"is {KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}"
     found[name] = identity(status)
@@ -292,6 +297,8 @@ def _read(files, report, size, channels, upscale, verbose, write):
             if not upscale:
                 return None, BadImage(f"{smaller}, and `upscale` is off")
             picture.notes.append(f"{smaller}, and enlarged")
+        if size is None:
+            picture = picture._replace(pixels=None)  # large, and not wanted
         return picture, None
 
     progress = keras.utils.Progbar(

@@ -67,10 +67,12 @@ def load_images(
         raise ValueError(f"`size` is expected for the images of {shown(path)}")
     images, report = load_folder(path, size, channels, upscale, cache, verbose)
     problem = report.problem()
-    if problem and (on_bad == "error" or not report.images):
+    if not report.images:
         raise ValueError(problem)
+    if problem and on_bad == "error":
+        raise ValueError(f'{problem}; on_bad="skip" goes on without them')
     if verbose:
-        print("\n".join([*report.lines(), report.summary()]))
+        print("\n".join(report.lines(notes=False)))
     elif problem:
         warnings.warn(f"Left out: {problem}", stacklevel=2)
     return images
