@@ -126,3 +126,11 @@ def test_train_stops_at_bad_files_unless_told_to_skip(
     assert "8 images, 2 cannot be used" in capsys.readouterr().out
     assert main([*arguments[:3], "--out", str(faces)]) == 1
     assert "--out is expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check-data", "train", "evaluate"])
+def test_help_names_the_option(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert "--upscale" in capsys.readouterr().out
