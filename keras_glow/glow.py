@@ -153,6 +153,7 @@ class Glow(keras.Model):
             num_classes,
             seed,
             self.dtype,
+            memory,
             permutation=permutation,
             coupling=coupling,
             width=width,
@@ -163,10 +164,10 @@ class Glow(keras.Model):
         self.bijections = [
             layer
             for level in flow
-            for layer in (level.squeeze, *level.steps, level.prior)
+            for layer in (level.squeeze, *level.steps.bijections, level.prior)
         ]
         self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, num_classes, self.dtype, memory
+            flow, self.image_shape, num_classes, self.dtype
         )
         for model in (self.encoder, self.scorer, self.decoder):
             model.jit_compile = resolve_jit_compile("auto", model)

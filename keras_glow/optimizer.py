@@ -213,6 +213,15 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def exclude_from_weight_decay(self, *args, **kwargs):
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
 
+    def save_own_variables(self, store):
+        # Files hold the inner optimiser beside this one anyhow.
+        for number, variable in enumerate(self._variables):
+            store[str(number)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        for number, variable in enumerate(self._variables):
+            variable.assign(store[str(number)])
+
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
         if self.use_ema:

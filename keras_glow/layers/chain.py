@@ -45,10 +45,12 @@ class Chain(keras.layers.Layer):
     Call arguments:
         x: float tensor `(batch, height, width, channels)`.
         log_det: tensor `(batch,)` or 0.0, as in `Bijection`.
+        inverse: bool, whether to map z back to x.
         training: bool.
 
     Returns:
-        Tuple of z, shaped like x, and the log-determinant `(batch,)` in nats.
+        Tuple of z, shaped like x, and the log-determinant `(batch,)` in nats;
+        of the inverse, x alone.
 
     Reference:
         Gomez et al., 2017, The Reversible Residual Network: Backpropagation
@@ -66,22 +68,28 @@ class Chain(keras.layers.Layer):
             if not bijection.built:
                 bijection.build(input_shape)
 
-    def compute_output_spec(self, x, log_det=0.0, training=None):
+    def compute_output_spec(self, x, log_det=0.0, inverse=False, training=None):
         # Known without running it, which takes a while.
-        return (
-            keras.KerasTensor(x.shape, self.compute_dtype),
-            keras.KerasTensor(x.shape[:1], self.compute_dtype),
-        )
+        image = keras.KerasTensor(x.shape, self.compute_dtype)
+        if inverse:
+            return image
+        return image, keras.KerasTensor(x.shape[:1], self.compute_dtype)
 
-    def call(self, x, log_det=0.0, training=None):
+    def inverse(self, z):
+        """Maps `z` back to `x` through the inverses, the last one first."""
+        return self(z, inverse=True)
+
+    def call(self, x, log_det=0.0, inverse=False, training=None):
         if any(getattr(e, "adapting", False) for e in self._flatten_layers()):
             # Weights are assigned in this pass, which no pure function may do.
             for bijection in self.bijections:
                 x, log_det = bijection(x, log_det=log_det)
             return x, log_det
+        steps = [_Step(b, self.memory, training) for b in self.bijections]
+        if inverse:
+            return _inverse(steps, x)
         if self.checking:
             self.check_inverses(x, training)
-        steps = [_Step(b, self.memory, training) for b in self.bijections]
         variables = [step.variables for step in steps]
         values = [v.value for v in keras.tree.flatten(variables)]
 
@@ -166,6 +174,16 @@ def _forward(steps, x, weights):
     return (x, log_det), (kept, weights)
 
 
+def _inverse(steps, z):
+    """From z to x, the last step first."""
+    once = {}
+    for step in reversed(steps):
+        run = once.setdefault(step.kind, traced_once(step.inverse))
+        values = [[v.value for v in part] for part in step.variables]
+        z = run(z, values)
+    return z
+
+
 def _backward(steps, kept, weights, gradient, log_det_gradient):
     """Gradients of x and of all weights, the last step first."""
     once = {}
@@ -208,6 +226,12 @@ class _Step:
             x, log_det = self._call(part, own, x, log_det=0.0)
             total = total + log_det
         return x, total
+
+    def inverse(self, z, weights):
+        """From z to x."""
+        for part, own in reversed(list(zip(self.parts, weights, strict=True))):
+            z = self._call(part, own, z, inverse=True)
+        return z
 
     def backward(self, start, weights, gradient, log_det_gradient, zero):
         """Goes back through the step, from gradients of z to those of x.
