@@ -248,7 +248,9 @@ def _unique(pairs):
 
 
 def _check_keys(members, expected):
-    if not isinstance(members, dict) or set(members) != expected:
+    if not isinstance(members, dict):
+        raise ValueError("config.json holds no keys where some are expected")
+    if set(members) != expected:
         odd = sorted(set(members) ^ expected)
         raise ValueError(f"the keys in config.json differ by {odd}")
 
@@ -366,10 +368,10 @@ def _datasets(file):
 
 def _is_plain(item):
     """Whether a dataset holds plain numbers, all of them in this file."""
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf":
-        return False
     return (
-        item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+        isinstance(item, h5py.Dataset)
+        and item.id.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+        and item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
         and not item.external
         and item.shape is not None
         and item.id.get_storage_size() == item.nbytes
