@@ -46,7 +46,8 @@ COMPILE_MODULES = {
     "keras_glow.schedules",
 }
 # Larger numbers need no limit of their own: the file has to hold the weights.
-LIMITS = {"levels": 10, "depth": 256}
+LIMITS = {"levels": 10, "depth": 1024}
+MAX_STEPS = 2048  # of all levels together
 MAX_INTEGER = 2**31 - 1
 CHOICES = {
     "dtype": ("float32", "float64"),
@@ -67,7 +68,8 @@ def load_model(path, sha256=None):
 
     Unlike `keras.saving.load_model` it never builds another class, runs no code
     that the file names, and leaves the optimiser out: what comes back is not
-    compiled.
+    compiled. A file compiled with classes that are neither Keras' own nor of
+    this package is refused too, though none of them would be built.
 
     Args:
         path: a file that `Glow.save` wrote.
@@ -142,7 +144,7 @@ def _reading(path, sha256=None):
                 raise ValueError("it is over 4 GiB")
             if sha256 is not None:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if digest != sha256.lower():
+                if digest != str(sha256).lower():
                     raise ValueError(f"its sha256 is {digest}, not {sha256}")
             file.seek(0)
             yield file
@@ -164,7 +166,8 @@ def _size(file):
 @contextlib.contextmanager
 def _archive(file):
     """The zip file that a `.keras` file is: its members, and nothing more."""
-    if not zipfile.is_zipfile(file):
+    # zipfile would take a script or an image with a zip file behind it.
+    if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
         raise ValueError("it is not a .keras file, or is cut off")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -262,8 +265,8 @@ def _check_modules(value):
         if named and value.get("module") not in COMPILE_MODULES:
             raise ValueError(
                 "compile_config is expected to name optimisers, losses and "
-                f"metrics of Keras alone. Received: {value.get('module')!r}, "
-                f"{value.get('class_name')!r}"
+                "metrics of Keras or of keras_glow alone. Received: "
+                f"{value.get('module')!r}, {value.get('class_name')!r}"
             )
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
@@ -280,15 +283,18 @@ def _check_values(config):
             "`image_shape` is expected to be a list of integers. "
             f"Received: image_shape={shape!r}"
         )
-    integers = {k: v for k, v in config.items() if isinstance(v, int)}
-    for key, value in (*integers.items(), *(("image_shape", n) for n in shape)):
+    for key, value in config.items():
         limit = LIMITS.get(key, MAX_INTEGER)
-        if value > limit:
-            raise ValueError(f"{key}={value} is over {limit}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number > limit:
+                raise ValueError(f"{key}={number} is over {limit}")
     for key, choices in CHOICES.items():
         check_choice(key, config[key], choices)
     names = inspect.signature(check_arguments).parameters
     check_arguments(*(config[name] for name in names))
+    steps = config["levels"] * config["depth"]
+    if steps > MAX_STEPS:
+        raise ValueError(f"it has {steps} steps of flow, over {MAX_STEPS}")
 
 
 # The weights
@@ -308,10 +314,15 @@ def _read_weights(content, layout, optimizer=()):
     """
     with h5py.File(io.BytesIO(content), "r") as file:
         datasets = _datasets(file)
-        state = {n: datasets.pop(n) for n in [*datasets] if _of_optimizer(n)}
-        for name in sorted(layout.keys() ^ datasets.keys()):
-            verb = "missing" if name in layout else "not of this model"
-            raise ValueError(f"weight {name} is {verb}")
+        state = {
+            name: datasets.pop(name)
+            for name in list(datasets)
+            if name.startswith("optimizer/")
+        }
+        odd = sorted(layout.keys() ^ datasets.keys())
+        if odd:
+            verb = "missing" if odd[0] in layout else "not of this model"
+            raise ValueError(f"weight {odd[0]} is {verb}")
         for name, weight in layout.items():
             dtype, shape = str(datasets[name].dtype), datasets[name].shape
             if (dtype, shape) != (weight.dtype, weight.shape):
@@ -330,10 +341,6 @@ def _read_weights(content, layout, optimizer=()):
                     f"weight {name} is expected to be {weight.rule}"
                 )
     return values
-
-
-def _of_optimizer(name):
-    return name.startswith("optimizer/")
 
 
 def _shapes(weights):

@@ -142,16 +142,18 @@ def gadget_files(content, canary):
 
 
 def argument_files(content):
-    huge = 10**18
+    huge, large = 10**18, "bytes long, for weights of|parameters"
+    most = {"image_shape": [1024, 1024, 1], "levels": 10, "depth": 1024}
     for arguments, reason in [
         ({"depth": huge}, "depth=1000000000000000000 is over"),
-        ({"depth": 256}, "bytes long, for weights of"),
-        ({"width": 2**31 - 1}, "bytes long, for weights of"),
+        ({"depth": 1024}, large),
+        (most, "steps of flow|parameters"),
+        ({"width": 2**31 - 1}, large),
         ({"width": 2**33}, "width=8589934592 is over"),
-        ({"width": 4096, "depth": 256}, "bytes long, for weights of"),
-        ({"num_classes": 10**9}, "bytes long, for weights of"),
-        ({"image_shape": [2**16, 2**16, 1]}, "bytes long, for weights of"),
-        ({"image_shape": [4, 4, 10**9]}, "bytes long, for weights of"),
+        ({"width": 4096, "depth": 256}, large),
+        ({"num_classes": 10**9}, large),
+        ({"image_shape": [2**16, 2**16, 1]}, large),
+        ({"image_shape": [4, 4, 10**9]}, large),
         ({"image_shape": [4, 4, huge]}, "image_shape=1000000000000000000 is"),
         ({"image_shape": [4, 4, -1]}, "`image_shape`"),
         ({"image_shape": [4, 4, 0]}, "`image_shape`"),
@@ -299,6 +301,7 @@ def archive_files(content):
         "an HDF5 file": files["model.weights.h5"],
         "an empty zip": pack({}),
         "zeros": bytes(10**6),
+        "a script before it": b"#!/bin/sh\ntouch x\n" + content,
     }.items():
         yield name, data, "not a .keras file|expected to hold"
     evil = {**files, "model.weights.h5": b"\x89HDF\r\n\x1a\n" * 2000}

@@ -176,7 +176,9 @@ def test_it_loads_what_was_saved(folder, model, content):
         {"levels": 3, "memory": "remat", "dtype": "float64", "name": "ä b"},
     ],
 )
-def test_the_layout_is_that_of_the_files_that_keras_writes(tmp_path, arguments):
+def test_the_layout_is_that_of_the_files_that_keras_writes(
+    tmp_path, arguments, float64
+):
     arguments = {"image_shape": (8, 8, 1), "levels": 2, "depth": 1} | arguments
     model = keras_glow.Glow(**arguments, width=3)
     path = tmp_path / "x.weights.h5"
