@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from keras_glow import __version__, images, training
-from keras_glow.glow import Glow
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+from keras_glow.loading import load_model, training_steps
 from keras_glow.presets import PRESETS, load_preset, preset_path
 
 # Options of `train` that say where things are, or are in its images anyhow.
@@ -207,9 +207,10 @@ def _info(options):
     lines["latents per level"] = [
         math.prod(shape) for shape in model.latent_shapes
     ]
-    if getattr(model, "optimizer", None) is not None:
-        lines["training steps"] = int(model.optimizer.iterations.numpy())
     file = _model_file(options.model)
+    steps = training_steps(file)
+    if steps is not None:
+        lines["training steps"] = steps
     lines["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     for name, value in lines.items():
         print(f"{name}: {value}")
@@ -237,18 +238,7 @@ def _load(model):
         )
     if path.suffix != ".keras":
         raise ValueError(f"{path} is expected to be a .keras file")
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:
-        # Keras reports a bad file by many types of exception.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be loaded: {reason}") from error
-    if not isinstance(model, Glow):
-        raise ValueError(
-            f"{path} is expected to hold a Glow, and holds a "
-            f"{type(model).__name__}"
-        )
-    return model
+    return load_model(path)
 
 
 def _load_for(model, path, upscale=False):

@@ -549,6 +549,27 @@ class Glow(keras.Model):
 
         return load_preset(name)
 
+    def load_weights(self, filepath, *, sha256=None):
+        """Loads weights, all of them or none.
+
+        The file is checked as by `keras_glow.load_model`. A compiled model
+        takes the state of the optimiser too, if the file has one of the same
+        kind. HDF5 has no checksums: that a `.weights.h5` file is as it was
+        written, only `sha256` can tell.
+
+        Args:
+            filepath: a `.weights.h5` or `.keras` file of a model like this one.
+            sha256: hexadecimal digest that the file must have, or None.
+
+        Raises:
+            ModelFileError: naming the file and what is wrong with it; the
+                model is as it was.
+            FileNotFoundError: if there is none.
+        """
+        from keras_glow.loading import load_weights  # which needs this module
+
+        load_weights(self, filepath, sha256)
+
     def save_own_variables(self, store):
         # Keras leaves the state of seed generators out of its files. Without
         # it, training that goes on would see the same noise once more.

@@ -173,7 +173,7 @@ def test_info(run, capsys):
     "arguments, code, message",
     [
         (["sample", "absent.keras", "--grid=a.png"], 1, "absent.keras"),
-        (["sample", "bad.keras", "--grid=a.png"], 1, "bad.keras cannot be"),
+        (["sample", "bad.keras", "--grid=a.png"], 1, "bad.keras is refused"),
         (["info", "text.txt"], 1, "text.txt is expected to be a .keras"),
         (["train", "absent", "--size=8"], 1, "absent is expected to be"),
         (["sample", "a.keras"], 2, "--grid --out"),
