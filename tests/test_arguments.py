@@ -136,8 +136,12 @@ BAD_IMAGES = [
     ("infinite", UNIT + np.inf, "from inf"),
     ("halves", UNIT.astype("float16"), "float16"),
     ("int32 < 0", IMAGES.astype("int32") - 200, "int32.*from -"),
-    ("int64 > 255", IMAGES.astype("int64") * 99, r"int64.*from \d+ to \d{5}"),
-    ("uint16 > 255", IMAGES.astype("uint16") * 257, r"uint16.*from \d+ to \d{5}"),
+    ("int64 > 255", IMAGES.astype("int64") * 99, r"int64.*to \d{5}"),
+    (
+        "uint16 > 255",
+        IMAGES.astype("uint16") * 257,
+        r"uint16.*to \d{5}",
+    ),
     ("bool", IMAGES > 100, "bool"),
     ("object", IMAGES.astype(object), "object"),
     ("complex", IMAGES * 1j, "complex128"),
@@ -347,25 +351,15 @@ ACCEPTED = [
     ("encode", "images", IMAGES.astype("int64")),
     ("encode", "images", IMAGES.astype("uint16")),
     ("encode", "images", IMAGES.tolist()),
-    ("encode", "images", list(IMAGES)),
-    ("encode", "images", [Image.fromarray(image) for image in IMAGES]),
     ("encode", "images", keras.ops.convert_to_tensor(IMAGES)),
-    ("encode", "images", IMAGES[:1]),
-    ("encode", "images", IMAGES[:0]),
-    ("log_prob", "images", IMAGES[:0]),
     ("log_prob", "draws", np.int64(2)),
     ("log_prob", "seed", "center"),
-    ("log_prob", "seed", None),
     ("log_prob", "batch_size", 10**9),
     ("decode", "z", np.zeros((0, 192))),
-    ("decode", "z", np.zeros((1, 192), int)),
     ("decode", "z", np.zeros((1, 192)).tolist()),
     ("quantize", "x", [0.1, -0.1]),
-    ("sample", "count", 0),
     ("sample", "count", np.int64(2)),
-    ("sample", "count", np.uint8(2)),
     ("sample", "count", np.array(2)),
-    ("sample", "seed", None),
     ("sample", "seed", np.int32(3)),
     ("sample", "seed", 2**32 - 1),
     ("sample", "temperature", 0),
@@ -376,19 +370,13 @@ ACCEPTED = [
     ("classes.sample", "labels", np.int64(2)),
     ("classes.sample", "labels", LABELS.tolist()),
     ("classes.encode", "labels", LABELS.astype("uint8")),
-    ("evaluate", "x", IMAGES[:1]),
     ("fit", "x", IMAGES[:1]),
-    ("fit", "x", [Image.fromarray(image) for image in IMAGES]),
     ("fit", "validation_data", IMAGES[:3]),
-    ("fit", "validation_data", (IMAGES[:3], None)),
     ("fit", "validation_split", 0.25),
     ("fit", "batch_size", np.int64(3)),
-    ("fit", "epochs", np.int64(2)),
     ("evaluate", "x", list(IMAGES)),
     ("evaluate", "y", np.zeros(4)),
     ("Glow", "image_shape", [8, 8, 3]),
-    ("Glow", "image_shape", np.array([8, 8, 3])),
-    ("Glow", "levels", np.int64(1)),
     ("Glow", "seed", np.uint32(7)),
     ("ImageSequence", "batch_size", np.int64(3)),
     ("ImageSequence", "labels", LABELS.tolist()),
@@ -467,6 +455,16 @@ def test_bad_tf_datasets(models, record_property):
     assert_refused(models, cases, record_property, "bad tf.data sets refused")
 
 
+def test_the_multiple_of_height_and_width():
+    with pytest.raises(ValueError, match="multiples of.*= 8.*12"):
+        Glow((8, 12, 3), levels=3)
+
+
+def test_fit_before_compile():
+    with pytest.raises(ValueError, match=r"`compile\(\)` is expected"):
+        Glow(**SMALL).fit(IMAGES)
+
+
 def test_one_argument_too_many(models):
     said = complaint(models, "fit", x=batches((IMAGES,)), y=LABELS)
     assert "`y` is expected to be None beside a dataset" in said
@@ -477,7 +475,6 @@ def test_one_argument_too_many(models):
 
 def test_what_is_accepted(models):
     for name, argument, value in ACCEPTED:
-        print(name, argument, time.perf_counter())
         assert complaint(models, name, **{argument: value}) == "nothing", (
             name,
             argument,
@@ -490,9 +487,8 @@ def test_what_is_accepted(models):
     assert models.plain.encode(IMAGES[:0]).shape == (0, 192)
     assert models.plain.log_prob(IMAGES[:0]).shape == (0,)
     assert models.plain.sample(0).shape == (0, *SHAPE)
-    print("z", time.perf_counter())
-    config = Glow(np.array([8, 8, 3]), levels=np.int64(1), depth=1, width=8)
-    assert type(config.get_config()["levels"]) is int
+    model = Glow(np.array([8, 8, 3]), levels=np.int64(1), depth=1, width=8)
+    assert type(model.get_config()["levels"]) is int
 
 
 def test_later_values_of_a_dataset_never_give_a_wrong_number(models):
@@ -529,13 +525,13 @@ def test_too_many_samples_cost_nothing(models):
 def test_samples_do_not_depend_on_the_chunks_they_are_drawn_in(
     models, monkeypatch
 ):
-    whole = models.classes.sample(11, seed=1, batch_size=2)
+    whole = models.classes.sample(5, seed=1, batch_size=2)
     monkeypatch.setattr("keras_glow.glow.SAMPLES_AT_ONCE", 3)
-    assert_array_equal(models.classes.sample(11, seed=1, batch_size=2), whole)
-    labels = np.arange(11) % 3
-    chunks = models.classes.sample(11, seed=1, labels=labels, batch_size=2)
+    assert_array_equal(models.classes.sample(5, seed=1, batch_size=2), whole)
+    labels = np.arange(5) % 3
+    chunks = models.classes.sample(5, seed=1, labels=labels, batch_size=2)
     monkeypatch.undo()
-    whole = models.classes.sample(11, seed=1, labels=labels, batch_size=2)
+    whole = models.classes.sample(5, seed=1, labels=labels, batch_size=2)
     assert_array_equal(chunks, whole)
 
 
