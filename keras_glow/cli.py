@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_glow import __version__, images, training
+from keras_glow.checks import MAX_WEIGHTS_SEED
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 from keras_glow.loading import load_model, training_steps
 from keras_glow.presets import PRESETS, load_preset, preset_path
@@ -36,7 +37,8 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except Exception as error:
+        # Pillow, h5py and the backends fail by many types of exception.
         message = str(error).strip().splitlines() or [type(error).__name__]
         print(f"keras-glow: error: {message[0]}", file=sys.stderr)
         return 1
@@ -289,7 +291,7 @@ def _number(kind, low, high=None):
 
 
 _count = _number(int, 1)
-_seed = _number(int, 0)
+_seed = _number(int, 0, MAX_WEIGHTS_SEED)
 
 
 def _temperature(text):
@@ -298,8 +300,13 @@ def _temperature(text):
     return values[0] if len(values) == 1 else values
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="keras-glow",
         description="Train a Glow on your images, and sample from it.",
     )
@@ -388,7 +395,7 @@ def _add_train(commands):
         default=4e-3,
         help="the highest: it falls by half a cosine",
     )
-    add("--warmup", type=_seed, default=300, help="steps up to it")
+    add("--warmup", type=_number(int, 0), default=300, help="steps up to it")
     add(
         "--clip",
         type=_number(float, 0),
@@ -397,7 +404,7 @@ def _add_train(commands):
     )
     add(
         "--ema",
-        type=_number(float, 0, 1),
+        type=_number(float, 0, 0.99999),
         default=0.0,
         help="momentum of the averaged weights; 0 for none",
     )

@@ -43,6 +43,7 @@ COMPILE_MODULES = {
     "keras.optimizers",
     "keras.optimizers.schedules",
     "keras_glow.losses",
+    "keras_glow.optimizer",
     "keras_glow.schedules",
 }
 # Larger numbers need no limit of their own: the file has to hold the weights.
@@ -124,7 +125,12 @@ def training_steps(path):
         layout = weights_layout(_read_config(archive))
         content = io.BytesIO(_read_member(archive, layout))
         with h5py.File(content, "r") as weights:
-            steps = _datasets(weights).get("optimizer/vars/0")
+            datasets = _datasets(weights)
+            # Of the optimiser that is wrapped in another, if there is one.
+            steps = datasets.get(
+                "optimizer/inner_optimizer/vars/0",
+                datasets.get("optimizer/vars/0"),
+            )
             if steps is None or steps.shape or steps.dtype.kind != "i":
                 return None
             return int(steps[()])

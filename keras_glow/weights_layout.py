@@ -113,11 +113,11 @@ def optimizer_layout(optimizer):
     """The same for the state of an optimiser; empty without one."""
     found, layer = {}, "optimizer"
     while optimizer is not None:
-        for number, variable in enumerate(optimizer.variables):
-            found[f"{layer}/vars/{number}"] = Weight(
-                tuple(variable.shape), variable.dtype
-            )
-        # A LossScaleOptimizer wraps another.
+        store = {}
+        optimizer.save_own_variables(store)
+        for name, value in store.items():
+            weight = Weight(value.shape, str(value.dtype))
+            found[f"{layer}/vars/{name}"] = weight
         optimizer = getattr(optimizer, "inner_optimizer", None)
         layer = f"{layer}/inner_optimizer"
     return found
