@@ -217,7 +217,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def save_own_variables(self, store):
         # Files hold the inner optimiser beside this one anyhow.
         for number, variable in enumerate(self._variables):
-            store[str(number)] = ops.convert_to_numpy(variable)
+            store[str(number)] = variable.numpy()
 
     def load_own_variables(self, store):
         if len(store.keys()) != len(self._variables):
