@@ -64,6 +64,11 @@ class AffineCoupling(Coupling):
             )
         self.scale = scale
 
+    def log_scale(self, x):
+        """`log s` of what x makes of its second half, in the shape of that."""
+        h = self._condition(self._split(x)[0])
+        return self._scale_and_shift(h)[0]
+
     def _scale_and_shift(self, h):
         h, shift = ops.split(h, 2, axis=-1)
         return LOG_SCALES[self.scale](h), shift
