@@ -16,7 +16,7 @@ class Level(typing.NamedTuple):
     """Squeeze, steps of flow, and what standardises the latents that leave."""
 
     squeeze: layers.Squeeze
-    steps: list[layers.FlowStep]
+    steps: Chain  # of FlowStep
     prior: layers.Split | layers.GaussianPrior
 
 
@@ -32,10 +32,13 @@ def latent_shapes(image_shape, levels):
     return shapes
 
 
-def build_flow(image_shape, levels, depth, num_classes, seed, dtype, **step):
+def build_flow(
+    image_shape, levels, depth, num_classes, seed, dtype, memory, **step
+):
     """All layers of a Glow: a list of `Level`, finest first.
 
-    `step` holds the arguments of each `FlowStep`.
+    `memory` is that of each `Chain`; `step` holds the arguments of each
+    `FlowStep`.
     """
     # Independent seeds of all steps from one.
     seeds = iter(
@@ -59,11 +62,12 @@ def build_flow(image_shape, levels, depth, num_classes, seed, dtype, **step):
             prior = layers.GaussianPrior(
                 num_classes=num_classes, name="prior", dtype=dtype
             )
+        steps = Chain(steps, memory, name=f"steps_{level}", dtype=dtype)
         flow.append(Level(squeeze, steps, prior))
     return flow
 
 
-def build_encoder(flow, image_shape, num_classes, dtype, memory):
+def build_encoder(flow, image_shape, num_classes, dtype):
     """Image to latents.
 
     Returns:
@@ -73,11 +77,8 @@ def build_encoder(flow, image_shape, num_classes, dtype, memory):
     image = keras.Input(image_shape, dtype=dtype, name="image")
     labels = _labels(num_classes)
     h, log_det, latents = image, 0.0, []
-    for number, level in enumerate(flow, 1):
-        steps = level.steps
-        if memory != "store":
-            steps = [Chain(steps, memory, name=f"steps_{number}", dtype=dtype)]
-        for layer in (level.squeeze, *steps):
+    for level in flow:
+        for layer in (level.squeeze, level.steps):
             h, log_det = layer(h, log_det=log_det)
         if level is not flow[-1]:
             (h, latent), log_det = level.prior(h, log_det=log_det)
@@ -114,7 +115,7 @@ def build_decoder(flow, image_shape, num_classes, dtype):
     for level in reversed(flow):
         if level is not flow[-1]:
             h = level.prior.inverse([h, latents.pop()])
-        for layer in (*reversed(level.steps), level.squeeze):
+        for layer in (level.steps, level.squeeze):
             h = layer.inverse(h)
     return _with(labels, z), h
 
@@ -129,7 +130,7 @@ def _with(labels, tensor):
     return tensor if labels is None else [tensor, labels]
 
 
-def assemble(flow, image_shape, num_classes, dtype, memory):
+def assemble(flow, image_shape, num_classes, dtype):
     """The models of a flow.
 
     Returns:
@@ -139,9 +140,7 @@ def assemble(flow, image_shape, num_classes, dtype, memory):
     """
     # The encoder comes first: Keras counts the outputs of a layer's first call
     # and takes no later call that has more.
-    inputs, z, log_det = build_encoder(
-        flow, image_shape, num_classes, dtype, memory
-    )
+    inputs, z, log_det = build_encoder(flow, image_shape, num_classes, dtype)
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
     encoder = Encoder(inputs, outputs, name="encoder")
     log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)

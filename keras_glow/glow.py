@@ -27,6 +27,7 @@ from keras_glow.initialization import (
 from keras_glow.jax_state import weights_kept
 from keras_glow.layers.bijection import flow_dtype
 from keras_glow.losses import StandardNormalNLL
+from keras_glow.optimizer import guarded
 
 MEMORY = ("store", "remat", "reversible")
 NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
@@ -152,6 +153,7 @@ class Glow(keras.Model):
             num_classes,
             seed,
             self.dtype,
+            memory,
             permutation=permutation,
             coupling=coupling,
             width=width,
@@ -162,10 +164,10 @@ class Glow(keras.Model):
         self.bijections = [
             layer
             for level in flow
-            for layer in (level.squeeze, *level.steps, level.prior)
+            for layer in (level.squeeze, *level.steps.bijections, level.prior)
         ]
         self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, num_classes, self.dtype, memory
+            flow, self.image_shape, num_classes, self.dtype
         )
         for model in (self.encoder, self.scorer, self.decoder):
             model.jit_compile = resolve_jit_compile("auto", model)
@@ -190,7 +192,7 @@ class Glow(keras.Model):
             **kwargs: other arguments of `keras.Model.compile`.
         """
         super().compile(
-            optimizer=optimizer,
+            optimizer=guarded(optimizer),
             loss=StandardNormalNLL() if loss is None else loss,
             jit_compile=resolve_jit_compile(jit_compile, self),
             **kwargs,

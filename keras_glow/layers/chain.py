@@ -22,39 +22,43 @@ MAX_ERRORS = {"float64": 1e-11, "float32": 2e-5, None: 2e-2}
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class Chain(keras.layers.Layer):
-    """Bijections one after another, trained without most of their activations.
+    """Bijections one after another, and what is kept of them for training.
 
     The backward pass needs what the forward pass computed, most of all inside
-    the coupling networks. Keras stores it, so memory grows with the number of
-    bijections. Here it is computed once more, for one bijection at a time:
+    the coupling networks.
 
-    - `"remat"` stores the input of every bijection and runs each again.
+    - `"store"` keeps it all: memory grows with the number of bijections.
+    - `"remat"` keeps the input of every bijection and runs each again.
     - `"reversible"` stores the last output alone. The inverse of each bijection
       gives its input, from the last to the first. The gradients are those at
       inputs that are off by what the inverses are off: see `check_inverses`.
 
     What comes out, and the weights, are those of the bijections called one by
-    one. They must do the same when run again: no dropout inside.
+    one. They must do the same when run again: no dropout inside. On TensorFlow
+    a compiled program holds each kind of bijection once, however many there
+    are: that is most of what its start-up takes.
 
     Args:
         bijections: list of `Bijection` that keep the shape of their input.
-        memory: `"remat"` or `"reversible"`.
+        memory: `"store"`, `"remat"` or `"reversible"`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
         x: float tensor `(batch, height, width, channels)`.
         log_det: tensor `(batch,)` or 0.0, as in `Bijection`.
+        inverse: bool, whether to map z back to x.
         training: bool.
 
     Returns:
-        Tuple of z, shaped like x, and the log-determinant `(batch,)` in nats.
+        Tuple of z, shaped like x, and the log-determinant `(batch,)` in nats;
+        of the inverse, x alone.
 
     Reference:
         Gomez et al., 2017, The Reversible Residual Network: Backpropagation
         Without Storing Activations, https://arxiv.org/abs/1707.04585
     """
 
-    def __init__(self, bijections, memory="reversible", **kwargs):
+    def __init__(self, bijections, memory="store", **kwargs):
         super().__init__(**kwargs)
         self.bijections = list(bijections)
         self.memory = memory
@@ -65,21 +69,38 @@ class Chain(keras.layers.Layer):
             if not bijection.built:
                 bijection.build(input_shape)
 
-    def call(self, x, log_det=0.0, training=None):
+    def compute_output_spec(self, x, log_det=0.0, inverse=False, training=None):
+        # Known without running it, which takes a while.
+        image = keras.KerasTensor(x.shape, self.compute_dtype)
+        if inverse:
+            return image
+        return image, keras.KerasTensor(x.shape[:1], self.compute_dtype)
+
+    def inverse(self, z):
+        """Maps `z` back to `x` through the inverses, the last one first."""
+        return self(z, inverse=True)
+
+    def call(self, x, log_det=0.0, inverse=False, training=None):
         if any(getattr(e, "adapting", False) for e in self._flatten_layers()):
             # Weights are assigned in this pass, which no pure function may do.
             for bijection in self.bijections:
                 x, log_det = bijection(x, log_det=log_det)
             return x, log_det
+        steps = [_Step(b, self.memory, training) for b in self.bijections]
+        if inverse:
+            return _inverse(steps, x)
         if self.checking:
             self.check_inverses(x, training)
-        steps = [_Step(b, self.memory, training) for b in self.bijections]
         variables = [step.variables for step in steps]
         values = [v.value for v in keras.tree.flatten(variables)]
 
         def forward(x, *values):
             weights = keras.tree.pack_sequence_as(variables, values)
             return _forward(steps, x, weights)
+
+        if self.memory == "store":
+            (z, own_log_det), _ = forward(x, *values)
+            return z, log_det + own_log_det
 
         def backward(kept, *gradients):
             return _backward(steps, *kept, *gradients)
@@ -150,6 +171,16 @@ def _forward(steps, x, weights):
     return (x, log_det), (kept, weights)
 
 
+def _inverse(steps, z):
+    """From z to x, the last step first."""
+    once = {}
+    for step in reversed(steps):
+        run = once.setdefault(step.kind, traced_once(step.inverse))
+        values = [[v.value for v in part] for part in step.variables]
+        z = run(z, values)
+    return z
+
+
 def _backward(steps, kept, weights, gradient, log_det_gradient):
     """Gradients of x and of all weights, the last step first."""
     once = {}
@@ -192,6 +223,12 @@ class _Step:
             x, log_det = self._call(part, own, x, log_det=0.0)
             total = total + log_det
         return x, total
+
+    def inverse(self, z, weights):
+        """From z to x."""
+        for part, own in reversed(list(zip(self.parts, weights, strict=True))):
+            z = self._call(part, own, z, inverse=True)
+        return z
 
     def backward(self, start, weights, gradient, log_det_gradient, zero):
         """Goes back through the step, from gradients of z to those of x.
