@@ -183,7 +183,7 @@ def diagnose(model, images, labels=None, batch_size=32):
         for name, part in parts.items()
         if isinstance(part, InvertibleConv1x1)
     }
-    lost = _not_finite(model)
+    lost = _not_finite(parts)
     singular = [n for n, value in conditions.items() if value == math.inf]
     if lost or singular:
         # Nothing comes through, and some backends raise an error.
@@ -480,19 +480,20 @@ def _worst(layers, epsilon):
 # What is said of it
 
 
-def _not_finite(model):
-    """Dict by layer of what is to be said of weights that are not finite."""
+def _not_finite(parts):
+    """Dict by layer of what is to be said of a weight that is not finite."""
     lost = {}
-    for weight in model.weights:
-        values = ops.convert_to_numpy(weight)
-        count = np.sum(~np.isfinite(values))
-        if count:
-            layer = weight.path.rsplit("/", 1)[0]
-            lost.setdefault(
-                layer,
-                f"the weight {weight.path} holds {count} of {values.size} "
-                "values that are not finite",
-            )
+    for name, part in parts.items():
+        for weight in part.weights:
+            values = ops.convert_to_numpy(weight)
+            count = np.count_nonzero(~np.isfinite(values))
+            if count and name not in lost:
+                # A chain around the layer is no matter here.
+                path = name + weight.path.rpartition(name)[2]
+                lost[name] = (
+                    f"the weight {path} holds {count} of {values.size} values "
+                    "that are not finite"
+                )
     return lost
 
 
