@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test slow notebooks lint clean
+.PHONY: demo test slow reliability notebooks lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -21,6 +21,10 @@ test: $(VENV)/.installed lint
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# Measures every figure of docs/reliability.md; goes on where it was stopped.
+reliability: $(VENV)/.installed
+	$(BIN)/python experiments/reliability.py --out docs/reliability.md
 
 # Runs notebooks/*.py and writes them, outputs included, as .ipynb.
 notebooks: $(VENV)/.installed

@@ -60,9 +60,8 @@ def run(path, report):
     """Runs the tests of a file that record figures, and keeps their report."""
     partial = report.with_suffix(".partial")
     command = [sys.executable, "-m", "pytest", "-q", "-m", "figure", str(path)]
-    subprocess.run(
-        [*command, f"--junitxml={partial}"], cwd=REPOSITORY, check=False
-    )
+    command.append(f"--junitxml={partial}")
+    subprocess.run(command, cwd=REPOSITORY, check=False)  # noqa: S603
     partial.replace(report)
 
 
@@ -75,7 +74,10 @@ def read(report):
         failed |= case.find("error") is not None
         passed &= not failed
         skipped = case.find("skipped")
-        properties = [(p.get("name"), p.get("value")) for p in case.iter("property")]
+        properties = [
+            (item.get("name"), item.get("value"))
+            for item in case.iter("property")
+        ]
         if skipped is not None:
             properties = [(test, f"not run: {skipped.get('message')}")]
         elif failed:

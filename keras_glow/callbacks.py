@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_glow import diagnosis
 from keras_glow.checkpoint import save_checkpoint
+from keras_glow.checks import check_integer, check_seed, check_temperature
 from keras_glow.ema import averaged_weights
 from keras_glow.images import save_grid
 
@@ -23,9 +24,13 @@ class SampleGrid(keras.callbacks.Callback):
         directory: where to; it is made if it is missing.
         every: int >= 1, epochs from one picture to the next; the last epoch
             always has one.
-        count: int, images in a row.
+        count: int >= 1, images in a row.
         temperatures: a row for each.
-        seed: int, of the latents.
+        seed: int 0..2**32 - 1, of the latents.
+
+    Raises:
+        ValueError: naming the argument that is not as described; of the
+            temperatures when training begins.
     """
 
     def __init__(
@@ -38,10 +43,16 @@ class SampleGrid(keras.callbacks.Callback):
     ):
         super().__init__()
         self.directory = pathlib.Path(directory)
-        self.every = every
-        self.count = count
+        self.every = check_integer("every", every, 1)
+        self.count = check_integer("count", count, 1)
         self.temperatures = temperatures
-        self.seed = seed
+        self.seed = check_seed(seed, or_none=False)
+
+    def on_train_begin(self, logs=None):
+        # Before the first epoch, not after it.
+        for temperature in self.temperatures:
+            check_temperature(temperature, self.model.levels)
+        self.directory.mkdir(parents=True, exist_ok=True)
 
     def on_epoch_end(self, epoch, logs=None):
         number = epoch + 1

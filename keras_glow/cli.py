@@ -12,8 +12,9 @@ import keras
 import numpy as np
 
 from keras_glow import __version__, images, training
-from keras_glow.glow import Glow
+from keras_glow.checks import MAX_WEIGHTS_SEED
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+from keras_glow.loading import load_model, training_steps
 from keras_glow.presets import PRESETS, load_preset, preset_path
 
 # Options of `train` that say where things are, or are in its images anyhow.
@@ -36,7 +37,8 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except Exception as error:
+        # Pillow, h5py and the backends fail by many types of exception.
         message = str(error).strip().splitlines() or [type(error).__name__]
         print(f"keras-glow: error: {message[0]}", file=sys.stderr)
         return 1
@@ -207,9 +209,10 @@ def _info(options):
     lines["latents per level"] = [
         math.prod(shape) for shape in model.latent_shapes
     ]
-    if getattr(model, "optimizer", None) is not None:
-        lines["training steps"] = int(model.optimizer.iterations.numpy())
     file = _model_file(options.model)
+    steps = training_steps(file)
+    if steps is not None:
+        lines["training steps"] = steps
     lines["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     for name, value in lines.items():
         print(f"{name}: {value}")
@@ -251,18 +254,7 @@ def _load(model):
         )
     if path.suffix != ".keras":
         raise ValueError(f"{path} is expected to be a .keras file")
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:
-        # Keras reports a bad file by many types of exception.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be loaded: {reason}") from error
-    if not isinstance(model, Glow):
-        raise ValueError(
-            f"{path} is expected to hold a Glow, and holds a "
-            f"{type(model).__name__}"
-        )
-    return model
+    return load_model(path)
 
 
 def _load_for(model, path, upscale=False):
@@ -313,7 +305,7 @@ def _number(kind, low, high=None):
 
 
 _count = _number(int, 1)
-_seed = _number(int, 0)
+_seed = _number(int, 0, MAX_WEIGHTS_SEED)
 
 
 def _temperature(text):
@@ -322,8 +314,13 @@ def _temperature(text):
     return values[0] if len(values) == 1 else values
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="keras-glow",
         description="Train a Glow on your images, and sample from it.",
     )
@@ -413,7 +410,7 @@ def _add_train(commands):
         default=4e-3,
         help="the highest: it falls by half a cosine",
     )
-    add("--warmup", type=_seed, default=300, help="steps up to it")
+    add("--warmup", type=_number(int, 0), default=300, help="steps up to it")
     add(
         "--clip",
         type=_number(float, 0),
@@ -422,7 +419,7 @@ def _add_train(commands):
     )
     add(
         "--ema",
-        type=_number(float, 0, 1),
+        type=_number(float, 0, 0.99999),
         default=0.0,
         help="momentum of the averaged weights; 0 for none",
     )

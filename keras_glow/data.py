@@ -6,6 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.checks import (
+    check_boolean,
+    check_integer,
+    check_seed,
+    is_dataset,
+    refuse,
+)
+
 
 class ImageSequence(keras.utils.PyDataset):
     """Shuffled batches of an image array, flipped at random if asked.
@@ -15,17 +23,21 @@ class ImageSequence(keras.utils.PyDataset):
     uninterrupted. `Glow.fit` does not shuffle it once more.
 
     Args:
-        images: uint8 array `(count, height, width, channels)`; a memory map
-            will do.
+        images: uint8 array `(count, height, width, channels)`, count >= 1; a
+            memory map will do.
         labels: int array `(count,)` or None.
-        batch_size: int; the last batch of an epoch may be smaller.
+        batch_size: int >= 1; the last batch of an epoch may be smaller.
         flip: bool, whether half of the images, drawn anew each epoch, are
             mirrored left to right.
-        seed: int.
-        epoch: int, the epoch to begin with.
-        batch: int, the batch of that epoch to begin with: its first epoch has
-            so many batches less.
+        seed: int 0..2**32 - 1.
+        epoch: int >= 0, the epoch to begin with.
+        batch: int >= 0, the batch of that epoch to begin with: its first epoch
+            has so many batches less.
         **kwargs: `keras.utils.PyDataset` arguments (`workers`, ...).
+
+    Raises:
+        ValueError: naming the argument that is not as described. The type and
+            the range of the images are looked at by `Glow.fit`.
     """
 
     def __init__(
@@ -40,12 +52,25 @@ class ImageSequence(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if getattr(images, "ndim", 0) != 4 or not len(images):
+            expected = "one image or more, (count, height, width, channels)"
+            refuse("images", f"an array of {expected}", images)
+        if labels is not None:
+            labels = np.asarray(labels)
+            if labels.shape[:1] != (len(images),):
+                refuse(
+                    "labels", f"one for each of {len(images)} images", labels
+                )
         self.images = images
         self.labels = labels
-        self.batch_size = batch_size
-        self.flip = flip
-        self.seed = seed
-        self._start(epoch, batch)
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        self.flip = check_boolean("flip", flip)
+        self.seed = check_seed(seed, or_none=False)
+        batches = -(-len(images) // self.batch_size)
+        self._start(
+            check_integer("epoch", epoch, 0),
+            check_integer("batch", batch, 0, batches - 1),
+        )
 
     def _start(self, epoch, batch):
         self.epoch = epoch
@@ -78,13 +103,40 @@ class ImageSequence(keras.utils.PyDataset):
             self._start(self.epoch + 1, batch=0)
 
 
-def first_images(x, count, seed):
+def split(x, y, fraction):
+    """Splits arrays in two, as `validation_split` of `keras.Model.fit` does.
+
+    Args:
+        x: array.
+        y: array of the same length, or None.
+        fraction: float in (0, 1), the part that is split off the end.
+
+    Returns:
+        Tuple of x and y without it, and of it: `(x, y)`.
+
+    Raises:
+        ValueError: if x is a dataset, or one of the parts is empty.
+    """
+    if is_dataset(x):
+        refuse("validation_split", "0 for a dataset", fraction)
+    stop = int(len(x) * (1 - fraction))
+    if not 0 < stop < len(x):
+        expected = f"such that of {len(x)} images some are on either side"
+        refuse("validation_split", expected, fraction)
+    if y is None:
+        return x[:stop], None, (x[stop:], None)
+    return x[:stop], y[:stop], (x[stop:], y[stop:])
+
+
+def first_images(x, count, seed, check=None):
     """The first `count` images of whatever `fit` takes, and that same data.
 
     Args:
         x: array, tf.data.Dataset, PyDataset, DataLoader or generator.
         count: int; fewer come back if there are fewer.
         seed: int; the images of an array are drawn at random.
+        check: function of the images and the labels of a batch that returns
+            the images, or raises; None for none.
 
     Returns:
         Tuple of an array of images and of x. A generator cannot be rewound, so
@@ -100,12 +152,14 @@ def first_images(x, count, seed):
     taken, images = [], []
     for batch in batches:
         taken.append(batch)
-        batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        images.append(ops.convert_to_numpy(batch))
+        batch, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        images.append(
+            check(batch, labels) if check else ops.convert_to_numpy(batch)
+        )
         if sum(map(len, images)) >= count:
             break
-    if not images:
-        raise ValueError("`x` is expected to hold images. Received: no batch")
+    if not sum(map(len, images)):
+        raise ValueError("`x` is expected to be images. Received: no batch")
     if batches is x:
         # Keras knows a generator by its type: an itertools.chain is refused.
         x = (batch for batch in itertools.chain(taken, batches))

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_glow.checks import check_floats
+
 # Noise has 16 bits. With the 8 bits of a pixel they fit into the 24 of a
 # float32, so no rounding ever carries a value out of its bin.
 NOISE_STEPS = 2.0**16
@@ -41,9 +43,9 @@ def quantize(x, bits=8):
         uint8 numpy array of the same shape.
 
     Raises:
-        ValueError: if a value is not finite.
+        ValueError: if a value is no number, or not finite.
     """
-    x = ops.convert_to_numpy(x)
+    x = check_floats("x", x)
     if not np.isfinite(x).all():
         raise ValueError(
             "The image is expected to be finite. Received: "

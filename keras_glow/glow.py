@@ -9,13 +9,26 @@ from keras import ops
 from keras_glow import diagnosis, latents
 from keras_glow.architecture import assemble, build_flow, latent_shapes
 from keras_glow.checks import (
+    NETWORK_DTYPES,
+    allocate_images,
     check_arguments,
+    check_batch,
+    check_boolean,
     check_choice,
+    check_data,
+    check_fraction,
     check_images,
+    check_integer,
     check_labels,
+    check_latents,
+    check_loss,
+    check_seed,
+    check_validation_data,
+    is_dataset,
+    nan_outside,
 )
 from keras_glow.compilation import resolve_jit_compile
-from keras_glow.data import ImageSequence, first_images
+from keras_glow.data import ImageSequence, first_images, split
 from keras_glow.dequantization import dequantize, quantize
 from keras_glow.ema import averaged_weights
 from keras_glow.initialization import (
@@ -30,7 +43,7 @@ from keras_glow.losses import StandardNormalNLL
 from keras_glow.optimizer import guarded
 
 MEMORY = ("store", "remat", "reversible")
-NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
+SAMPLES_AT_ONCE = 1024  # that `sample` holds latents of
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -62,8 +75,8 @@ class Glow(keras.Model):
     Args:
         image_shape: (height, width, channels); height and width multiples of
             `2**levels`, channels 1 or more.
-        levels: int >= 1, L in the paper.
-        depth: int >= 1, steps of flow in each level, K in the paper.
+        levels: int 1..30, L in the paper.
+        depth: int 1..1024, steps of flow in each level, K in the paper.
         width: int >= 1, hidden channels of a coupling network.
         permutation: `"invertible_conv"`, `"shuffle"` or `"reverse"`.
         coupling: `"affine"` or `"additive"`.
@@ -71,7 +84,8 @@ class Glow(keras.Model):
             quantised to `2**bits` grey levels.
         num_classes: int, or None. With it the top prior is learned for each
             class.
-        seed: int >= 0, of the initial weights and of the noise in training.
+        seed: int 0..2**31 - 1, of the initial weights, of the order of the
+            images and of the noise in training.
         network_dtype: `"bfloat16"` or `"float16"` to compute the coupling
             networks in while training; None follows the dtype policy. The rest
             of the flow, and everything outside training, is float32.
@@ -97,7 +111,8 @@ class Glow(keras.Model):
         latent_shapes: shape of each level's latent, in the order of z.
 
     Raises:
-        ValueError: naming the argument that is not as described.
+        ValueError: naming the argument that is not as described, or those that
+            ask for more than 2**31 parameters.
 
     Reference:
         Kingma & Dhariwal, 2018, Glow: Generative Flow with Invertible 1x1
@@ -120,8 +135,10 @@ class Glow(keras.Model):
         scale="bounded",
         **kwargs,
     ):
-        check_arguments(
-            image_shape, levels, depth, width, bits, num_classes, seed
+        image_shape, levels, depth, width, bits, num_classes, seed = (
+            check_arguments(
+                image_shape, levels, depth, width, bits, num_classes, seed
+            )
         )
         check_choice("memory", memory, MEMORY)
         check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
@@ -130,7 +147,7 @@ class Glow(keras.Model):
         # Keras puts a wrapper of its int8 quantisation over each layer's
         # `quantize`; ours has another meaning, and wants the method itself.
         del self.quantize
-        self.image_shape = tuple(int(size) for size in image_shape)
+        self.image_shape = image_shape
         self.levels = levels
         self.depth = depth
         self.width = width
@@ -173,7 +190,9 @@ class Glow(keras.Model):
             model.jit_compile = resolve_jit_compile("auto", model)
         # Dequantisation noise: its state is a counter that the file carries.
         self.train_noise = keras.random.SeedGenerator(seed, name="train_noise")
-        self.test_noise = keras.random.SeedGenerator(seed, name="test_noise")
+        # In tests the counter is the number of the image.
+        self.test_count = keras.random.SeedGenerator(seed, name="test_count")
+        self.test_noise = latents.IndexedNoise(self.image_shape, seed)
         self.bits_per_dim_tracker = keras.metrics.Mean(name="bits_per_dim")
         self.built = True
 
@@ -186,11 +205,17 @@ class Glow(keras.Model):
 
         Args:
             optimizer: a Keras optimiser or its name.
-            loss: None, for `keras_glow.losses.StandardNormalNLL()`.
+            loss: None, for `keras_glow.losses.StandardNormalNLL()`. One of
+                Keras's own would compare latents with themselves.
             jit_compile: bool, or `"auto"`, which leaves XLA out where
                 TensorFlow runs on a CPU: its convolutions are slower there.
             **kwargs: other arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
         """
+        check_loss(loss)
+        check_choice("jit_compile", jit_compile, (True, False, "auto"))
         super().compile(
             optimizer=guarded(optimizer),
             loss=StandardNormalNLL() if loss is None else loss,
@@ -215,18 +240,27 @@ class Glow(keras.Model):
         `(images, labels)`.
         """
         images, labels = (inputs, None) if self.num_classes is None else inputs
-        if not keras.backend.is_int_dtype(images.dtype):
-            raise ValueError(
-                "Images are expected to be integers 0..255. "
-                f"Received: dtype={images.dtype}"
+        check_batch(images, labels, self.image_shape, self.num_classes)
+        if training:
+            noise = keras.random.uniform(
+                ops.shape(images), dtype=self.dtype, seed=self.train_noise
             )
-        noise = keras.random.uniform(
-            ops.shape(images),
-            dtype=self.dtype,
-            seed=self.train_noise if training else self.test_noise,
-        )
+        else:
+            noise = self.test_noise(self._count(images), self.dtype)
         x = dequantize(images, noise, self.bits)
+        x = nan_outside(x, images, 0, 255)
+        if labels is not None:
+            x = nan_outside(x, labels, 0, self.num_classes - 1)
         return self.encoder(_join(x, labels), training=training)
+
+    def _count(self, images):
+        """The numbers of the images of a test, since it began."""
+        state = self.test_count.state
+        count = ops.shape(images)[0]
+        first = ops.convert_to_tensor(state)[1]
+        one = ops.convert_to_tensor([0, 1], state.dtype)
+        state.assign(state + one * ops.cast(count, state.dtype))
+        return ops.cast(first, "int32") + ops.arange(count, dtype="int32")
 
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         # Nothing to predict but the latents themselves: y is not looked at.
@@ -250,14 +284,25 @@ class Glow(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         if sample_weight is not None:
             raise ValueError("Sample weights are expected to be None.")
-        if self.num_classes is None:
-            return x, None, None
-        if y is None:
-            raise ValueError("Labels are expected beside the images.")
-        return (x, y), None, None
+        check_batch(x, y, self.image_shape, self.num_classes)
+        return (x if self.num_classes is None else (x, y)), None, None
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        *args,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        **kwargs,
+    ):
         """Trains the model, as `keras.Model.fit` does.
+
+        The order of an array's images is a function of the model's seed and of
+        the epoch; no global random state is touched. A dataset has its own.
 
         Before the first step of its life ActNorm is set from 256 dequantised
         images. With `memory="reversible"` every `fit` begins with a check of
@@ -266,8 +311,13 @@ class Glow(keras.Model):
         Args:
             x: images, or a dataset of images or of (images, labels).
             y: labels, beside an array of images.
+            batch_size: int >= 1, or None for 32; a dataset has its own.
+            epochs: int >= 1, the number of the last epoch.
+            validation_split: float in [0, 1), part of an array, taken from its
+                end, to validate on if there is no `validation_data`.
             validation_data: images, `(images, labels)`, `(images, None)` or a
                 dataset.
+            shuffle: bool, whether an array is shuffled anew each epoch.
             *args: other arguments of `keras.Model.fit`.
             **kwargs: likewise.
 
@@ -277,38 +327,80 @@ class Glow(keras.Model):
 
         Raises:
             ValueError: if the images are not integers 0..255 of the model's
-                shape; with `memory="reversible"`, if the inverse of a step is
-                not accurate enough, naming it.
+                shape, or another argument is not as described, naming it; with
+                `memory="reversible"`, if the inverse of a step is not accurate
+                enough, naming it. Later batches of a dataset, whose values no
+                compiled program can refuse, make the loss nan instead.
         """
         if getattr(self, "optimizer", None) is None:
             raise ValueError("`compile()` is expected to be called before.")
-        x = self._check_arrays(x, y)
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size, 1)
+        epochs = check_integer("epochs", epochs, 1)
+        shuffle = check_boolean("shuffle", shuffle)
+        x, y = check_data(x, y, self.image_shape, self.num_classes)
+        # Before the first epoch, not after it.
         if validation_data is not None:
-            # Before the first epoch, not after it.
-            self._check_arrays(
-                *keras.utils.unpack_x_y_sample_weight(validation_data)[:2]
+            test_x, test_y = check_validation_data(
+                validation_data, self.image_shape, self.num_classes
             )
+            validation_data = self._check_dataset(test_x), test_y
+        elif check_fraction("validation_split", validation_split):
+            x, y, validation_data = split(x, y, validation_split)
         if self.memory == "reversible" or not is_initialized(self.encoder):
             x = self._prepare(x)
-        if isinstance(x, ImageSequence):
-            kwargs["shuffle"] = False
+        else:
+            x = self._check_dataset(x)
+        if shuffle and not is_dataset(x):
+            x, y = self._sequence(x, y, batch_size or 32), None
+        if not isinstance(x, keras.utils.PyDataset) or isinstance(
+            x, ImageSequence
+        ):
+            shuffle = False  # done, or not for Keras to do
         # Built outside the traced step, the slots cost a third of its time.
         self.optimizer.build(self.trainable_variables)
         with weights_kept(self):
             return super().fit(
-                x, y, *args, validation_data=validation_data, **kwargs
+                x,
+                y,
+                batch_size,
+                epochs,
+                *args,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                **kwargs,
             )
 
-    def _check_arrays(self, x, y):
-        if not hasattr(x, "shape"):
-            # A dataset: `call` looks at the dtype, the encoder at the shape.
-            return x
+    def _check_batch(self, images, labels):
+        images = check_images(images, self.image_shape, "x")
         if self.num_classes is not None:
-            check_labels(y, len(x), self.num_classes)
-        return check_images(x, self.image_shape)
+            check_labels(labels, len(images), self.num_classes, "y")
+        return images
+
+    def _check_dataset(self, x):
+        """Looks at what comes first out of a dataset, and gives it back."""
+        if not is_dataset(x):
+            return x
+        if not hasattr(x, "element_spec"):
+            return first_images(x, 1, self.seed, self._check_batch)[1]
+        # Of tf.data types and shapes are known, and a batch may cost much.
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        check_batch(images, labels, self.image_shape, self.num_classes)
+        return x
+
+    def _sequence(self, images, labels, batch_size):
+        # It goes on where the optimiser stands: two fits of one epoch see what
+        # one of two epochs sees.
+        steps = -(-len(images) // batch_size)
+        epoch = int(ops.convert_to_numpy(self.optimizer.iterations)) // steps
+        return ImageSequence(
+            images, labels, batch_size, seed=self.seed, epoch=epoch
+        )
 
     def _prepare(self, x):
-        images, x = first_images(x, INITIALIZATION_IMAGES, self.seed)
+        images, x = first_images(
+            x, INITIALIZATION_IMAGES, self.seed, self._check_batch
+        )
         inputs = self.dequantize(images, seed=self.seed)
         # The prior, which alone sees labels, comes after the last ActNorm.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
@@ -317,26 +409,35 @@ class Glow(keras.Model):
         check_inverses(self.encoder, inputs)
         return x
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """The loss and bits/dim on data, as `keras.Model.evaluate` does.
 
-        The noise is the same at every call. While `fit` runs with
-        `use_ema=True`, it is the averaged weights that are evaluated.
+        The noise of image i is the same at every call and for every batch size.
+        While `fit` runs with `use_ema=True`, it is the averaged weights that
+        are evaluated.
 
         Args:
             x: images, or a dataset of images or of (images, labels).
             y: labels, beside an array of images.
+            batch_size: int >= 1, or None for 32; a dataset has its own.
             *args: other arguments of `keras.Model.evaluate`.
             **kwargs: likewise.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
         """
-        x = self._check_arrays(x, y)
-        state = self.test_noise.state
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size, 1)
+        if not kwargs.get("_use_cached_eval_dataset"):  # by fit, which looked
+            x, y = check_data(x, y, self.image_shape, self.num_classes)
+            x = self._check_dataset(x)
+        state = self.test_count.state
         state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
         if kwargs.get("_use_cached_eval_dataset"):  # called by fit
             with averaged_weights(self):
-                return super().evaluate(x, y, *args, **kwargs)
+                return super().evaluate(x, y, batch_size, *args, **kwargs)
         with weights_kept(self):
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(x, y, batch_size, *args, **kwargs)
 
     # Images to latents and back
 
@@ -345,12 +446,16 @@ class Glow(keras.Model):
 
         Args:
             images: integers 0..255, `(batch, height, width, channels)`.
-            seed: int for noise that it fixes, None for other noise each time,
-                `"center"` for the centre of the bin.
+            seed: int 0..2**32 - 1 for noise that it fixes, None for other noise
+                each time, `"center"` for the centre of the bin.
 
         Returns:
             Float array of the same shape.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
         """
+        seed = check_seed(seed, or_center=True)
         return self._dequantize(check_images(images, self.image_shape), seed)
 
     def _dequantize(self, images, seed, draw=0):
@@ -366,7 +471,7 @@ class Glow(keras.Model):
         """Continuous images to uint8, each value to the bin that holds it.
 
         Raises:
-            ValueError: if a value is not finite.
+            ValueError: if a value is no number, or not finite.
         """
         return quantize(x, self.bits)
 
@@ -379,16 +484,22 @@ class Glow(keras.Model):
             batch_size: int, images that are encoded at once.
 
         Returns:
-            Float array `(batch, D)`, all levels, standardised.
+            Float array `(batch, D)`, all levels, standardised; of no images,
+            `(0, D)`.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
         """
+        batch_size = check_integer("batch_size", batch_size, 1)
         x = self.dequantize(images, seed="center")
+        labels = check_labels(labels, len(x), self.num_classes)
         return self._predict(self.encoder, x, labels, batch_size)
 
     def decode(self, z, labels=None, batch_size=32):
         """Images of latents: the inverse of `encode`, pixel by pixel.
 
         Args:
-            z: float array `(batch, D)`.
+            z: finite float array `(batch, D)`.
             labels: int array `(batch,)`.
             batch_size: int, images that are decoded at once.
 
@@ -396,14 +507,12 @@ class Glow(keras.Model):
             uint8 array `(batch, height, width, channels)`.
 
         Raises:
-            ValueError: if z has another shape, or an image is not finite.
+            ValueError: naming the argument that is not as described; if an
+                image is not finite.
         """
-        z = np.asarray(ops.convert_to_numpy(z), self.dtype)
-        if z.shape[1:] != (self.dimensions,):
-            raise ValueError(
-                f"`z` is expected to have the shape (batch, {self.dimensions})."
-                f" Received: shape={z.shape}"
-            )
+        batch_size = check_integer("batch_size", batch_size, 1)
+        z = check_latents(z, self.dimensions, self.dtype)
+        labels = check_labels(labels, len(z), self.num_classes)
         return self.quantize(self._predict(self.decoder, z, labels, batch_size))
 
     def sample(
@@ -411,14 +520,15 @@ class Glow(keras.Model):
     ):
         """Draws images.
 
-        Image i of a seed is always the same, however many are drawn.
+        Image i of a seed is always the same, however many are drawn. Memory is
+        needed for the images and for the latents of about 1,024 of them.
 
         Args:
-            count: int >= 0.
+            count: int >= 0; at most as many as take 16 GiB.
             temperature: float >= 0 that scales the standard deviation of the
                 latents of every level, or a sequence of them, one per level,
                 finest first. 0 gives the mode, 1 the model's distribution.
-            seed: int >= 0, or None for other images each time.
+            seed: int 0..2**32 - 1, or None for other images each time.
             labels: int array `(count,)`, or one int for all; None draws
                 them uniformly (only with `num_classes`).
             batch_size: int, images that are decoded at once.
@@ -429,21 +539,36 @@ class Glow(keras.Model):
         Raises:
             ValueError: if an argument is not as described.
         """
-        if count < 0:
-            raise ValueError(
-                f"`count` is expected to be >= 0. Received: count={count}"
-            )
+        batch_size = check_integer("batch_size", batch_size, 1)
+        seed = check_seed(seed)
         deviations = latents.standard_deviations(
             temperature, self.latent_shapes
         )
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
-        if self.num_classes and labels is None:
-            generators = latents.keyed_generators(seed, count, stream=1)
-            labels = [rng.integers(self.num_classes) for rng in generators]
+        images = allocate_images(count, self.image_shape)
+        count = len(images)
         if labels is not None:
-            labels = np.broadcast_to(np.asarray(labels, "int32"), (count,))
-        z = latents.standard_normal(count, self.dimensions, seed)
+            if np.ndim(labels) == 0:
+                labels = np.full(count, labels)
+            labels = check_labels(labels, count, self.num_classes)
+        if seed is None:
+            seed = latents.new_seed()
+        # Whole batches, so that where a chunk ends makes no difference.
+        chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            images[start:stop] = self._draw(
+                start, stop, deviations, seed, labels, batch_size
+            )
+        return images
+
+    def _draw(self, start, stop, deviations, seed, labels, batch_size):
+        count = stop - start
+        if labels is not None:
+            labels = labels[start:stop]
+        elif self.num_classes is not None:
+            generators = latents.keyed_generators(seed, count, 1, start)
+            labels = [rng.integers(self.num_classes) for rng in generators]
+        z = latents.standard_normal(count, self.dimensions, seed, start)
         return self.decode(z * deviations, labels, batch_size)
 
     # Likelihood
@@ -457,19 +582,22 @@ class Glow(keras.Model):
         Args:
             images: integers 0..255, `(batch, height, width, channels)`.
             draws: int >= 1.
-            seed: int >= 0 for noise that it fixes, `"center"` for none, or
-                None for other noise each time.
+            seed: int 0..2**32 - 1 for noise that it fixes, `"center"` for none,
+                or None for other noise each time.
             labels: int array `(batch,)`.
             batch_size: int, images that are encoded at once.
 
         Returns:
             Float array `(batch,)`.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
         """
-        if draws < 1:
-            raise ValueError(
-                f"`draws` is expected to be >= 1. Received: draws={draws}"
-            )
+        draws = check_integer("draws", draws, 1)
+        batch_size = check_integer("batch_size", batch_size, 1)
+        seed = check_seed(seed, or_center=True)
         images = check_images(images, self.image_shape)
+        labels = check_labels(labels, len(images), self.num_classes)
         log_probs = [
             self._predict(
                 self.scorer,
@@ -515,7 +643,6 @@ class Glow(keras.Model):
         The last batch is filled up to `batch_size`, a lone one to a power of 2.
         """
         count = len(inputs)
-        labels = check_labels(labels, count, self.num_classes)
         if not count:
             return np.zeros((0, *model.output_shape[1:]), self.dtype)
         size = min(batch_size, 1 << (count - 1).bit_length())
@@ -564,6 +691,27 @@ class Glow(keras.Model):
         from keras_glow.presets import load_preset  # which needs this module
 
         return load_preset(name)
+
+    def load_weights(self, filepath, *, sha256=None):
+        """Loads weights, all of them or none.
+
+        The file is checked as by `keras_glow.load_model`. A compiled model
+        takes the state of the optimiser too, if the file has one of the same
+        kind. HDF5 has no checksums: that a `.weights.h5` file is as it was
+        written, only `sha256` can tell.
+
+        Args:
+            filepath: a `.weights.h5` or `.keras` file of a model like this one.
+            sha256: hexadecimal digest that the file must have, or None.
+
+        Raises:
+            ModelFileError: naming the file and what is wrong with it; the
+                model is as it was.
+            FileNotFoundError: if there is none.
+        """
+        from keras_glow.loading import load_weights  # which needs this module
+
+        load_weights(self, filepath, sha256)
 
     def save_own_variables(self, store):
         # Keras leaves the state of seed generators out of its files. Without

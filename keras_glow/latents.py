@@ -3,35 +3,40 @@
 import math
 
 import numpy as np
+from keras import ops
+
+from keras_glow.checks import check_temperature
+from keras_glow.dequantization import NOISE_STEPS
 
 
-def keyed_generators(seed, count, stream=0):
+def keyed_generators(seed, count, stream=0, start=0):
     """One independent random generator for each of `count` images.
 
     Generator i is a function of `(seed, stream, i)` alone, so what is drawn for
     an image does not depend on how many are drawn beside it.
 
     Args:
-        seed: int >= 0, or None to draw one.
+        seed: int 0..2**32 - 1, or None to draw one.
         count: int.
         stream: int, to draw something else from the same seed.
-
-    Raises:
-        ValueError: if the seed is negative.
+        start: int, the first of the images.
     """
     if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-    if seed < 0:
-        raise ValueError(
-            f"`seed` is expected to be >= 0. Received: seed={seed}"
-        )
-    return (np.random.default_rng([seed, stream, i]) for i in range(count))
+        seed = new_seed()
+    images = range(start, start + count)
+    return (np.random.default_rng([seed, stream, i]) for i in images)
 
 
-def standard_normal(count, dimensions, seed):
+def new_seed():
+    """A seed that no one can foresee; no global generator is asked."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def standard_normal(count, dimensions, seed, start=0):
     """Standard normal latents, float32 `(count, dimensions)`."""
     z = np.empty((count, dimensions), "float32")
-    for row, rng in zip(z, keyed_generators(seed, count), strict=True):
+    generators = keyed_generators(seed, count, start=start)
+    for row, rng in zip(z, generators, strict=True):
         row[:] = rng.standard_normal(dimensions, "float32")
     return z
 
@@ -60,17 +65,34 @@ def standard_deviations(temperature, latent_shapes):
         ValueError: if a temperature is negative or not finite, or if a
             sequence has not one for each level.
     """
-    levels = len(latent_shapes)
-    try:
-        values = np.array(temperature, "float32")
-        if values.ndim == 0:
-            values = np.full(levels, values)
-        valid = np.all((values >= 0) & np.isfinite(values))
-    except (TypeError, ValueError):
-        valid = False
-    if not valid or values.shape != (levels,):
-        raise ValueError(
-            "`temperature` is expected to be a number >= 0, or a sequence of "
-            f"{levels}, one per level. Received: temperature={temperature!r}"
-        )
+    values = check_temperature(temperature, len(latent_shapes))
     return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
+
+
+class IndexedNoise:
+    """Noise in [0, 1) for image i of a test, a function of `(seed, i)` alone.
+
+    `frac(start + i * step)` for each subpixel, with a random start and a random
+    step: a Kronecker sequence, uniform over the images of each subpixel. Unlike
+    a generator it runs inside a compiled program on every backend and does not
+    depend on the batches; unlike one noise for all images its average gets
+    better with their number. It repeats after 65,536 images.
+
+    Args:
+        image_shape: (height, width, channels).
+        seed: int >= 0.
+    """
+
+    def __init__(self, image_shape, seed):
+        rng = np.random.default_rng(seed)
+        # Integers, exact at any i. A step that is odd meets every noise value.
+        start = rng.integers(NOISE_STEPS, size=(1, *image_shape))
+        step = 2 * rng.integers(NOISE_STEPS // 4, size=(1, *image_shape)) + 1
+        self.start, self.step = start.astype("int32"), step.astype("int32")
+
+    def __call__(self, indices, dtype):
+        """Noise `(count, height, width, channels)` of images by number."""
+        indices = ops.cast(indices, "int32") % int(NOISE_STEPS)
+        indices = ops.reshape(indices, (-1, 1, 1, 1))
+        points = (self.start + indices * self.step) % int(NOISE_STEPS)
+        return ops.cast(points, dtype) / NOISE_STEPS

@@ -1,36 +1,63 @@
-"""The strict loader: a `.keras` file of anybody's, trusted with nothing.
+"""The strict loader: a model file of anybody's, trusted with nothing.
 
 `keras.saving.load_model` builds whatever classes a file names. Here a file may
-only fill in the arguments of `Glow`, plain values that `Glow` checks, and the
-values of weights whose names, shapes and types the model knows beforehand.
+only fill in the arguments of `Glow`, plain values that are checked, and the
+values of weights whose names, shapes and types follow from them. All of it is
+checked before a model is built or changed.
 """
 
+import contextlib
 import hashlib
 import inspect
 import io
 import json
-import math
 import pathlib
 import tempfile
 import zipfile
 
 import h5py
-import numpy as np
-from keras import ops
+import keras
 
-from keras_glow.checks import check_arguments
-from keras_glow.glow import Glow
-from keras_glow.layers import ActNorm, InvertibleConv1x1, Shuffle
+from keras_glow.checks import check_arguments, check_choice
+from keras_glow.glow import MEMORY, NETWORK_DTYPES, Glow
+from keras_glow.layers.affine_coupling import LOG_SCALES
+from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+from keras_glow.weights_layout import RULES, optimizer_layout, weights_layout
 
-MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
 OPTIONAL_MEMBER = "run.json"  # of a checkpoint; not looked at
 MAX_CONFIG_BYTES = 2**20
 MAX_FILE_BYTES = 2**32
-MAX_PARAMETERS = 2**31
-# The highest value of each size that a file may ask for.
-LIMITS = {"levels": 10, "depth": 256, "width": 4096, "num_classes": 100_000}
-MAX_IMAGE_SIDE = 4096
-MAX_LOG_SCALE = 20.0
+
+DOCUMENT = {
+    "module": "keras_glow.glow",
+    "class_name": "Glow",
+    "registered_name": "keras_glow>Glow",
+}
+# What `compile_config` may name, though none of it is ever built here.
+COMPILE_MODULES = {
+    "keras",  # of a dtype policy
+    "keras.losses",
+    "keras.metrics",
+    "keras.optimizers",
+    "keras.optimizers.schedules",
+    "keras_glow.losses",
+    "keras_glow.optimizer",
+    "keras_glow.schedules",
+}
+# Larger numbers need no limit of their own: the file has to hold the weights.
+LIMITS = {"levels": 10, "depth": 1024}
+MAX_STEPS = 2048  # of all levels together
+MAX_INTEGER = 2**31 - 1
+CHOICES = {
+    "dtype": ("float32", "float64"),
+    "permutation": tuple(PERMUTATIONS),
+    "coupling": tuple(COUPLINGS),
+    "scale": tuple(LOG_SCALES),
+    "memory": MEMORY,
+    "network_dtype": NETWORK_DTYPES,
+}
 
 
 class ModelFileError(ValueError):
@@ -42,7 +69,8 @@ def load_model(path, sha256=None):
 
     Unlike `keras.saving.load_model` it never builds another class, runs no code
     that the file names, and leaves the optimiser out: what comes back is not
-    compiled.
+    compiled. A file compiled with classes that are neither Keras' own nor of
+    this package is refused too, though none of them would be built.
 
     Args:
         path: a file that `Glow.save` wrote.
@@ -55,198 +83,319 @@ def load_model(path, sha256=None):
         ModelFileError: naming the file and what is wrong with it.
         FileNotFoundError: if there is none.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError("it is no file, or one of over 4 GiB")
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        if sha256 is not None and digest != sha256.lower():
-            raise ValueError(f"its sha256 is {digest}, not {sha256}")
-        config, weights = _read_members(content)
-        model = _build(config)
-        _check_structure(model, weights)
-        _assign(model, weights)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelFileError(f"{path} is refused: {lines[0]}") from error
+    with _reading(path, sha256) as file, _archive(file) as archive:
+        config = _read_config(archive)
+        layout = weights_layout(config)
+        values = _read_weights(_read_member(archive, layout), layout)
+    model = Glow.from_config(config)
+    _assign(model, values)
     return model
 
 
-def _read_members(content):
-    """The configuration and the weights file, as bytes."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
+def load_weights(model, path, sha256=None):
+    """Fills a `Glow` from a file, see `Glow.load_weights`."""
+    layout = weights_layout(model.get_config())
+    optimizer = optimizer_layout(getattr(model, "optimizer", None))
+    with _reading(path, sha256) as file:
+        if str(path).endswith(".keras"):
+            with _archive(file) as archive:
+                content = _read_member(archive, layout)
+        elif str(path).endswith(".weights.h5"):
+            _check_size(path, _size(file), layout)
+            content = file.read()
+        else:
+            raise ValueError("it is expected to be .weights.h5 or .keras")
+        values = _read_weights(content, layout, optimizer)
+    _assign(model, values)
+
+
+def training_steps(path):
+    """The steps that the optimiser in a `.keras` file has made.
+
+    Args:
+        path: as in `load_model`.
+
+    Returns:
+        An int; None if the file holds no optimiser.
+
+    Raises:
+        ModelFileError: naming the file and what is wrong with it.
+    """
+    with _reading(path) as file, _archive(file) as archive:
+        layout = weights_layout(_read_config(archive))
+        content = io.BytesIO(_read_member(archive, layout))
+        with h5py.File(content, "r") as weights:
+            datasets = _datasets(weights)
+            # Of the optimiser that is wrapped in another, if there is one.
+            steps = datasets.get(
+                "optimizer/inner_optimizer/vars/0",
+                datasets.get("optimizer/vars/0"),
+            )
+            if steps is None or steps.shape or steps.dtype.kind != "i":
+                return None
+            return int(steps[()])
+
+
+@contextlib.contextmanager
+def _reading(path, sha256=None):
+    """The open file; whatever goes wrong with it is a `ModelFileError`."""
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        # Asked before it is opened: a pipe would wait for somebody to write.
+        if not pathlib.Path(path).is_file():
+            raise ValueError("it is not a regular file")
+        with open(path, "rb") as file:
+            if _size(file) > MAX_FILE_BYTES:
+                raise ValueError("it is over 4 GiB")
+            if sha256 is not None:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != str(sha256).lower():
+                    raise ValueError(f"its sha256 is {digest}, not {sha256}")
+            file.seek(0)
+            yield file
+    except Exception as error:
+        # zipfile, json and h5py report damage by many types of exception.
+        reason = str(error) or type(error).__name__
+        reason = " ".join(reason.split())[:300]
+        reason = "".join(c if c.isprintable() else "?" for c in reason)
+        raise ModelFileError(f"{path} is refused: {reason}") from error
+
+
+def _size(file):
+    return file.seek(0, io.SEEK_END) - file.seek(0)
+
+
+# The archive
+
+
+@contextlib.contextmanager
+def _archive(file):
+    """The zip file that a `.keras` file is: its members, and nothing more."""
+    # zipfile would take a script or an image with a zip file behind it.
+    if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
         raise ValueError("it is not a .keras file, or is cut off")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            if {*names} - {OPTIONAL_MEMBER} != MEMBERS or (
-                len(names) != len({*names})
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        names = sorted(member.filename for member in members)
+        if set(names) - {OPTIONAL_MEMBER} != MEMBERS or (
+            len(names) != len(set(names))
+        ):
+            raise ValueError(
+                f"it is expected to hold {sorted(MEMBERS)}, and holds "
+                f"{names[:5]}"
+            )
+        for member in members:
+            # Keras compresses nothing: what grows is a bomb.
+            if member.compress_type != zipfile.ZIP_STORED or (
+                member.file_size != member.compress_size
             ):
-                raise ValueError(
-                    f"it is expected to hold {sorted(MEMBERS)}, and holds "
-                    f"{sorted(names)[:5]}"
-                )
-            for member in members:
-                # Keras compresses nothing: what grows is a bomb.
-                if member.file_size > member.compress_size * 1.1 + 1024:
-                    raise ValueError(f"{member.filename} is compressed")
-                if member.flag_bits & 1:
-                    raise ValueError(f"{member.filename} is encrypted")
-            if archive.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
-                raise ValueError("config.json is too large")
-            # Reading a member compares its checksum.
-            read = {name: archive.read(name) for name in MEMBERS}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"it is damaged: {error}") from None
-    return read["config.json"], read["model.weights.h5"]
+                raise ValueError(f"{member.filename} is compressed")
+            if member.flag_bits & 1:
+                raise ValueError(f"{member.filename} is encrypted")
+            if member.file_size > MAX_CONFIG_BYTES and (
+                member.filename in MEMBERS - {WEIGHTS}
+            ):
+                raise ValueError(f"{member.filename} is too large")
+        # Reading a member compares its checksum.
+        archive.read("metadata.json")
+        yield archive
 
 
-def _build(content):
-    """A `Glow` of the arguments in `config.json`, each of them checked."""
+def _read_member(archive, layout):
+    """The weights file in an archive."""
+    _check_size(WEIGHTS, archive.getinfo(WEIGHTS).file_size, layout)
+    return archive.read(WEIGHTS)
 
-    def refuse(name):
-        raise ValueError(f"config.json holds {name}")
 
-    try:
-        document = json.loads(content, parse_constant=refuse)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"config.json is no JSON: {error}") from None
-    if (
-        not isinstance(document, dict)
-        or document.get("registered_name") != "keras_glow>Glow"
-        or not isinstance(document.get("config"), dict)
+def _check_size(name, size, layout):
+    """Refuses a file that cannot hold the weights, or much more than them.
+
+    So a small file cannot ask for a large model, nor for much to be read.
+    """
+    least = sum(weight.bytes for weight in layout.values())
+    # An optimiser keeps several numbers for each weight.
+    most = 8 * least + 2**15 * len(layout) + 2**20
+    if not least <= size <= most:
+        raise ValueError(
+            f"{name} is {size:,} bytes long, for weights of {least:,} bytes"
+        )
+
+
+# The configuration
+
+
+def _read_config(archive):
+    """The arguments of `Glow` in `config.json`, each of them checked."""
+    document = json.loads(
+        archive.read(CONFIG).decode(),
+        parse_constant=_refuse_constant,
+        object_pairs_hook=_unique,
+    )
+    if not isinstance(document, dict) or any(
+        document.get(name) != value for name, value in DOCUMENT.items()
     ):
         raise ValueError("config.json does not describe a keras_glow>Glow")
+    _check_keys(document, {*DOCUMENT, "config", "compile_config"})
+    _check_modules(document["compile_config"])
     config = document["config"]
-    known = {*inspect.signature(Glow).parameters, "name", "dtype"} - {"kwargs"}
-    if set(config) != known:
-        odd = sorted(set(config) ^ known)
-        raise ValueError(f"its arguments differ from those of Glow by {odd}")
-    for name, limit in LIMITS.items():
-        value = config[name]
-        if isinstance(value, int) and value > limit:
-            raise ValueError(f"{name}={value} is over {limit}")
-    shape = config["image_shape"]
-    if (
-        not isinstance(shape, list)
-        or len(shape) != 3
-        or not all(type(size) is int for size in shape)
-        or max(shape) > MAX_IMAGE_SIDE
-    ):
-        raise ValueError(f"image_shape is {str(shape)[:80]}")
-    for name in ("name", "dtype", "permutation", "coupling", "memory", "scale"):
-        if not isinstance(config[name], str) or len(config[name]) > 100:
-            raise ValueError(f"{name} is no short string")
-    check_arguments(
-        *(
-            config[name]
-            for name in inspect.signature(check_arguments).parameters
-        )
-    )
-    if config["dtype"] not in ("float32", "float64"):
-        raise ValueError(f"dtype is {config['dtype']}")
-    if _parameters(config) > MAX_PARAMETERS:
-        raise ValueError("it asks for too many parameters")
-    return Glow.from_config(config)
+    arguments = {*inspect.signature(Glow).parameters} - {"kwargs"}
+    _check_keys(config, {*arguments, "name", "dtype"})
+    _check_values(config)
+    return config
 
 
-def _parameters(config):
-    """About how many parameters a configuration asks for."""
-    *_, channels = config["image_shape"]
-    total = 0
-    for level in range(config["levels"]):
-        channels *= 4
-        width = config["width"]
-        network = width * (9 * channels // 2 + width + 9 * channels)
-        total += config["depth"] * (network + 3 * channels**2)
-        channels -= channels // 2 * (level + 1 < config["levels"])
-    top = math.prod(config["image_shape"]) * 2
-    return total + top * (config["num_classes"] or 1)
+def _refuse_constant(name):
+    raise ValueError(f"config.json holds {name}")
 
 
-def _check_structure(model, content):
-    """Refuses weights that are not named, shaped and typed like the model's."""
-    with tempfile.TemporaryDirectory() as folder:
-        own = pathlib.Path(folder) / "own.weights.h5"
-        model.save_weights(own)
-        expected = _datasets(own.read_bytes())
-    actual = _datasets(content)
-    for name in sorted(expected.keys() | actual.keys()):
-        if expected.get(name) != actual.get(name):
+def _unique(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("config.json holds a key twice")
+    return members
+
+
+def _check_keys(members, expected):
+    if not isinstance(members, dict):
+        raise ValueError("config.json holds no keys where some are expected")
+    if set(members) != expected:
+        odd = sorted(set(members) ^ expected)
+        raise ValueError(f"the keys in config.json differ by {odd}")
+
+
+def _check_modules(value):
+    """Refuses a `compile_config` that names what is no part of training."""
+    if isinstance(value, dict):
+        named = {"module", "class_name", "registered_name"} & set(value)
+        if named and value.get("module") not in COMPILE_MODULES:
             raise ValueError(
-                f"weight {name[:200]} is expected to be "
-                f"{expected.get(name, 'absent')}, and is "
-                f"{actual.get(name, 'absent')}"
+                "compile_config is expected to name optimisers, losses and "
+                "metrics of Keras or of keras_glow alone. Received: "
+                f"{value.get('module')!r}, {value.get('class_name')!r}"
             )
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        _check_modules(item)
 
 
-def _datasets(content):
-    """Shape and dtype of every dataset outside the optimiser; reads none."""
-    found = {}
+def _check_values(config):
+    name, shape = config["name"], config["image_shape"]
+    # What is printable cannot steer a terminal.
+    if not isinstance(name, str) or len(name) > 100 or not name.isprintable():
+        raise ValueError("`name` is expected to be a short, printable string")
+    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
+        raise ValueError(
+            "`image_shape` is expected to be a list of integers. "
+            f"Received: image_shape={shape!r}"
+        )
+    for key, value in config.items():
+        limit = LIMITS.get(key, MAX_INTEGER)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number > limit:
+                raise ValueError(f"{key}={number} is over {limit}")
+    for key, choices in CHOICES.items():
+        check_choice(key, config[key], choices)
+    names = inspect.signature(check_arguments).parameters
+    check_arguments(*(config[name] for name in names))
+    steps = config["levels"] * config["depth"]
+    if steps > MAX_STEPS:
+        raise ValueError(f"it has {steps} steps of flow, over {MAX_STEPS}")
+
+
+# The weights
+
+
+def _read_weights(content, layout, optimizer=()):
+    """The values of a weights file.
+
+    Args:
+        content: bytes.
+        layout: dict of `Weight` by name; the file must hold these.
+        optimizer: likewise, of an optimiser; taken if the file holds just
+            these, as it does if it was saved with the same optimiser.
+
+    Returns:
+        Dict of arrays by name.
+    """
+    with h5py.File(io.BytesIO(content), "r") as file:
+        datasets = _datasets(file)
+        state = {
+            name: datasets.pop(name)
+            for name in list(datasets)
+            if name.startswith("optimizer/")
+        }
+        odd = sorted(layout.keys() ^ datasets.keys())
+        if odd:
+            verb = "missing" if odd[0] in layout else "not of this model"
+            raise ValueError(f"weight {odd[0]} is {verb}")
+        for name, weight in layout.items():
+            dtype, shape = str(datasets[name].dtype), datasets[name].shape
+            if (dtype, shape) != (weight.dtype, weight.shape):
+                raise ValueError(
+                    f"weight {name} is expected to be {weight.dtype} "
+                    f"{weight.shape}. Received: {dtype} {shape}"
+                )
+        expected = layout
+        if optimizer and _shapes(state) == _shapes(optimizer):
+            expected, datasets = layout | optimizer, datasets | state
+        values = {}
+        for name, weight in expected.items():
+            values[name] = datasets[name][()]
+            if not RULES[weight.rule](values[name]):
+                raise ValueError(
+                    f"weight {name} is expected to be {weight.rule}"
+                )
+    return values
+
+
+def _shapes(weights):
+    return {name: weight.shape for name, weight in weights.items()}
+
+
+def _datasets(file):
+    """Every dataset of an HDF5 file by its name; none of them is read."""
+    found, groups = {}, set()
 
     def visit(group, prefix):
+        groups.add(h5py.h5o.get_info(group.id).addr)
         for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise ValueError(f"{prefix}{name} is a link")
+            path = prefix + name
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path} is a link")
             item = group[name]
             if isinstance(item, h5py.Group):
-                if len(prefix) > 500:
+                if h5py.h5o.get_info(item.id).addr in groups:
+                    raise ValueError(f"group {path} is there twice")
+                if path.count("/") > 20:
                     raise ValueError("its groups are nested too deeply")
-                if prefix + name != "optimizer":
-                    visit(item, f"{prefix}{name}/")
-                continue
-            if (
-                item.external
-                or item.is_virtual
-                or item.id.get_create_plist().get_nfilters()
-                or item.id.get_storage_size() != item.size * item.dtype.itemsize
-            ):
-                raise ValueError(f"{prefix}{name} is not stored plainly")
-            found[prefix + name] = (item.shape, str(item.dtype))
+                visit(item, f"{path}/")
+            elif _is_plain(item):
+                found[path] = item
+            else:
+                raise ValueError(f"{path} is not stored plainly")
 
-    with h5py.File(io.BytesIO(content), "r") as file:
-        visit(file, "")
+    visit(file, "")
     return found
 
 
-def _assign(model, content):
-    """Fills a model that nobody holds yet, then checks the values."""
+def _is_plain(item):
+    """Whether a dataset holds plain numbers, all of them in this file."""
+    return (
+        isinstance(item, h5py.Dataset)
+        and item.id.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+        and item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+        and not item.external
+        and item.shape is not None
+        and item.id.get_storage_size() == item.nbytes
+    )
+
+
+def _assign(model, values):
+    """Gives a model the values, by a file that holds them and nothing else."""
     with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder) / "model.weights.h5"
-        file.write_bytes(content)
-        model.load_weights(file)
-    for weight in model.weights:
-        if not np.isfinite(ops.convert_to_numpy(weight)).all():
-            raise ValueError(f"weight {weight.path} is not finite")
-    for layer in model._flatten_layers():
-        if isinstance(layer, Shuffle):
-            order = ops.convert_to_numpy(layer.permutation)
-            _require(
-                layer, np.array_equal(np.sort(order), np.arange(len(order)))
-            )
-        elif isinstance(layer, ActNorm):
-            _require(layer, ops.convert_to_numpy(layer.initialized) in (0, 1))
-            _require(layer, _largest(layer.log_scale) <= MAX_LOG_SCALE)
-        elif isinstance(layer, InvertibleConv1x1) and layer.lu:
-            p = ops.convert_to_numpy(layer.p)
-            ones = p.sum(0) == 1, p.sum(1) == 1, np.isin(p, (0, 1)).all(0)
-            _require(layer, np.all(ones))
-            sign = ops.convert_to_numpy(layer.sign)
-            _require(layer, np.all(np.abs(sign) == 1))
-            _require(layer, _largest(layer.log_s) <= MAX_LOG_SCALE)
-
-
-def _largest(weight):
-    return np.max(np.abs(ops.convert_to_numpy(weight)))
-
-
-def _require(layer, holds):
-    if not holds:
-        raise ValueError(
-            f"the weights of {layer.path} are no {type(layer).__name__}"
-        )
+        path = pathlib.Path(folder) / "checked.weights.h5"
+        with h5py.File(path, "w") as file:
+            for name, value in values.items():
+                file[name] = value
+        keras.Model.load_weights(model, path)

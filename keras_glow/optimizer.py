@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import keras
 from keras import ops
@@ -219,6 +220,14 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             store[str(number)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store):
+        if len(store.keys()) != len(self._variables):
+            warnings.warn(  # as Keras' own optimisers do
+                f"Skipping variable loading for optimizer '{self.name}', "
+                f"because it has {len(self._variables)} variables whereas the "
+                f"saved optimizer has {len(store.keys())} variables.",
+                stacklevel=2,
+            )
+            return
         for number, variable in enumerate(self._variables):
             variable.assign(store[str(number)])
 

@@ -3,6 +3,7 @@
 import pathlib
 import typing
 
+from keras_glow.checks import check_choice
 from keras_glow.loading import load_model
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -32,11 +33,7 @@ def preset_path(name):
         ValueError: naming the presets there are.
         FileNotFoundError: if its file is missing.
     """
-    if name not in PRESETS:
-        raise ValueError(
-            f"`name` is expected to be one of {sorted(PRESETS)}. "
-            f"Received: {name!r}"
-        )
+    check_choice("name", name, sorted(PRESETS))
     for folder in FOLDERS:
         path = folder / f"{name}.keras"
         if path.is_file():

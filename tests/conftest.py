@@ -9,6 +9,13 @@ import numpy as np
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Marks the tests that record a figure: `make reliability` runs them."""
+    for item in items:
+        if "record_property" in item.fixturenames:
+            item.add_marker("figure")
+
+
 @pytest.fixture(autouse=True)
 def seeds():
     """The same numbers in every run, and names that start from 1."""

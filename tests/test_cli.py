@@ -1,7 +1,9 @@
 """The command line, on real files, in processes of its own where it matters."""
 
 import csv
+import functools
 import json
+import re
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from helpers import random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
+from keras_glow import cli
 from keras_glow.cli import main
 
 TRAIN = [
@@ -169,37 +172,6 @@ def test_info(run, capsys):
     assert "latents per level: [96, 96]" in out
 
 
-@pytest.mark.parametrize(
-    "arguments, code, message",
-    [
-        (["sample", "absent.keras", "--grid=a.png"], 1, "absent.keras"),
-        (["sample", "bad.keras", "--grid=a.png"], 1, "bad.keras cannot be"),
-        (["info", "text.txt"], 1, "text.txt is expected to be a .keras"),
-        (["train", "absent", "--size=8"], 1, "absent is expected to be"),
-        (["sample", "a.keras"], 2, "--grid --out"),
-        (["sample", "a.keras", "--grid=a", "--count=0"], 2, "--count"),
-        (["sample", "a.keras", "--grid=a", "--temperature=-1"], 2, ">= 0"),
-        (["train", "a", "--bits=9"], 2, "from 1 to 8, got '9'"),
-        (["train", "a", "--permutation=x"], 2, "--permutation"),
-        (["nonsense"], 2, "nonsense"),
-        ([], 2, "COMMAND"),
-    ],
-)
-def test_errors_are_one_line(
-    arguments, code, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.keras").write_bytes(b"no zip")
-    (tmp_path / "text.txt").write_text("no model")
-    try:
-        actual = main(arguments)
-    except SystemExit as exit:
-        actual = exit.code
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert actual == code
-    assert message in error
-
-
 def test_help_of_every_command(capsys):
     commands = "train sample evaluate reconstruct interpolate info"
     for command in commands.split():
@@ -219,3 +191,122 @@ def test_python_m_keras_glow(tmp_path):
     assert done.returncode == 1
     assert "absent.keras does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+WRONG_USE = [
+    ([], "COMMAND"),
+    (["paint"], "paint"),
+    (["sample"], "MODEL"),
+    (["sample", "{model}"], "--grid --out"),
+    (["sample", "{model}", "--grid=a.png", "--out=b"], "--out"),
+    (["sample", "{model}", "--grid=a.png", "--colour"], "--colour"),
+    (["sample", "{model}", "--grid=a.png", "--count=0"], "--count"),
+    (["sample", "{model}", "--grid=a.png", "--count=1.5"], "--count.*'1.5'"),
+    (["sample", "{model}", "--grid=a.png", "--seed=-1"], "--seed.*'-1'"),
+    (["sample", "{model}", "--grid=a.png", f"--seed={2**64}"], "--seed"),
+    (["sample", "{model}", "--grid=a.png", "--temperature=nan"], "'nan'"),
+    (["sample", "{model}", "--grid=a.png", "--temperature=inf"], "'inf'"),
+    (["sample", "{model}", "--grid=a.png", "--temperature=1,hot"], "'hot'"),
+    (["sample", "{model}", "--grid=a.png", "--temperature="], "''"),
+    (["evaluate", "{model}"], "DATA"),
+    (["evaluate", "{model}", "{faces}", "--draws=0"], "--draws.*'0'"),
+    (["reconstruct", "{model}"], "IMAGE"),
+    (["interpolate", "{model}", "{face}", "{face}"], "--grid"),
+    (
+        ["interpolate", "{model}", "{face}", "{face}", "--grid=a", "--steps=1"],
+        "--steps.*'1'",
+    ),
+    (["info"], "MODEL"),
+    (["presets", "faces32"], "faces32"),
+    (["train"], "DATA"),
+    (["train", "{faces}", "--size=0"], "--size.*'0'"),
+    (["train", "{faces}", "--bits=9"], "--bits.*from 1 to 8.*'9'"),
+    (["train", "{faces}", "--levels=0"], "--levels.*'0'"),
+    (["train", "{faces}", "--depth=deep"], "--depth.*'deep'"),
+    (["train", "{faces}", "--width=-8"], "--width.*'-8'"),
+    (["train", "{faces}", "--batch-size=0"], "--batch-size.*'0'"),
+    (["train", "{faces}", "--epochs=0"], "--epochs.*'0'"),
+    (["train", "{faces}", "--learning-rate=nan"], "--learning-rate.*'nan'"),
+    (["train", "{faces}", "--ema=1"], "--ema.*'1'"),
+    (["train", "{faces}", "--coupling=none"], "--coupling.*'none'"),
+    (["train", "{faces}", "--permutation=mix"], "--permutation.*'mix'"),
+    (["train", "{faces}", "--network-dtype=int8"], "--network-dtype.*'int8'"),
+    (["train", "{faces}", f"--seed={2**31}"], "--seed.*'2147483648'"),
+]
+BAD_MODELS = ("absent.keras", "text.txt", "empty.keras", "cut.keras", "folder")
+FAILURES = [
+    # arguments, what the message names
+    *((["info", model], model) for model in BAD_MODELS),
+    *((["sample", model, "--grid=new.png"], model) for model in BAD_MODELS),
+    *((["evaluate", model, "{faces}"], model) for model in BAD_MODELS),
+    *((["reconstruct", model, "{face}"], model) for model in BAD_MODELS),
+    (["interpolate", "absent.keras", "a", "b", "--grid=new.png"], "absent"),
+    (["sample", "folder.keras", "--grid=new.png"], "folder.keras"),
+    (["sample", "{model}", "--grid=folder"], "folder"),
+    (["sample", "{model}", "--grid=text.txt/new.png"], "text.txt"),
+    (["sample", "{model}", "--out=text.txt"], "text.txt"),
+    (["sample", "{model}", "--grid=new.png", f"--count={10**9}"], "`count`"),
+    (["sample", "{model}", "--grid=new.png", "--temperature=1,1,1"], "2, one"),
+    (["evaluate", "{model}", "absent"], "absent"),
+    (["evaluate", "{model}", "text.txt"], "text.txt"),
+    (["evaluate", "{model}", "folder"], "folder"),
+    (["evaluate", "{model}", "broken.npz"], "broken.npz"),
+    (["evaluate", "{model}", "grey.npz"], "grey.npz"),
+    (["reconstruct", "{model}", "absent.png"], "absent.png"),
+    (["reconstruct", "{model}", "text.txt"], "text.txt"),
+    (["reconstruct", "{model}", "folder"], "folder"),
+    (["reconstruct", "{model}", "{face}", "--grid=folder"], "folder"),
+    (["interpolate", "{model}", "{face}", "text.txt", "--grid=a"], "text.txt"),
+    (["interpolate", "{model}", "{face}", "{face}", "--grid=folder"], "folder"),
+    (["train", "absent", "--size=8"], "absent"),
+    (["train", "text.txt", "--size=8"], "text.txt"),
+    (["train", "folder", "--size=8"], "folder"),
+    (["train", "broken.npz"], "broken.npz"),
+    (["train", "{faces}", "--size=8", "--out=text.txt"], "text.txt"),
+    (["train", "{faces}", "--size=8", "--out=text.txt/new"], "text.txt"),
+    (["train", "{faces}", "--size=8", "--levels=4"], "multiples of"),
+    (["train", "{faces}", "--size=8", f"--width={10**9}"], "`width`"),
+    (["train", "{faces}", "--size=8", "--validation=absent"], "absent"),
+]
+
+
+@pytest.mark.parametrize(
+    "code, cases, figure",
+    [
+        (2, WRONG_USE, "wrong uses of the command line told in one line"),
+        (1, FAILURES, "failures of the command line told in one line"),
+    ],
+)
+def test_every_command_fails_in_one_line(
+    run, code, cases, figure, tmp_path, monkeypatch, capsys, record_property
+):
+    monkeypatch.chdir(tmp_path)
+    # Loading takes longest, so what is there is loaded once.
+    monkeypatch.setattr(cli, "_load", functools.cache(cli._load))
+    model, faces = run[0] / "run" / "model.keras", run[0] / "faces"
+    (tmp_path / "text.txt").write_text("nothing that can be read")
+    (tmp_path / "empty.keras").write_bytes(b"")
+    (tmp_path / "cut.keras").write_bytes(model.read_bytes()[:-100])
+    (tmp_path / "broken.npz").write_bytes(b"PK no zip")
+    np.savez(tmp_path / "grey.npz", images=np.zeros((2, 8, 8, 1), "uint8"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.keras").mkdir()
+    places = {"model": model, "faces": faces, "face": faces / "00.png"}
+    wrong = []
+    for arguments, names in cases:
+        arguments = [argument.format(**places) for argument in arguments]
+        try:
+            actual = main(arguments)
+        except SystemExit as exit:
+            actual = exit.code
+        error = capsys.readouterr().err.strip()
+        if (
+            actual != code
+            or not re.search(names, error)
+            or not re.match("keras-glow.*: error: ", error)
+            or "\n" in error
+        ):
+            wrong.append(f"{arguments}: {actual} {error}")
+    record_property(figure, f"{len(cases) - len(wrong)} of {len(cases)}")
+    assert not wrong, "\n".join(wrong)
+    assert not list(tmp_path.rglob("*.png"))

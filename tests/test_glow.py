@@ -520,15 +520,6 @@ def test_sampling_nothing(trained):
     assert model.sample(0).dtype == "uint8"
 
 
-def test_global_random_state_is_left_alone(trained, images):
-    model, _ = trained
-    before = np.random.get_state()[1].copy()
-    model.sample(3, seed=1)
-    model.sample(3)
-    model.log_prob(images[:3])
-    assert_array_equal(np.random.get_state()[1], before)
-
-
 # Classes
 
 
@@ -551,55 +542,7 @@ def test_a_conditional_model_learns_its_classes():
     assert np.isfinite(model.evaluate(images, labels, verbose=0)).all()
 
 
-# Bad input
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"image_shape": (8, 8)}, "`image_shape`"),
-        ({"image_shape": (8, 12, 3), "levels": 3}, "multiples of.*8.*12"),
-        ({"image_shape": SHAPE, "levels": 0}, "`levels`.*levels=0"),
-        ({"image_shape": SHAPE, "depth": 1.5}, "`depth`.*1.5"),
-        ({"image_shape": SHAPE, "width": "a"}, "`width`.*'a'"),
-        ({"image_shape": SHAPE, "bits": 9}, "`bits`.*1..8.*bits=9"),
-        ({"image_shape": SHAPE, "memory": "no"}, "`memory`.*'no'"),
-        ({"image_shape": SHAPE, "scale": "no"}, "`scale`.*'no'"),
-        ({"image_shape": SHAPE, "permutation": "no"}, "`permutation`.*'no'"),
-        ({"image_shape": SHAPE, "coupling": "no"}, "`coupling`.*'no'"),
-        ({"image_shape": SHAPE, "num_classes": 0}, "`num_classes`"),
-        ({"image_shape": SHAPE, "seed": -1}, "`seed`.*-1"),
-        ({"image_shape": SHAPE, "network_dtype": "int8"}, "`network_dtype`"),
-    ],
-)
-def test_constructor_errors(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Glow(**arguments)
-
-
-def test_errors_of_images(trained, images):
-    model, _ = trained
-    for bad, message in (
-        (images / 255, "integers 0..255.*float64"),
-        (images[..., :1], r"\(batch, 8, 8, 3\).*\(300, 8, 8, 1\)"),
-        (images[0], r"\(batch, 8, 8, 3\).*\(8, 8, 3\)"),
-        (images.astype("int32") - 200, "from -200"),
-        (images > 100, "bool"),
-    ):
-        for method in (
-            model.fit,
-            model.evaluate,
-            model.encode,
-            model.log_prob,
-            model.bits_per_dim,
-            model.dequantize,
-        ):
-            with pytest.raises(ValueError, match=message):
-                method(bad)
-        with pytest.raises(ValueError, match=message):
-            model.fit(images, validation_data=(bad, None))
-        with pytest.raises(ValueError, match=message):
-            model.fit(images, validation_data=bad)
+# Bad input: see also test_arguments.py
 
 
 def test_an_error_inside_keras_loses_nothing(images):
@@ -629,45 +572,3 @@ def test_an_error_inside_keras_loses_nothing(images):
         assert_array_equal(to_numpy(weight), value)
     assert_array_equal(model.encode(images[:4]), z)
     model.fit(images[:32], verbose=0)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"count": -1}, "`count`.*-1"),
-        ({"count": 2, "temperature": -1}, "`temperature`.*-1"),
-        ({"count": 2, "temperature": float("nan")}, "`temperature`.*nan"),
-        ({"count": 2, "temperature": [1, 1, 1]}, "`temperature`.*2, one per"),
-        ({"count": 2, "temperature": "hot"}, "`temperature`.*'hot'"),
-        ({"count": 2, "seed": -1}, "`seed`.*-1"),
-        ({"count": 2, "labels": 1}, "`labels`.*None"),
-    ],
-)
-def test_errors_of_sampling(trained, arguments, message):
-    model, _ = trained
-    with pytest.raises(ValueError, match=message):
-        model.sample(**arguments)
-
-
-def test_errors_of_labels_and_latents(images):
-    model = small(num_classes=3)
-    with pytest.raises(ValueError, match="`labels`.*given"):
-        model.encode(images)
-    with pytest.raises(ValueError, match="`labels`.*from 0 to 2"):
-        model.encode(images[:2], labels=np.array([0, 3]))
-    with pytest.raises(ValueError, match="compile"):
-        model.fit(images, np.zeros(300, "int32"))
-    model.compile()
-    for bad in (None, np.full(300, 3), np.zeros(299, "int32"), np.zeros(300)):
-        with pytest.raises(ValueError, match="`labels`"):
-            model.fit(images, bad)
-        with pytest.raises(ValueError, match="`labels`"):
-            model.fit(
-                images, np.zeros(300, "int32"), validation_data=(images, bad)
-            )
-    with pytest.raises(ValueError, match="Labels are expected"):
-        model.evaluate(ImageSequence(images))
-    with pytest.raises(ValueError, match=r"`z`.*\(batch, 192\).*\(2, 5\)"):
-        model.decode(np.zeros((2, 5)), labels=np.zeros(2, "int32"))
-    with pytest.raises(ValueError, match="`draws`.*0"):
-        model.log_prob(images, draws=0)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_glow.checks import check_positive
 from keras_glow.layers.bijection import Bijection
 
 # A channel that hardly varies must not be blown up: |log_scale| is kept below
@@ -46,7 +47,7 @@ class ActNorm(Bijection):
 
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
-        self.epsilon = epsilon
+        self.epsilon = check_positive("epsilon", epsilon)
         self.adapting = False  # see keras_glow.initialization
         self.input_spec = keras.layers.InputSpec(ndim=4)
 

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_glow.checks import check_choice
 from keras_glow.layers.coupling import Coupling
 
 # The network's output h to log s, elementwise.
@@ -57,12 +58,7 @@ class AffineCoupling(Coupling):
 
     def __init__(self, width=512, scale="bounded", **kwargs):
         super().__init__(width=width, **kwargs)
-        if scale not in LOG_SCALES:
-            raise ValueError(
-                f"`scale` is expected to be one of {sorted(LOG_SCALES)}. "
-                f"Received: scale={scale!r}"
-            )
-        self.scale = scale
+        self.scale = check_choice("scale", scale, sorted(LOG_SCALES))
 
     def log_scale(self, x):
         """`log s` of what x makes of its second half, in the shape of that."""

@@ -3,6 +3,13 @@
 import keras
 from keras import ops
 
+from keras_glow.checks import (
+    NETWORK_DTYPES,
+    check_choice,
+    check_integer,
+    check_seed,
+    refuse,
+)
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.coupling_network import CouplingNetwork
 
@@ -23,7 +30,7 @@ class Coupling(Bijection):
         network_dtype: `"bfloat16"` or `"float16"` to compute the default
             network in that while training; `"float32"` for never; None
             follows the layer's `dtype`, or the global dtype policy.
-        seed: int, or None for other initial kernels each time.
+        seed: int 0..2**32 - 1, or None for other initial kernels each time.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
@@ -38,8 +45,11 @@ class Coupling(Bijection):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.seed = seed
-        self.width = width
+        self.seed = check_seed(seed)
+        self.width = check_integer("width", width, 1)
+        if not (network is None or callable(network)):
+            refuse("network", "a layer, another callable or None", network)
+        check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
         self.network = network
         self._default_network = network is None
         policy = keras.dtype_policies.get(network_dtype or kwargs.get("dtype"))

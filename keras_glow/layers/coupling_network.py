@@ -21,7 +21,7 @@ class CouplingNetwork(keras.layers.Layer):
         low_precision: `"bfloat16"` or `"float16"` to compute in while training;
             None computes in the layer's own dtype always. Outside training it
             is never used: what is encoded has to decode exactly.
-        seed: int, or None for other initial kernels each time.
+        seed: int 0..2**32 - 1, or None for other initial kernels each time.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_glow.checks import check_choice
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.additive_coupling import AdditiveCoupling
 from keras_glow.layers.affine_coupling import AffineCoupling
@@ -63,15 +64,8 @@ class FlowStep(Bijection):
             "network_dtype": network_dtype,
             "seed": seed,
         }
-        for name, known in (
-            ("permutation", PERMUTATIONS),
-            ("coupling", COUPLINGS),
-        ):
-            if self.arguments[name] not in known:
-                raise ValueError(
-                    f"`{name}` is expected to be one of {sorted(known)}. "
-                    f"Received: {name}={self.arguments[name]!r}"
-                )
+        check_choice("permutation", permutation, sorted(PERMUTATIONS))
+        check_choice("coupling", coupling, sorted(COUPLINGS))
         dtype = kwargs.get("dtype")
         permutation_args = {} if permutation == "reverse" else {"seed": seed}
         coupling_args = {"scale": scale} if coupling == "affine" else {}

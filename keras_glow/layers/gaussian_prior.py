@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_glow.checks import check_integer
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.split import MAX_LOG_SIGMA
 
@@ -37,6 +38,8 @@ class GaussianPrior(Bijection):
 
     def __init__(self, num_classes=None, **kwargs):
         super().__init__(**kwargs)
+        if num_classes is not None:
+            num_classes = check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
 
     def build(self, input_shape):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.checks import check_boolean, check_seed
 from keras_glow.layers.bijection import Bijection
 
 
@@ -53,7 +54,7 @@ class InvertibleConv1x1(Bijection):
 
     Args:
         lu: bool, which of the two parametrisations.
-        seed: int, or None for a different rotation each time.
+        seed: int 0..2**32 - 1, or None for a different rotation each time.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -65,8 +66,8 @@ class InvertibleConv1x1(Bijection):
 
     def __init__(self, lu=True, seed=None, **kwargs):
         super().__init__(**kwargs)
-        self.lu = lu
-        self.seed = seed
+        self.lu = check_boolean("lu", lu)
+        self.seed = check_seed(seed)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):

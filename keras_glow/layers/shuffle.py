@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.checks import check_seed
 from keras_glow.layers.bijection import Bijection
 
 
@@ -18,7 +19,7 @@ class Shuffle(Bijection):
     as it was trained to.
 
     Args:
-        seed: int, or None for a different order each time.
+        seed: int 0..2**32 - 1, or None for a different order each time.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -31,7 +32,7 @@ class Shuffle(Bijection):
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def build(self, input_shape):
         channels = input_shape[-1]

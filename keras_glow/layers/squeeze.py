@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_glow.checks import check_integer
 from keras_glow.layers.bijection import Bijection
 
 
@@ -21,7 +22,8 @@ class Squeeze(Bijection):
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Raises:
-        ValueError: if height or width are no multiples of `factor`.
+        ValueError: if height or width are no multiples of `factor`, or, on the
+            way back, channels are none of its square.
 
     Reference:
         RealNVP: Dinh et al., 2017, https://arxiv.org/abs/1605.08803,
@@ -30,7 +32,7 @@ class Squeeze(Bijection):
 
     def __init__(self, factor=2, **kwargs):
         super().__init__(**kwargs)
-        self.factor = factor
+        self.factor = check_integer("factor", factor, 1)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def _forward(self, x):
@@ -49,6 +51,11 @@ class Squeeze(Bijection):
     def _inverse(self, z):
         _, height, width, channels = z.shape
         f = self.factor
+        if channels % f**2:
+            raise ValueError(
+                f"Squeeze expects channels to be a multiple of {f**2} on the "
+                f"way back. Received: shape={z.shape}"
+            )
         x = ops.reshape(z, (-1, height, width, f, f, channels // f**2))
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
         return ops.reshape(x, (-1, height * f, width * f, channels // f**2))

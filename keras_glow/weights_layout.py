@@ -1,0 +1,130 @@
+"""What the weights file of a `Glow` holds, worked out from its configuration.
+
+A foreign file is compared with this before a model is built of it.
+"""
+
+import itertools
+import math
+import typing
+
+import numpy as np
+
+from keras_glow.architecture import latent_shapes
+from keras_glow.layers.flow_step import COUPLINGS
+
+MAX_LOG_SCALE = 20.0
+
+# What the values of a weight have to be, in words and as a test of an array.
+RULES = {
+    "finite": lambda v: np.isfinite(v).all(),
+    f"log-scales within {MAX_LOG_SCALE}": lambda v: np.all(
+        np.abs(v) <= MAX_LOG_SCALE
+    ),
+    "0 or 1": lambda v: np.isin(v, (0, 1)).all(),
+    "1 or -1": lambda v: np.isin(v, (-1, 1)).all(),
+    "a permutation": lambda v: np.array_equal(np.sort(v), np.arange(len(v))),
+    "a permutation matrix": lambda v: (
+        np.isin(v, (0, 1)).all() and np.all([v.sum(0) == 1, v.sum(1) == 1])
+    ),
+    "integers of 32 bits": lambda v: np.all((v >= 0) & (v < 2**32)),
+}
+FINITE, LOG_SCALES, FLAG, SIGNS, PERMUTATION, MATRIX, STATE = RULES
+
+
+class Weight(typing.NamedTuple):
+    """A dataset of a weights file; `rule` is a key of `RULES`."""
+
+    shape: tuple
+    dtype: str
+    rule: str = FINITE
+
+    @property
+    def bytes(self):
+        """Its size in the file."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def weights_layout(config):
+    """Every dataset of a weights file, the optimiser's left out.
+
+    Args:
+        config: dict, as `Glow.get_config` returns it.
+
+    Returns:
+        Dict of `Weight` by name. Keras names a dataset by the attributes that
+        lead to its layer, and by its number among the layer's weights:
+        trainable ones first.
+    """
+    found = {"vars/train_noise": Weight((2,), "int64", STATE)}
+
+    def add(layer, *weights):
+        for number, weight in enumerate(weights):
+            found[f"{layer}/vars/{number}"] = weight
+
+    def floats(*shape, rule=FINITE):
+        return Weight(shape, config["dtype"], rule)
+
+    def add_actnorm(layer, channels):
+        log_scale, bias = floats(channels, rule=LOG_SCALES), floats(channels)
+        add(layer, log_scale, bias, Weight((), "int32", FLAG))
+
+    def add_permutation(layer, c):
+        if config["permutation"] == "shuffle":
+            add(layer, Weight((c,), "int32", PERMUTATION))
+        elif config["permutation"] == "invertible_conv":
+            log_s, lower_upper = floats(c, rule=LOG_SCALES), 2 * [floats(c, c)]
+            p, sign = floats(c, c, rule=MATRIX), floats(c, rule=SIGNS)
+            add(layer, log_s, *lower_upper, p, sign)
+
+    def add_coupling(layer, channels):
+        width, half = config["width"], channels // 2
+        outputs = COUPLINGS[config["coupling"]].outputs_per_channel
+        outputs *= channels - half
+        add(
+            f"{layer}/network",
+            floats(3, 3, half, width),
+            floats(width, width),
+            floats(3, 3, width, outputs),
+            floats(outputs),
+        )
+        add_actnorm(f"{layer}/network/norm_1", width)
+        add_actnorm(f"{layer}/network/norm_2", width)
+
+    steps, splits = _numbered("flow_step"), _numbered("split")
+    channels = config["image_shape"][2]
+    for level in range(1, config["levels"] + 1):
+        channels *= 4
+        for _ in range(config["depth"]):
+            step = next(steps)
+            add_actnorm(f"{step}/actnorm", channels)
+            add_permutation(f"{step}/permutation", channels)
+            add_coupling(f"{step}/coupling", channels)
+        if level < config["levels"]:
+            latent = 2 * (channels // 2)
+            channels -= channels // 2
+            add(next(splits), floats(3, 3, channels, latent), floats(latent))
+    top = latent_shapes(config["image_shape"], config["levels"])[-1]
+    prior = floats(config["num_classes"] or 1, *top)
+    add("bijections/gaussian_prior", prior, prior)
+    return found
+
+
+def optimizer_layout(optimizer):
+    """The same for the state of an optimiser; empty without one."""
+    found, layer = {}, "optimizer"
+    while optimizer is not None:
+        store = {}
+        optimizer.save_own_variables(store)
+        for name, value in store.items():
+            weight = Weight(value.shape, str(value.dtype))
+            found[f"{layer}/vars/{name}"] = weight
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+        layer = f"{layer}/inner_optimizer"
+    return found
+
+
+def _numbered(name):
+    """The names that Keras gives to layers of one class: a, a_1, a_2."""
+    yield f"bijections/{name}"
+    for number in itertools.count(1):
+        yield f"bijections/{name}_{number}"
