@@ -192,19 +192,18 @@ class ReconstructionError(keras.callbacks.Callback):
 
     def __init__(self, images=None, labels=None, count=32):
         super().__init__()
-        if count < 1:
-            raise ValueError(
-                f"`count` is expected to be >= 1. Received: count={count}"
-            )
-        self.images = None if images is None else images[:count]
-        self.labels = None if labels is None else labels[:count]
+        self.images = images
+        self.labels = labels
+        self.count = check_integer("count", count, 1)
         self.warned = set()
 
     def on_train_begin(self, logs=None):
         if self.images is not None:
-            self.images, self.labels = diagnosis.check_inputs(
+            images, labels = diagnosis.check_inputs(
                 self.model, self.images, self.labels
             )
+            self.images = images[: self.count]
+            self.labels = None if labels is None else labels[: self.count]
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs

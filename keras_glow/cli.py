@@ -220,7 +220,7 @@ def _info(options):
 
 def _doctor(options):
     model = _load(options.model)
-    data = _load_for(model, options.data)[: options.count]
+    data = _load_for(model, options.data, options.upscale)[: options.count]
     found = model.diagnose(data)
     if options.json:
         # JSON knows no nan: numbers that are not finite become strings.
@@ -502,6 +502,7 @@ def _add_doctor(commands):
     add = command.add_argument
     add("data", metavar="DATA", help="folder, or .npz with images or x_test")
     add("--count", type=_count, default=64, help="images to look at")
+    _add_upscale(command)
     add("--json", action="store_true", help="print JSON")
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_glow.checks import check_images, check_labels
+from keras_glow.checks import check_images, check_integer, check_labels
 from keras_glow.initialization import is_initialized
 from keras_glow.inverses import apply, relative_error, there_and_back
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
@@ -177,6 +177,7 @@ def _layer_line(layer):
 def diagnose(model, images, labels=None, batch_size=32):
     """See `Glow.diagnose`."""
     images, labels = check_inputs(model, images, labels)
+    batch_size = check_integer("batch_size", batch_size, 1)
     parts = _parts(model)
     conditions = {
         name: condition_number(part)
@@ -211,11 +212,7 @@ def diagnose(model, images, labels=None, batch_size=32):
 
 def check_inputs(model, images, labels):
     """Images, one or more, and their labels; see `keras_glow.checks`."""
-    images = check_images(images, model.image_shape)
-    if not len(images):
-        raise ValueError(
-            "`images` is expected to hold one image or more. Received: none"
-        )
+    images = check_images(images, model.image_shape, least=1)
     return images, check_labels(labels, len(images), model.num_classes)
 
 

@@ -292,14 +292,20 @@ def test_a_layer_that_overflows_is_named(healthy, images):
 
 
 def test_errors(model, images):
-    with pytest.raises(ValueError, match="integers 0..255"):
+    with pytest.raises(ValueError, match="`images` .* integers 0..255"):
         model.diagnose(images / 255)
-    with pytest.raises(ValueError, match="images.*one image or more"):
+    with pytest.raises(ValueError, match="`images` .* 1 image or more"):
         model.diagnose(images[:0])
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match="`labels` is expected to be None"):
         model.diagnose(images, labels=np.zeros(16, int))
-    with pytest.raises(ValueError, match="`count` is expected to be >= 1"):
+    with pytest.raises(ValueError, match="`batch_size` .* >= 1"):
+        model.diagnose(images, batch_size=0)
+    with pytest.raises(ValueError, match="`count` .* >= 1"):
         ReconstructionError(images, count=0)
+    callback = ReconstructionError(images / 255)
+    callback.set_model(model)
+    with pytest.raises(ValueError, match="`images` .* integers 0..255"):
+        callback.on_train_begin()
 
 
 def test_images_unlike_any(images):
