@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_glow import diagnosis
 from keras_glow.checkpoint import save_checkpoint
 from keras_glow.checks import check_integer, check_seed, check_temperature
 from keras_glow.ema import averaged_weights
@@ -157,4 +158,79 @@ class Checkpoint(keras.callbacks.Callback):
     def _leave(self):
         raise KeyboardInterrupt(
             f"{self.path} holds {self.epoch} epochs and {self.batch} batches"
+        )
+
+
+class ReconstructionError(keras.callbacks.Callback):
+    """Watches whether images still come back exactly from their latents.
+
+    Training moves a flow, and the loss does not see its inverse. At the end of
+    every epoch the logs get
+
+    - `reconstruction_error`: the largest `|x - decoder(encoder(x))|` over the
+      images, in units of continuous images, which span 1;
+    - `reconstruction_error_ood`: the same over images unlike any, such as noise
+      and checkerboards, where a flow gives way first: see
+      `keras_glow.diagnosis.out_of_distribution_images`.
+
+    Each of them warns once, naming the layer to blame, when it passes half a
+    grey level, `0.5 / 2**bits`: from there on pixels change. With
+    `use_ema=True` it is the averaged weights that are looked at. Weights,
+    losses and random states stay as they are. Put it before callbacks that
+    read the logs, such as `keras.callbacks.CSVLogger`.
+
+    Args:
+        images: validation images, integers 0..255 `(batch, height, width,
+            channels)`; or None, to look at images unlike any alone.
+        labels: int array `(batch,)`, for images of a model with classes.
+        count: int >= 1, how many of the images to look at, from the first.
+
+    Raises:
+        ValueError: if `count` is not as described; when training begins, if
+            the images or labels are not what the model takes.
+    """
+
+    def __init__(self, images=None, labels=None, count=32):
+        super().__init__()
+        self.images = images
+        self.labels = labels
+        self.count = check_integer("count", count, 1)
+        self.warned = set()
+
+    def on_train_begin(self, logs=None):
+        if self.images is not None:
+            images, labels = diagnosis.check_inputs(
+                self.model, self.images, self.labels
+            )
+            self.images = images[: self.count]
+            self.labels = None if labels is None else labels[: self.count]
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {} if logs is None else logs
+        unlike = diagnosis.out_of_distribution_images(
+            self.model.image_shape, self.images
+        )
+        with averaged_weights(self.model):
+            if self.images is not None:
+                self._look(
+                    "reconstruction_error", {"images": self.images}, logs
+                )
+            self._look("reconstruction_error_ood", unlike, logs)
+
+    def _look(self, name, kinds, logs):
+        errors = diagnosis.errors_by_kind(self.model, kinds, self.labels)
+        # The first nan, if there is one.
+        kind = list(errors)[np.argmax(list(errors.values()))]
+        logs[name] = errors[kind]
+        half = diagnosis.half_grey_level(self.model)
+        if errors[kind] < half or name in self.warned:
+            return
+        self.warned.add(name)
+        images = kinds[kind]
+        labels = diagnosis.labels_for(self.model, len(images), self.labels)
+        worst = self.model.diagnose(images, labels).worst_layer
+        warnings.warn(
+            f"{name} is {errors[kind]:.1e} ({kind}), more than half a grey "
+            f"level, {half:.1e}: pixels change. The layer to blame is {worst}",
+            stacklevel=2,
         )

@@ -218,6 +218,20 @@ def _info(options):
         print(f"{name}: {value}")
 
 
+def _doctor(options):
+    model = _load(options.model)
+    data = _load_for(model, options.data, options.upscale)[: options.count]
+    found = model.diagnose(data)
+    if options.json:
+        # JSON knows no nan: numbers that are not finite become strings.
+        text = json.dumps(found.to_dict())
+        print(json.dumps(json.loads(text, parse_constant=str)))
+    else:
+        print(found)
+    if found.problems:
+        raise ValueError(found.verdict)
+
+
 def _presets(options):
     for name, preset in PRESETS.items():
         print(f"{name}: {preset.description}")
@@ -320,6 +334,7 @@ def _parser():
         _add_reconstruct,
         _add_interpolate,
         _add_info,
+        _add_doctor,
         _add_presets,
     ):
         add(commands)
@@ -474,6 +489,21 @@ def _add_interpolate(commands):
 def _add_info(commands):
     command = _add_command(commands, "info", _info, "Describe a model file.")
     _add_model(command)
+
+
+def _add_doctor(commands):
+    command = _add_command(
+        commands,
+        "doctor",
+        _doctor,
+        "Find out whether images come back exactly, and what loses them.",
+    )
+    _add_model(command)
+    add = command.add_argument
+    add("data", metavar="DATA", help="folder, or .npz with images or x_test")
+    add("--count", type=_count, default=64, help="images to look at")
+    _add_upscale(command)
+    add("--json", action="store_true", help="print JSON")
 
 
 def _add_presets(commands):

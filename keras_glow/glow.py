@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow import latents
+from keras_glow import diagnosis, latents
 from keras_glow.architecture import assemble, build_flow, latent_shapes
 from keras_glow.checks import (
     NETWORK_DTYPES,
@@ -620,6 +620,22 @@ class Glow(keras.Model):
         """
         log_prob = self.log_prob(images, **kwargs)
         return -log_prob / (self.dimensions * math.log(2))
+
+    def diagnose(self, images, labels=None, batch_size=32):
+        """Looks for what loses images, layer by layer: the flow's doctor.
+
+        It changes nothing in the model, and no random state.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`, such as
+                validation images.
+            labels: int array `(batch,)`.
+            batch_size: int, images that go through at once.
+
+        Returns:
+            A `keras_glow.diagnosis.Diagnosis`; print it.
+        """
+        return diagnosis.diagnose(self, images, labels, batch_size)
 
     def _predict(self, model, inputs, labels, batch_size):
         """Runs a model in batches whose sizes are few: each is compiled once.

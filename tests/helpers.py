@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -58,6 +59,23 @@ def move_weights(layer, size=0.3):
     rng = np.random.default_rng(0)
     for weight in layer.trainable_weights:
         weight.assign(weight + size * rng.normal(size=weight.shape))
+
+
+def data_file(name):
+    """A file of the data folder, as the notebooks have it; None if missing."""
+    folder = os.environ.get("KERAS_GLOW_DATA")
+    if not folder:
+        folder = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    path = pathlib.Path(folder) / name
+    return path if path.is_file() else None
+
+
+def faces(count):
+    """Faces, uint8 (count, 32, 32, 3); smooth random images without a file."""
+    path = data_file("faces32_valid.npz")
+    if path is None:
+        return random_images(count, (32, 32, 3))
+    return np.load(path)["images"][:count]
 
 
 def random_images(count, shape, seed=0):

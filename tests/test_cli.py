@@ -173,7 +173,7 @@ def test_info(run, capsys):
 
 
 def test_help_of_every_command(capsys):
-    commands = "train sample evaluate reconstruct interpolate info"
+    commands = "train sample evaluate reconstruct interpolate info doctor"
     for command in commands.split():
         with pytest.raises(SystemExit) as exit:
             main([command, "--help"])

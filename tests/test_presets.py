@@ -7,11 +7,13 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers import random_images
+from helpers import data_file, faces, random_images
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import Glow, ModelFileError, presets
 from keras_glow.cli import main
+from keras_glow.diagnosis import errors_by_kind, out_of_distribution_images
+from keras_glow.latents import standard_normal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ROOT = pathlib.Path(__file__).parents[1]
@@ -53,6 +55,54 @@ def test_round_trip_is_exact_and_samples_are_finite(model):
     for x in (images, noise):
         assert_array_equal(model.decode(model.encode(x)), x)
     model.sample(64, temperature=1.0, seed=0)  # raises if one is not finite
+
+
+@pytest.mark.parametrize(
+    "count, temperatures",
+    [
+        pytest.param(32, (1.3,), id="quick"),
+        pytest.param(
+            1000, (0, 0.5, 0.7, 1.0, 1.3), marks=pytest.mark.slow, id="full"
+        ),
+    ],
+)
+def test_samples_are_finite_at_any_temperature(
+    name, model, count, temperatures, record_property
+):
+    z = standard_normal(count, model.dimensions, seed=1)
+    for temperature in temperatures:
+        images = model.decoder.predict(temperature * z, verbose=0)
+        lost = np.sum(~np.isfinite(images).all(axis=(1, 2, 3)))
+        record_property(
+            f"samples of {name} at temperature {temperature} that are not "
+            "finite",
+            f"{lost} of {count:,}",
+        )
+        assert lost == 0
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(1, id="quick"),
+        pytest.param(100, marks=pytest.mark.slow, id="full"),
+    ],
+)
+def test_images_unlike_faces_come_back(name, model, count, record_property):
+    images = faces(count)
+    kinds = out_of_distribution_images(model.image_shape, images, count)
+    assert len(kinds) == 7
+    path = data_file("mnist.npz")
+    if count > 1 and path:
+        digits = np.pad(np.load(path)["x_test"][:count], [(0,), (2,), (2,)])
+        kinds["digits"] = np.repeat(digits[..., None], 3, axis=-1)
+    errors = errors_by_kind(model, kinds)
+    for kind, error in errors.items():
+        record_property(
+            f"reconstruction error of {name} on {len(kinds[kind])} x {kind}",
+            f"{error:.1e}",
+        )
+    assert max(errors.values()) <= 1e-2  # nan fails too
 
 
 def test_the_card_and_the_file_agree(name):

@@ -60,6 +60,11 @@ class AffineCoupling(Coupling):
         super().__init__(width=width, **kwargs)
         self.scale = check_choice("scale", scale, sorted(LOG_SCALES))
 
+    def log_scale(self, x):
+        """`log s` of what x makes of its second half, in the shape of that."""
+        h = self._condition(self._split(x)[0])
+        return self._scale_and_shift(h)[0]
+
     def _scale_and_shift(self, h):
         h, shift = ops.split(h, 2, axis=-1)
         return LOG_SCALES[self.scale](h), shift

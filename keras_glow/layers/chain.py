@@ -12,6 +12,7 @@ from keras_glow.gradients import (
     wait_for,
     zero_after,
 )
+from keras_glow.inverses import relative_error, there_and_back
 
 # How far off a rebuilt input may be, relative to its largest value; `None` if
 # networks compute in half precision, whose own rounding (4e-3) flips here and
@@ -126,15 +127,11 @@ class Chain(keras.layers.Layer):
             for layer in self._flatten_layers()
         )
         limit = MAX_ERRORS[None if half else self.compute_dtype]
-        x, inputs = ops.convert_to_tensor(x, self.compute_dtype), []
-        for bijection in self.bijections:
-            inputs.append(x)
-            x, _ = bijection(x, log_det=0.0, training=training)
-        for bijection in reversed(self.bijections):
-            x = bijection(x, inverse=True, training=training)
-            expected = inputs.pop()
-            error = ops.max(ops.abs(x - expected)) / ops.max(ops.abs(expected))
-            error = float(ops.convert_to_numpy(error))
+        x = ops.convert_to_tensor(x, self.compute_dtype)
+        for bijection, expected, _, actual in there_and_back(
+            self.bijections, x, training=training
+        ):
+            error = relative_error(expected, actual)
             if not error <= limit:  # nan is refused too
                 raise ValueError(
                     'memory="reversible" expects inverses with a relative '
