@@ -1,14 +1,16 @@
-"""Keras callbacks: sample grids and checkpoints while a Glow trains."""
+"""Keras callbacks: samples, history and checkpoints while a Glow trains."""
 
+import contextlib
 import pathlib
 import warnings
 
 import keras
 import numpy as np
 
-from keras_glow.checkpoint import save_checkpoint
+from keras_glow.checkpoint import Progress, save_checkpoint
 from keras_glow.ema import averaged_weights
 from keras_glow.images import save_grid
+from keras_glow.saving import check_writable, whole_file
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -51,11 +53,20 @@ class SampleGrid(keras.callbacks.Callback):
                 self.model.sample(self.count, temperature, self.seed)
                 for temperature in self.temperatures
             ]
-        save_grid(
-            np.concatenate(rows),
-            self.directory / f"epoch_{number:04d}.png",
-            columns=self.count,
-        )
+        path = self.directory / f"epoch_{number:04d}.png"
+        with _warned(), whole_file(path) as partial:
+            save_grid(np.concatenate(rows), partial, columns=self.count)
+
+
+class HistoryFile(keras.callbacks.CSVLogger):
+    """A `keras.callbacks.CSVLogger` that a full disk does not end.
+
+    It warns, and the rows that could not be written follow once they can be.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        with _warned(f"{self.filename} cannot be written: "):
+            super().on_epoch_end(epoch, logs)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -74,8 +85,9 @@ class Checkpoint(keras.callbacks.Callback):
     )
     ```
 
-    A disk that is full does not end the training before the third epoch that
-    could not be saved; until then it warns.
+    A place that cannot be written to is an error before the first batch. A disk
+    that is full later does not end the training before the third epoch in a row
+    that could not be saved; until then it warns.
 
     Args:
         path: the `.keras` file; the one before is kept beside it, as
@@ -87,10 +99,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     Attributes:
         stop: set it to True, from another thread or a signal handler, to save
-            after the batch at work and to end `fit` by a KeyboardInterrupt.
+            after the batch at work (or the validation) and to end `fit` by a
+            KeyboardInterrupt.
 
     Raises:
-        FloatingPointError: if a weight is not finite. The files before stay.
+        OSError: if the file cannot be written. The files before stay.
+        FloatingPointError: if a weight is not finite. Likewise.
     """
 
     def __init__(self, path, settings=None, progress=None):
@@ -100,6 +114,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.progress = progress
         self.stop = False
         self.failures = 0
+
+    def on_train_begin(self, logs=None):
+        check_writable(self.path)
+        self.epoch, self.batch, *_ = self.progress or Progress()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.batch = epoch, 0
@@ -115,6 +133,9 @@ class Checkpoint(keras.callbacks.Callback):
                 ):
                     variable.assign(value)
             self.progress = None
+        if self.stop:
+            self._save()
+            self._leave()
 
     def on_train_batch_end(self, batch, logs=None):
         self.batch += 1
@@ -123,18 +144,18 @@ class Checkpoint(keras.callbacks.Callback):
             self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
+        # A stop waits for the other callbacks to have had this epoch too.
         self.epoch, self.batch = epoch + 1, 0
         try:
             self._save()
             self.failures = 0
         except OSError as error:
             self.failures += 1
-            if self.failures == 3:
+            if self.failures == 3 or self.stop:
                 raise
-            warnings.warn(
-                f"{self.path} cannot be written, training goes on: {error}",
-                stacklevel=2,
-            )
+            _warn(error)
+
+    def on_train_end(self, logs=None):
         if self.stop:
             self._leave()
 
@@ -147,3 +168,16 @@ class Checkpoint(keras.callbacks.Callback):
         raise KeyboardInterrupt(
             f"{self.path} holds {self.epoch} epochs and {self.batch} batches"
         )
+
+
+@contextlib.contextmanager
+def _warned(prefix=""):
+    """Turns an OSError into a warning."""
+    try:
+        yield
+    except OSError as error:
+        _warn(f"{prefix}{error}")
+
+
+def _warn(error):
+    warnings.warn(f"{error}. Training goes on", stacklevel=3)

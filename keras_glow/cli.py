@@ -61,7 +61,6 @@ def _train(options):
         for name, value in vars(options).items()
         if name not in ("run", "data", "validation", "out", "resume")
     }
-    settings["images"] = list(train_images.shape)
     if training.is_run(options.out) != options.resume:
         if not options.resume:
             raise ValueError(
