@@ -18,7 +18,8 @@ class SampleGrid(keras.callbacks.Callback):
 
     The latents are the same each time, so the pictures show one set of images
     coming into being: a row for each temperature, a column for each latent.
-    With `use_ema=True` the averaged weights draw them.
+    With `use_ema=True` the averaged weights draw them. A picture that cannot be
+    drawn or written is no error: it warns.
 
     Args:
         directory: where to; it is made if it is missing.
@@ -48,13 +49,17 @@ class SampleGrid(keras.callbacks.Callback):
         number = epoch + 1
         if number % self.every and number != self.params["epochs"]:
             return
+        path = self.directory / f"epoch_{number:04d}.png"
+        with _warned(path):
+            self._draw(path)
+
+    def _draw(self, path):
         with averaged_weights(self.model):
             rows = [
                 self.model.sample(self.count, temperature, self.seed)
                 for temperature in self.temperatures
             ]
-        path = self.directory / f"epoch_{number:04d}.png"
-        with _warned(), whole_file(path) as partial:
+        with whole_file(path) as partial:
             save_grid(np.concatenate(rows), partial, columns=self.count)
 
 
@@ -65,7 +70,7 @@ class HistoryFile(keras.callbacks.CSVLogger):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        with _warned(f"{self.filename} cannot be written: "):
+        with _warned(self.filename):
             super().on_epoch_end(epoch, logs)
 
 
@@ -171,12 +176,15 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def _warned(prefix=""):
-    """Turns an OSError into a warning."""
+def _warned(path):
+    """Turns a failure to write a file that training can do without into words.
+
+    ValueError is that of samples that are not finite.
+    """
     try:
         yield
-    except OSError as error:
-        _warn(f"{prefix}{error}")
+    except (OSError, ValueError) as error:
+        _warn(error if str(path) in str(error) else f"{path}: {error}")
 
 
 def _warn(error):

@@ -147,12 +147,14 @@ def train(folder, images, validation, settings, callbacks=()):
                 epochs=end,
                 initial_epoch=progress.epoch,
                 validation_data=validation_data,
+                # The checkpoint is last: what a kill keeps from the others in
+                # an epoch, the same epoch has to bring once more.
                 callbacks=[
                     keras.callbacks.TerminateOnNaN(raise_error=True),
-                    HistoryFile(folder / "history.csv", append=True),
-                    checkpoint,
-                    SampleGrid(folder / "samples"),
                     *callbacks,
+                    HistoryFile(folder / "history.csv", append=True),
+                    SampleGrid(folder / "samples"),
+                    checkpoint,
                 ],
             )
             if end == settings["epochs"]:
