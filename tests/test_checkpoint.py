@@ -373,9 +373,7 @@ def test_history_and_samples_survive_a_full_disk(model, images, tmp_path):
     full = EverySecondEpochIsFull(callbacks, [0, 0], tmp_path)
     model.fit(images[:16], epochs=5, verbose=0, callbacks=[full])
     for history_message, grid_message in full.messages[1::2]:
-        assert (
-            f"{tmp_path / 'history.csv'} cannot be written" in history_message
-        )
+        assert f"{tmp_path / 'history.csv'}: [Errno" in history_message
         assert "epoch_000" in grid_message and "too large" in grid_message
     # The rows were kept back; a picture is not worth it.
     assert [row[0] for row in history(tmp_path)[1:]] == list("01234")
