@@ -74,10 +74,9 @@ def build_encoder(flow, image_shape, num_classes, dtype, memory):
     labels = _labels(num_classes)
     h, log_det, latents = image, 0.0, []
     for number, level in enumerate(flow, 1):
-        steps = level.steps
-        if memory != "store":
-            steps = [Chain(steps, memory, name=f"steps_{number}", dtype=dtype)]
-        for layer in (level.squeeze, *steps):
+        name = f"steps_{number}"
+        steps = Chain(level.steps, memory, name=name, dtype=dtype)
+        for layer in (level.squeeze, steps):
             h, log_det = layer(h, log_det=log_det)
         if level is not flow[-1]:
             (h, latent), log_det = level.prior(h, log_det=log_det)

@@ -1,6 +1,7 @@
 """The command line: `keras-glow`."""
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,6 +15,12 @@ from keras_glow import __version__, images, training
 from keras_glow.glow import Glow
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 from keras_glow.presets import PRESETS, load_preset, preset_path
+
+# Options of `train` that say where things are, or are in its images anyhow.
+NOT_SETTINGS = (
+    *("run", "data", "validation", "out", "resume"),
+    *("on_bad", "upscale"),
+)
 
 
 def main(arguments=None):
@@ -44,32 +51,71 @@ def main(arguments=None):
 
 def _train(options):
     channels = 1 if options.grey else 3
-    train_images = images.load_images(options.data, options.size, channels)
+    out = pathlib.Path(options.out)
+    if out.resolve() == pathlib.Path(options.data).resolve():
+        raise ValueError(
+            f"--out is expected to be another folder than the images in {out}"
+        )
+    if training.is_run(out) != options.resume:
+        if not options.resume:
+            raise ValueError(
+                f"{out} holds a run already: go on with it by --resume, or "
+                "choose another folder"
+            )
+        print(f"{out} holds no run yet: starting anew")
+    reading = {
+        "channels": channels,
+        "on_bad": options.on_bad,
+        "upscale": options.upscale,
+        "verbose": 1,
+    }
+    train_images = images.load_images(
+        options.data, options.size, cache=out / "images.npy", **reading
+    )
+    if len(train_images) < 2:
+        raise ValueError(_one_image(options.data))
     print(f"{len(train_images)} images {train_images.shape[1:]}")
     validation = None
     if options.validation:
         validation = images.load_images(
             options.validation,
             train_images.shape[1],
-            channels,
-            images.TEST_KEYS,
+            keys=images.TEST_KEYS,
+            cache=out / "validation.npy",
+            **reading,
         )
         print(f"{len(validation)} images for validation")
     # What shapes the run: resumed, all of it has to be as it was.
     settings = {
         name: value
         for name, value in vars(options).items()
-        if name not in ("run", "data", "validation", "out", "resume")
+        if name not in NOT_SETTINGS
     }
-    if training.is_run(options.out) != options.resume:
-        if not options.resume:
-            raise ValueError(
-                f"{options.out} holds a run already: go on with it by "
-                "--resume, or choose another folder"
-            )
-        print(f"{options.out} holds no run yet: starting anew")
     training.train(options.out, train_images, validation, settings)
     print(pathlib.Path(options.out) / "model.keras")
+
+
+def _check_data(options):
+    report = images.check_data(
+        options.data,
+        options.size,
+        upscale=options.upscale,
+        verbose=0 if options.json else 1,
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        print("\n".join(report.lines()))
+    if report.bad:
+        raise ValueError(
+            f"{len(report.bad)} files in {options.data} cannot be used"
+        )
+    if report.images < 2:
+        raise ValueError(report.problem() or _one_image(options.data))
+
+
+def _one_image(path):
+    return f"{path} is expected to hold images to train on, and holds one only"
 
 
 def _sample(options):
@@ -87,7 +133,7 @@ def _sample(options):
 
 def _evaluate(options):
     model = _load(options.model)
-    data = _load_for(model, options.data)
+    data = _load_for(model, options.data, options.upscale)
     chunk = 256
     progress = keras.utils.Progbar(
         len(data), unit_name="image", verbose=0 if options.json else 1
@@ -204,11 +250,13 @@ def _load(model):
     return model
 
 
-def _load_for(model, path):
+def _load_for(model, path, upscale=False):
     height, width, channels = model.image_shape
     if height != width:
         raise ValueError("Only models of square images read image files")
-    data = images.load_images(path, height, channels, images.TEST_KEYS)
+    data = images.load_images(
+        path, height, channels, images.TEST_KEYS, upscale=upscale
+    )
     if data.shape[1:] != model.image_shape:
         raise ValueError(
             f"{path} is expected to hold images {model.image_shape}. "
@@ -267,6 +315,7 @@ def _parser():
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
+        _add_check_data,
         _add_train,
         _add_sample,
         _add_evaluate,
@@ -290,6 +339,21 @@ def _add_command(commands, name, run, help):
     return command
 
 
+def _add_check_data(commands):
+    command = _add_command(
+        commands,
+        "check-data",
+        _check_data,
+        "Report every file that cannot be trained on, and what is done to "
+        "those that can.",
+    )
+    add = command.add_argument
+    add("data", metavar="DATA", help="folder, or .npz with images or x_train")
+    add("--size", type=_count, help="height and width to train at")
+    _add_upscale(command)
+    add("--json", action="store_true", help="print JSON")
+
+
 def _add_train(commands):
     command = _add_command(
         commands,
@@ -311,6 +375,13 @@ def _add_train(commands):
     add("--batch-size", type=_count, default=32)
     add("--size", type=_count, help="height and width to resize to")
     add("--grey", action="store_true", help="read a folder as grey images")
+    add(
+        "--on-bad",
+        choices=["error", "skip"],
+        default="error",
+        help="what to do about images that cannot be used",
+    )
+    _add_upscale(command)
     add("--flip", action="store_true", help="mirror half of the images")
     add("--levels", type=_count, default=3)
     add("--depth", type=_count, default=4, help="steps of flow in a level")
@@ -371,6 +442,7 @@ def _add_evaluate(commands):
     _add_model(command)
     add = command.add_argument
     add("data", metavar="DATA", help="folder, or .npz with images or x_test")
+    _add_upscale(command)
     add("--draws", type=_count, default=1, help="of noise for each image")
     add("--seed", type=_seed, default=0)
     add("--json", action="store_true", help="print JSON")
@@ -409,6 +481,14 @@ def _add_info(commands):
 def _add_presets(commands):
     _add_command(
         commands, "presets", _presets, "List the models that come with it."
+    )
+
+
+def _add_upscale(command):
+    command.add_argument(
+        "--upscale",
+        action="store_true",
+        help="enlarge images of a folder that are too small",
     )
 
 

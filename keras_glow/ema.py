@@ -18,8 +18,9 @@ def averaged_weights(model):
         model: a compiled keras.Model.
     """
     optimizer = getattr(model, "optimizer", None)
-    # A LossScaleOptimizer keeps the averages in the optimiser that it wraps.
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "use_ema", False):
+        # A LossScaleOptimizer leaves averages to the optimiser that it wraps.
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     averages = getattr(optimizer, "_model_variables_moving_average", None)
     if not (getattr(optimizer, "use_ema", False) and averages):
         yield

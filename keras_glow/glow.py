@@ -27,6 +27,7 @@ from keras_glow.initialization import (
 from keras_glow.jax_state import weights_kept
 from keras_glow.layers.bijection import flow_dtype
 from keras_glow.losses import StandardNormalNLL
+from keras_glow.optimizer import guarded
 
 MEMORY = ("store", "remat", "reversible")
 NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
@@ -190,7 +191,7 @@ class Glow(keras.Model):
             **kwargs: other arguments of `keras.Model.compile`.
         """
         super().compile(
-            optimizer=optimizer,
+            optimizer=guarded(optimizer),
             loss=StandardNormalNLL() if loss is None else loss,
             jit_compile=resolve_jit_compile(jit_compile, self),
             **kwargs,

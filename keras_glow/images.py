@@ -1,23 +1,37 @@
 """Image files in, image grids out. Everything here is uint8."""
 
+import hashlib
 import pathlib
+import warnings
 import zipfile
 
 import numpy as np
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from keras_glow.checks import check_choice
+from keras_glow.decoding import BadImage, fit_pixels, read_picture
+from keras_glow.folder import Report, check_folder, load_folder, shown
+
 # What each key of an .npz file is for, in the order of preference.
 TRAIN_KEYS = ("images", "x_train")
 TEST_KEYS = ("images", "x_test", "x_train")
 
 
-def load_images(path, size, channels=3, keys=TRAIN_KEYS):
+def load_images(
+    path,
+    size,
+    channels=3,
+    keys=TRAIN_KEYS,
+    on_bad="error",
+    upscale=False,
+    cache=None,
+    verbose=0,
+):
     """Images of a folder or an `.npz` file as one uint8 array.
 
-    Of a folder every image file counts, at any depth, in the order of their
-    names; hidden files do not. An image is turned upright as its EXIF data say,
-    laid on white where it is transparent, cropped to a centred square and
-    resized with antialiasing.
+    Of a folder every image counts (PNG, JPEG, WEBP, BMP, GIF, TIFF), at any
+    depth, in the order of their names; hidden files do not. An image is turned
+    upright as its EXIF data say, laid on white where it is transparent, cropped
+    to a centred square and resized with antialiasing.
 
     Args:
         path: a folder, or an `.npz` file with uint8 images under one of `keys`,
@@ -27,121 +41,147 @@ def load_images(path, size, channels=3, keys=TRAIN_KEYS):
         channels: 3 for colour or 1 for grey (of a folder; an `.npz` file
             knows).
         keys: names of the array in an `.npz` file, the first that exists.
+        on_bad: what to do about images of a folder that cannot be used:
+            "error", or "skip" to go on without them and warn.
+        upscale: bool, whether images of a folder that are smaller than `size`
+            are enlarged. If not, they cannot be used.
+        cache: path of an `.npy` file, or None. There the images of a folder are
+            kept, so that they need not be decoded again as long as the names,
+            sizes and times of the files stay the same.
+        verbose: 0 or 1. 1 prints a progress bar and what was found in a folder.
 
     Returns:
-        uint8 array `(count, size, size, channels)`.
+        uint8 array `(count, size, size, channels)`; with `cache` a read-only
+        memory map.
 
     Raises:
-        ValueError: naming every file that is no image, or what else is wrong
+        ValueError: naming every file that cannot be used, or what else is wrong
             with `path`.
     """
+    check_choice("on_bad", on_bad, ("error", "skip"))
+    _check_size(size, channels)
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return _load_npz(path, size, keys)
+    if size is None:
+        raise ValueError(f"`size` is expected for the images of {shown(path)}")
+    images, report = load_folder(path, size, channels, upscale, cache, verbose)
+    problem = report.problem()
+    if not report.images:
+        raise ValueError(problem)
+    if problem and on_bad == "error":
+        raise ValueError(f'{problem}; on_bad="skip" goes on without them')
+    if verbose:
+        print("\n".join(report.lines(notes=False)))
+    elif problem:
+        warnings.warn(f"Left out: {problem}", stacklevel=2)
+    return images
+
+
+def check_data(
+    path, size=None, channels=3, keys=TRAIN_KEYS, upscale=False, verbose=0
+):
+    """Looks for what would keep `load_images` from loading, and for more.
+
+    Args:
+        path: see `load_images`; so are the others.
+        size: int, or None: then no image is too small.
+        channels: 3 or 1.
+        keys: names of the array.
+        upscale: bool.
+        verbose: 1 for a progress bar.
+
+    Returns:
+        A `keras_glow.folder.Report`.
+
+    Raises:
+        ValueError: if `path` is neither a folder nor an `.npz` file of images.
+    """
+    _check_size(size, channels)
     path = pathlib.Path(path)
     if path.is_dir():
-        return _load_folder(path, size, channels)
-    if path.suffix == ".npz" and path.is_file():
-        return _load_npz(path, size, keys)
-    raise ValueError(
-        f"{path} is expected to be a folder of images or an .npz file"
-        + ("" if path.exists() else ", and does not exist")
-    )
-
-
-def _load_folder(folder, size, channels):
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.parts)
-    ]
-    if not files:
-        raise ValueError(
-            f"{folder} is expected to hold images ({', '.join(SUFFIXES)}), "
-            "and holds none"
-        )
-    if size is None:
-        raise ValueError(f"`size` is expected for the images of {folder}")
-    images = np.empty((len(files), size, size, channels), "uint8")
-    bad = []
-    for image, file in zip(images, files, strict=True):
-        try:
-            image[:] = load_image(file, size, channels)
-        except ValueError as error:
-            bad.append(str(error))
-    if bad:
-        raise ValueError(
-            f"{len(bad)} of {len(files)} files cannot be read: "
-            + "; ".join(bad)
-        )
-    return images
+        return check_folder(path, size, channels, upscale, verbose)
+    images = _load_npz(path, None, keys)
+    report = Report(str(path), images=len(images))
+    digests = {hashlib.sha256(image.tobytes()).digest() for image in images}
+    report.duplicates = len(images) - len(digests)
+    height, width = images.shape[1:3]
+    if size is not None and (height, width) != (size, size):
+        note = f"holds images of {width}x{height}: resized to {size}x{size}"
+        report.notes.append(("", note))
+    return report
 
 
 def load_image(file, size, channels=3):
     """One image file as a uint8 array `(size, size, channels)`.
 
+    Unlike those of a folder, it may be smaller than `size`.
+
     Raises:
-        ValueError: naming the file, if it is no image.
+        ValueError: naming the file, if it cannot be used.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+    _check_size(size, channels)
     try:
-        with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)
-            return _fit(image, size, channels)
-    except UnidentifiedImageError:
-        raise ValueError(f"{file} is not an image") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        return read_picture(file, size, channels).pixels
+    except BadImage as error:
+        raise ValueError(f"{shown(file)} {error}") from None
 
 
-def _fit(image, size, channels):
-    from PIL import Image, ImageOps
-
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16 bits to 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB" if channels == 3 else "L")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(size, size, channels)
+def _check_size(size, channels):
+    check_choice("channels", channels, (1, 3))
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(
+            f"`size` is expected to be an integer >= 1. Received: size={size!r}"
+        )
 
 
 def _load_npz(path, size, keys):
+    if path.suffix != ".npz" or not path.is_file():
+        raise ValueError(
+            f"{shown(path)} is expected to be a folder of images or an .npz "
+            "file" + ("" if path.exists() else ", and does not exist")
+        )
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} cannot be read: it is not an .npz file")
-    with np.load(path) as arrays:
-        key = next((key for key in keys if key in arrays), None)
-        if key is None:
-            raise ValueError(
-                f"{path} is expected to hold one of {', '.join(keys)}. "
-                f"Received: {', '.join(arrays) or 'nothing'}"
-            )
-        try:
-            images = arrays[key]
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from None
+        raise ValueError(f"{shown(path)} cannot be read: it is no .npz file")
+    try:
+        with np.load(path) as arrays:
+            names = list(arrays)
+            key = next((key for key in keys if key in names), None)
+            images = None if key is None else arrays[key]
+    except Exception as error:
+        # NumPy reports damage by many types of exception.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{shown(path)} cannot be read: {reason[0]}") from None
+    if key is None:
+        raise ValueError(
+            f"{shown(path)} is expected to hold one of {', '.join(keys)}. "
+            f"Received: {', '.join(names) or 'nothing'}"
+        )
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.dtype != "uint8" or not len(images):
+    if images.ndim != 4 or images.dtype != "uint8" or not images.size:
         raise ValueError(
-            f"{key} in {path} is expected to be uint8 (count, height, width, "
-            f"channels). Received: dtype={images.dtype}, shape={images.shape}"
+            f"{key} in {shown(path)} is expected to be uint8 (count, height, "
+            f"width, channels). Received: dtype={images.dtype}, "
+            f"shape={images.shape}"
         )
     if size is None or images.shape[1:3] == (size, size):
         return images
     from PIL import Image
 
     channels = images.shape[-1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{key} in {shown(path)} is expected to have 1 or 3 channels to be "
+            f"resized. Received: shape={images.shape}"
+        )
     return np.stack(
         [
-            _fit(
+            fit_pixels(
                 Image.fromarray(image[..., 0] if channels == 1 else image),
                 size,
                 channels,
-            )
+            )[0]
             for image in images
         ]
     )

@@ -47,13 +47,13 @@ FOLDER = tools.face_folder(RUN / "faces")  # or a folder of your own
 # ## Load
 #
 # `load_images` takes every image file at any depth, turns it upright, crops it
-# to a centred square and resizes it with antialiasing. The result is one uint8
-# array. A tenth is held out to validate on. (It is drawn at random: if a person
-# is in the folder twice, then perhaps in both parts, and the validation is a
-# little too kind.)
+# to a centred square and resizes it with antialiasing, those that are smaller
+# too with `upscale`. The result is one uint8 array. A tenth is held out to
+# validate on. (It is drawn at random: if a person is in the folder twice, then
+# perhaps in both parts, and the validation is a little too kind.)
 
 # %%
-images = keras_glow.images.load_images(FOLDER, size=SIZE, channels=3)
+images = keras_glow.images.load_images(FOLDER, size=SIZE, upscale=True)
 images = np.random.default_rng(0).permutation(images)[:MAX_IMAGES]
 held_out = len(images) // 10
 validation, images = images[:held_out], images[held_out:]

@@ -198,12 +198,13 @@ def test_half_precision_networks_lose_little(images):
     assert 0 < error < 0.3 * own
 
 
-def test_chain_maps_like_its_bijections():
+@pytest.mark.parametrize("memory", MEMORY)
+def test_chain_maps_like_its_bijections(memory):
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype("float32")
     steps = [layers.FlowStep(width=8, seed=i) for i in range(2)]
-    z, log_det = Chain(steps)(x, log_det=0.0)
+    z, log_det = Chain(steps, memory)(x, log_det=0.0)
     move_weights(steps[0], 0.1)
-    z, log_det = Chain(steps)(x, log_det=0.0)
+    z, log_det = Chain(steps, memory)(x, log_det=0.0)
     expected, expected_log_det = x, 0.0
     for step in steps:
         expected, expected_log_det = step(expected, log_det=expected_log_det)

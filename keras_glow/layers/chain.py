@@ -21,23 +21,25 @@ MAX_ERRORS = {"float64": 1e-11, "float32": 2e-5, None: 2e-2}
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class Chain(keras.layers.Layer):
-    """Bijections one after another, trained without most of their activations.
+    """Bijections one after another, and what is kept of them for training.
 
     The backward pass needs what the forward pass computed, most of all inside
-    the coupling networks. Keras stores it, so memory grows with the number of
-    bijections. Here it is computed once more, for one bijection at a time:
+    the coupling networks.
 
-    - `"remat"` stores the input of every bijection and runs each again.
+    - `"store"` keeps it all: memory grows with the number of bijections.
+    - `"remat"` keeps the input of every bijection and runs each again.
     - `"reversible"` stores the last output alone. The inverse of each bijection
       gives its input, from the last to the first. The gradients are those at
       inputs that are off by what the inverses are off: see `check_inverses`.
 
     What comes out, and the weights, are those of the bijections called one by
-    one. They must do the same when run again: no dropout inside.
+    one. They must do the same when run again: no dropout inside. On TensorFlow
+    a compiled program holds each kind of bijection once, however many there
+    are: that is most of what its start-up takes.
 
     Args:
         bijections: list of `Bijection` that keep the shape of their input.
-        memory: `"remat"` or `"reversible"`.
+        memory: `"store"`, `"remat"` or `"reversible"`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -53,7 +55,7 @@ class Chain(keras.layers.Layer):
         Without Storing Activations, https://arxiv.org/abs/1707.04585
     """
 
-    def __init__(self, bijections, memory="reversible", **kwargs):
+    def __init__(self, bijections, memory="store", **kwargs):
         super().__init__(**kwargs)
         self.bijections = list(bijections)
         self.memory = memory
@@ -63,6 +65,13 @@ class Chain(keras.layers.Layer):
         for bijection in self.bijections:
             if not bijection.built:
                 bijection.build(input_shape)
+
+    def compute_output_spec(self, x, log_det=0.0, training=None):
+        # Known without running it, which takes a while.
+        return (
+            keras.KerasTensor(x.shape, self.compute_dtype),
+            keras.KerasTensor(x.shape[:1], self.compute_dtype),
+        )
 
     def call(self, x, log_det=0.0, training=None):
         if any(getattr(e, "adapting", False) for e in self._flatten_layers()):
@@ -79,6 +88,10 @@ class Chain(keras.layers.Layer):
         def forward(x, *values):
             weights = keras.tree.pack_sequence_as(variables, values)
             return _forward(steps, x, weights)
+
+        if self.memory == "store":
+            (z, own_log_det), _ = forward(x, *values)
+            return z, log_det + own_log_det
 
         def backward(kept, *gradients):
             return _backward(steps, *kept, *gradients)

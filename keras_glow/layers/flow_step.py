@@ -96,6 +96,13 @@ class FlowStep(Bijection):
         for bijection in self.parts():
             bijection.build(input_shape)
 
+    def compute_output_spec(self, inputs, log_det=None, **kwargs):
+        # Known without running it, which takes a while.
+        image = keras.KerasTensor(inputs.shape, self.compute_dtype)
+        if log_det is None:
+            return image
+        return image, keras.KerasTensor(inputs.shape[:1], self.compute_dtype)
+
     def _forward(self, x):
         total = 0.0
         for bijection in self.parts():

@@ -1,0 +1,231 @@
+"""The optimiser that `Glow.compile` makes of the one that it is given."""
+
+import itertools
+import math
+
+import keras
+from keras import ops
+
+# They treat every number by itself: all weights may as well be one.
+ELEMENTWISE = (
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Ftrl,
+    keras.optimizers.Lion,
+    keras.optimizers.Nadam,
+    keras.optimizers.RMSprop,
+    keras.optimizers.SGD,
+)
+
+
+def guarded(optimizer):
+    """The optimiser inside a `GuardedOptimizer`.
+
+    A `LossScaleOptimizer` stays as it is: it leaves out steps by itself.
+    """
+    optimizer = keras.optimizers.get(optimizer)
+    guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
+    return (
+        optimizer
+        if isinstance(optimizer, guards)
+        else (GuardedOptimizer(optimizer))
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class GuardedOptimizer(keras.optimizers.Optimizer):
+    """Leaves out steps that are not finite, and updates all weights at once.
+
+    A step whose loss or gradient is not finite changes the two counters and
+    nothing else: neither weights nor moments, averages or iterations.
+
+    A Glow has hundreds of small weights. One update for each takes TensorFlow
+    longer to trace than all the rest, and much of every step. So the inner
+    optimiser gets a single variable, all weights in a row; what it computes is
+    the same. Optimisers and settings that look at a weight as a whole (`Lamb`,
+    `Muon`, `clipnorm`, exclusions from weight decay, classes of your own) get
+    the weights one by one, as ever. So does training on several replicas under
+    `tf.distribute`, and there no step is left out.
+
+    Args:
+        inner_optimizer: a keras.optimizers.Optimizer, not built yet.
+        name: str.
+
+    Attributes:
+        inner_optimizer: as given.
+        learning_rate: that of the inner optimiser; it may be set.
+        iterations: steps taken.
+        skipped: int variable, steps left out.
+        skipped_in_a_row: int variable, those since the last step taken.
+    """
+
+    def __init__(self, inner_optimizer, name="guarded_optimizer"):
+        super().__init__(
+            learning_rate=0.0,
+            name=name,
+            use_ema=inner_optimizer.use_ema,
+            ema_momentum=inner_optimizer.ema_momentum,
+        )
+        self.inner_optimizer = inner_optimizer
+        self.skipped = self._counter("skipped")
+        self.skipped_in_a_row = self._counter("skipped_in_a_row")
+
+    def _counter(self, name):
+        return self.add_variable((), dtype="int32", name=name)
+
+    def build(self, variables):
+        if self.built:
+            return
+        strategy = getattr(self, "_distribution_strategy", None)  # TensorFlow
+        self.replicas = getattr(strategy, "num_replicas_in_sync", 1)
+        self.packed = self.replicas == 1 and self._may_pack(variables)
+        if self.packed:
+            # Averages are kept weight by weight, where Keras looks for them.
+            self.inner_optimizer.use_ema = False
+            size = sum(math.prod(v.shape) for v in variables)
+            row = keras.Variable(
+                ops.zeros((size,), variables[0].dtype),
+                trainable=False,
+                name="weights",
+            )
+            # Past Keras' tracking: between steps it holds nothing.
+            object.__setattr__(self, "_row", row)
+        else:
+            self.use_ema = False
+        self.inner_optimizer.build([self._row] if self.packed else variables)
+        super().build(variables)
+
+    def _may_pack(self, variables):
+        inner = self.inner_optimizer
+        return (
+            type(inner) in ELEMENTWISE
+            and inner.clipnorm is None
+            and inner.ema_overwrite_frequency is None
+            and not hasattr(inner, "_exclude_from_weight_decay")
+            and len({v.dtype for v in variables}) == 1
+        )
+
+    @property
+    def variables(self):
+        return [*self._variables, *self.inner_optimizer.variables]
+
+    def apply(self, grads, trainable_variables=None):
+        variables = trainable_variables or self._trainable_variables
+        if not self.built:
+            self.build(variables)
+        if self.replicas > 1:
+            # A condition around an update of all replicas is not possible.
+            self.inner_optimizer.apply(grads, variables)
+            return
+        grads, finite = self._prepare(grads, variables)
+        ops.cond(finite, lambda: self._update(grads, variables), self._skip)
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        own = [*self._trainable_variables, *self.variables]
+        values = [*trainable_variables, *optimizer_variables]
+
+        def branch(step):
+            def run():
+                mapping = zip(own, values, strict=True)
+                with keras.StatelessScope(mapping) as scope:
+                    step()
+                return [scope.get_current_value(v) for v in own]
+
+            return run
+
+        variables = self._trainable_variables
+        grads, finite = self._prepare(grads, variables)
+        values = ops.cond(
+            finite,
+            branch(lambda: self._update(grads, variables)),
+            branch(self._skip),
+        )
+        return values[: len(variables)], values[len(variables) :]
+
+    def _prepare(self, grads, variables):
+        """Gradients as the update takes them, and whether all are finite."""
+        if self.packed:
+            given = dict(zip(map(id, variables), grads, strict=True))
+            grads = [given.get(id(v)) for v in self._trainable_variables]
+            pairs = zip(grads, self._trainable_variables, strict=True)
+            grads = _pack(
+                ops.zeros_like(v) if g is None else g for g, v in pairs
+            )
+            return grads, ops.all(ops.isfinite(grads))
+        finite = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
+        return grads, ops.all(ops.stack(finite))
+
+    def _update(self, grads, variables):
+        self.skipped_in_a_row.assign(0)
+        if not self.packed:
+            self.inner_optimizer.apply(grads, variables)
+            return
+        row, first = self._row, ops.equal(self.iterations, 0)
+        self.assign(row, _pack(self._trainable_variables))
+        self.inner_optimizer.apply([grads], [row])
+        self._unpack(row, self._trainable_variables, only=variables)
+        if self.use_ema:
+            averages = self._model_variables_moving_average
+            momentum = ops.where(first, 0.0, self.ema_momentum)
+            momentum = ops.cast(momentum, row.dtype)
+            row = momentum * _pack(averages) + (1 - momentum) * row
+            self._unpack(row, averages)
+
+    def _unpack(self, row, variables, only=None):
+        sizes = [math.prod(v.shape) for v in variables]
+        parts = ops.split(row, list(itertools.accumulate(sizes))[:-1])
+        chosen = {id(v) for v in only or variables}
+        for variable, part in zip(variables, parts, strict=True):
+            # A frozen weight stays.
+            if id(variable) in chosen:
+                self.assign(variable, ops.reshape(part, variable.shape))
+
+    def _skip(self):
+        self.skipped.assign_add(1)
+        self.skipped_in_a_row.assign_add(1)
+
+    def scale_loss(self, loss):
+        # A loss that is not finite may have a gradient that is.
+        finite = ops.where(ops.isfinite(loss), 1.0, math.nan)
+        return self.inner_optimizer.scale_loss(loss) * ops.cast(
+            finite, loss.dtype
+        )
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    def finalize_variable_values(self, var_list):
+        owner = super() if self.use_ema else self.inner_optimizer
+        owner.finalize_variable_values(var_list)
+
+    def exclude_from_weight_decay(self, *args, **kwargs):
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        if self.use_ema:
+            inner["config"]["use_ema"] = True
+        return {"inner_optimizer": inner, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        inner = keras.saving.deserialize_keras_object(
+            config["inner_optimizer"], custom_objects
+        )
+        return cls(**{**config, "inner_optimizer": inner})
+
+
+def _pack(tensors):
+    return ops.concatenate([ops.reshape(t, (-1,)) for t in tensors])
