@@ -17,6 +17,7 @@ from keras_glow.checks import (
 from keras_glow.compilation import resolve_jit_compile
 from keras_glow.data import ImageSequence, first_images
 from keras_glow.dequantization import dequantize, quantize
+from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
 from keras_glow.ema import averaged_weights
 from keras_glow.initialization import (
     INITIALIZATION_IMAGES,
@@ -173,7 +174,7 @@ class Glow(keras.Model):
         # Dequantisation noise: its state is a counter that the file carries.
         self.train_noise = keras.random.SeedGenerator(seed, name="train_noise")
         self.test_noise = keras.random.SeedGenerator(seed, name="test_noise")
-        self.bits_per_dim_tracker = keras.metrics.Mean(name="bits_per_dim")
+        self.bits_per_dim_tracker = TakenMean(name="bits_per_dim")
         self.built = True
 
     # Training
@@ -227,19 +228,24 @@ class Glow(keras.Model):
         x = dequantize(images, noise, self.bits)
         return self.encoder(_join(x, labels), training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
         # Nothing to predict but the latents themselves: y is not looked at.
-        nll = super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
+        nll = super().compute_loss(x, y_pred, y_pred, sample_weight, training)
         # The density of a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
-        self.bits_per_dim_tracker.update_state(
-            nll / (self.dimensions * math.log(2)),
-            sample_weight=ops.cast(ops.shape(y_pred)[0], self.dtype),
-        )
+        bits = nll / (self.dimensions * math.log(2))
+        count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        if training:
+            taken = ops.isfinite(nll)  # or else the optimiser leaves it out
+            bits, count = (ops.where(taken, v, 0.0) for v in (bits, count))
+        self.bits_per_dim_tracker.update_state(bits, sample_weight=count)
         return nll
 
     def train_step(self, *args):
-        return super().train_step(*args[:-1], self._labels_to_inputs(args[-1]))
+        batch = self._labels_to_inputs(args[-1])
+        return log_skipped(self, super().train_step(*args[:-1], batch))
 
     def test_step(self, *args):
         return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
@@ -255,16 +261,28 @@ class Glow(keras.Model):
             raise ValueError("Labels are expected beside the images.")
         return (x, y), None, None
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        *args,
+        callbacks=None,
+        validation_data=None,
+        **kwargs,
+    ):
         """Trains the model, as `keras.Model.fit` does.
 
         Before the first step of its life ActNorm is set from 256 dequantised
         images. With `memory="reversible"` every `fit` begins with a check of
         the inverses on a few of them.
 
+        A step whose loss or gradient is not finite is left out, and counted in
+        `skipped_steps` of the logs. Ten of them in a row end the training.
+
         Args:
             x: images, or a dataset of images or of (images, labels).
             y: labels, beside an array of images.
+            callbacks: list of keras.callbacks.Callback.
             validation_data: images, `(images, labels)`, `(images, None)` or a
                 dataset.
             *args: other arguments of `keras.Model.fit`.
@@ -272,12 +290,14 @@ class Glow(keras.Model):
 
         Returns:
             A `keras.callbacks.History` of `loss` in nats per image and
-            `bits_per_dim`, and of both with `val_` for validation data.
+            `bits_per_dim`, and of both with `val_` for validation data, and of
+            `skipped_steps`, the count since the model was compiled.
 
         Raises:
             ValueError: if the images are not integers 0..255 of the model's
                 shape; with `memory="reversible"`, if the inverse of a step is
                 not accurate enough, naming it.
+            TrainingDiverged: after ten steps left out in a row.
         """
         if getattr(self, "optimizer", None) is None:
             raise ValueError("`compile()` is expected to be called before.")
@@ -295,7 +315,15 @@ class Glow(keras.Model):
         self.optimizer.build(self.trainable_variables)
         with weights_kept(self):
             return super().fit(
-                x, y, *args, validation_data=validation_data, **kwargs
+                x,
+                y,
+                *args,
+                callbacks=[
+                    StopIfDiverged(x),
+                    *keras.tree.flatten(callbacks or []),
+                ],
+                validation_data=validation_data,
+                **kwargs,
             )
 
     def _check_arrays(self, x, y):

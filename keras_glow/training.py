@@ -114,6 +114,7 @@ def train(folder, images, validation, settings, callbacks=()):
         ValueError: if the run in the folder has other settings or images, or is
             at work in another process.
         OSError: if the folder cannot be written to.
+        TrainingDiverged: see `Glow.fit`.
         KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
@@ -150,7 +151,6 @@ def train(folder, images, validation, settings, callbacks=()):
                 # The checkpoint is last: what a kill keeps from the others in
                 # an epoch, the same epoch has to bring once more.
                 callbacks=[
-                    keras.callbacks.TerminateOnNaN(raise_error=True),
                     *callbacks,
                     HistoryFile(folder / "history.csv", append=True),
                     SampleGrid(folder / "samples"),

@@ -478,6 +478,7 @@ def test_a_run_does_not_go_on_with_other_images(finished, images):
     assert contents(finished) == before
 
 
+@SLOW
 def test_workers_change_nothing(model, images, record_property):
     """One model, put back to its start between the runs."""
     variables = model.variables + model.optimizer.variables
