@@ -10,6 +10,7 @@ from keras_glow import (
     presets,
     schedules,
 )
+from keras_glow.divergence import TrainingDiverged
 from keras_glow.glow import Glow
 from keras_glow.loading import ModelFileError, load_model
 
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Glow",
     "ModelFileError",
+    "TrainingDiverged",
     "callbacks",
     "data",
     "distances",

@@ -1,5 +1,6 @@
-"""Keras callbacks: sample grids and checkpoints while a Glow trains."""
+"""Keras callbacks: samples, history and checkpoints while a Glow trains."""
 
+import contextlib
 import pathlib
 import warnings
 
@@ -7,10 +8,11 @@ import keras
 import numpy as np
 
 from keras_glow import diagnosis
-from keras_glow.checkpoint import save_checkpoint
+from keras_glow.checkpoint import Progress, save_checkpoint
 from keras_glow.checks import check_integer, check_seed, check_temperature
 from keras_glow.ema import averaged_weights
 from keras_glow.images import save_grid
+from keras_glow.saving import check_writable, whole_file
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -18,7 +20,8 @@ class SampleGrid(keras.callbacks.Callback):
 
     The latents are the same each time, so the pictures show one set of images
     coming into being: a row for each temperature, a column for each latent.
-    With `use_ema=True` the averaged weights draw them.
+    With `use_ema=True` the averaged weights draw them. A picture that cannot be
+    drawn or written is no error: it warns.
 
     Args:
         directory: where to; it is made if it is missing.
@@ -58,16 +61,29 @@ class SampleGrid(keras.callbacks.Callback):
         number = epoch + 1
         if number % self.every and number != self.params["epochs"]:
             return
+        path = self.directory / f"epoch_{number:04d}.png"
+        with _warned(path):
+            self._draw(path)
+
+    def _draw(self, path):
         with averaged_weights(self.model):
             rows = [
                 self.model.sample(self.count, temperature, self.seed)
                 for temperature in self.temperatures
             ]
-        save_grid(
-            np.concatenate(rows),
-            self.directory / f"epoch_{number:04d}.png",
-            columns=self.count,
-        )
+        with whole_file(path) as partial:
+            save_grid(np.concatenate(rows), partial, columns=self.count)
+
+
+class HistoryFile(keras.callbacks.CSVLogger):
+    """A `keras.callbacks.CSVLogger` that a full disk does not end.
+
+    It warns, and the rows that could not be written follow once they can be.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        with _warned(self.filename):
+            super().on_epoch_end(epoch, logs)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -86,8 +102,9 @@ class Checkpoint(keras.callbacks.Callback):
     )
     ```
 
-    A disk that is full does not end the training before the third epoch that
-    could not be saved; until then it warns.
+    A place that cannot be written to is an error before the first batch. A disk
+    that is full later does not end the training before the third epoch in a row
+    that could not be saved; until then it warns.
 
     Args:
         path: the `.keras` file; the one before is kept beside it, as
@@ -99,10 +116,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     Attributes:
         stop: set it to True, from another thread or a signal handler, to save
-            after the batch at work and to end `fit` by a KeyboardInterrupt.
+            after the batch at work (or the validation) and to end `fit` by a
+            KeyboardInterrupt.
 
     Raises:
-        FloatingPointError: if a weight is not finite. The files before stay.
+        OSError: if the file cannot be written. The files before stay.
+        FloatingPointError: if a weight is not finite. Likewise.
     """
 
     def __init__(self, path, settings=None, progress=None):
@@ -112,6 +131,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.progress = progress
         self.stop = False
         self.failures = 0
+
+    def on_train_begin(self, logs=None):
+        check_writable(self.path)
+        self.epoch, self.batch, *_ = self.progress or Progress()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.batch = epoch, 0
@@ -127,6 +150,9 @@ class Checkpoint(keras.callbacks.Callback):
                 ):
                     variable.assign(value)
             self.progress = None
+        if self.stop:
+            self._save()
+            self._leave()
 
     def on_train_batch_end(self, batch, logs=None):
         self.batch += 1
@@ -135,18 +161,18 @@ class Checkpoint(keras.callbacks.Callback):
             self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
+        # A stop waits for the other callbacks to have had this epoch too.
         self.epoch, self.batch = epoch + 1, 0
         try:
             self._save()
             self.failures = 0
         except OSError as error:
             self.failures += 1
-            if self.failures == 3:
+            if self.failures == 3 or self.stop:
                 raise
-            warnings.warn(
-                f"{self.path} cannot be written, training goes on: {error}",
-                stacklevel=2,
-            )
+            _warn(error)
+
+    def on_train_end(self, logs=None):
         if self.stop:
             self._leave()
 
@@ -234,3 +260,19 @@ class ReconstructionError(keras.callbacks.Callback):
             f"level, {half:.1e}: pixels change. The layer to blame is {worst}",
             stacklevel=2,
         )
+
+
+@contextlib.contextmanager
+def _warned(path):
+    """Turns a failure to write a file that training can do without into words.
+
+    ValueError is that of samples that are not finite.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        _warn(error if str(path) in str(error) else f"{path}: {error}")
+
+
+def _warn(error):
+    warnings.warn(f"{error}. Training goes on", stacklevel=3)

@@ -6,6 +6,7 @@ in it and the settings of the run.
 """
 
 import json
+import os
 import pathlib
 import typing
 import warnings
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.saving import partial_path, save_atomically
+from keras_glow.saving import remove_partial, save_atomically
 
 MEMBER = "run.json"
 
@@ -71,8 +72,10 @@ def save_checkpoint(model, path, epoch, batch=0, settings=None):
 def load_checkpoint(path):
     """The model of a checkpoint, ready for `fit`, and where it stands.
 
-    If the latest file cannot be read, the one before is taken, with a warning.
-    What a killed save left behind is removed.
+    If the latest file cannot be read, the one before is taken, with a warning,
+    and the latest is renamed to `<name>.damaged.keras`: the next save would put
+    it in the place of the one that can be read. What a killed save left behind
+    is removed.
 
     Args:
         path: as in `save_checkpoint`.
@@ -85,7 +88,7 @@ def load_checkpoint(path):
         ValueError: if there are files, but none that can be read.
     """
     path = pathlib.Path(path)
-    partial_path(path).unlink(missing_ok=True)
+    remove_partial(path)
     reasons = []
     for file in (path, previous_path(path)):
         if not file.exists():
@@ -99,6 +102,7 @@ def load_checkpoint(path):
             reasons.append(f"{file} cannot be read: {reason}")
             continue
         if reasons:
+            os.replace(path, path.with_name(f"{path.stem}.damaged.keras"))
             warnings.warn(f"{reasons[0]}. Going on from {file}", stacklevel=2)
         return model, progress
     if reasons:

@@ -93,7 +93,6 @@ def _train(options):
         for name, value in vars(options).items()
         if name not in NOT_SETTINGS
     }
-    settings["images"] = list(train_images.shape)
     training.train(options.out, train_images, validation, settings)
     print(pathlib.Path(options.out) / "model.keras")
 

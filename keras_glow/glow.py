@@ -30,6 +30,7 @@ from keras_glow.checks import (
 from keras_glow.compilation import resolve_jit_compile
 from keras_glow.data import ImageSequence, first_images, split
 from keras_glow.dequantization import dequantize, quantize
+from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
 from keras_glow.ema import averaged_weights
 from keras_glow.initialization import (
     INITIALIZATION_IMAGES,
@@ -193,7 +194,7 @@ class Glow(keras.Model):
         # In tests the counter is the number of the image.
         self.test_count = keras.random.SeedGenerator(seed, name="test_count")
         self.test_noise = latents.IndexedNoise(self.image_shape, seed)
-        self.bits_per_dim_tracker = keras.metrics.Mean(name="bits_per_dim")
+        self.bits_per_dim_tracker = TakenMean(name="bits_per_dim")
         self.built = True
 
     # Training
@@ -262,19 +263,26 @@ class Glow(keras.Model):
         state.assign(state + one * ops.cast(count, state.dtype))
         return ops.cast(first, "int32") + ops.arange(count, dtype="int32")
 
-    def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
         # Nothing to predict but the latents themselves: y is not looked at.
-        nll = super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
+        # Keras' own sum takes no float64 beside the float32 of its losses.
+        losses = self._compile_loss(y_pred, y_pred), *self.losses
+        nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density of a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
-        self.bits_per_dim_tracker.update_state(
-            nll / (self.dimensions * math.log(2)),
-            sample_weight=ops.cast(ops.shape(y_pred)[0], self.dtype),
-        )
+        bits = nll / (self.dimensions * math.log(2))
+        count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        if training:
+            taken = ops.isfinite(nll)  # or else the optimiser leaves it out
+            bits, count = (ops.where(taken, v, 0.0) for v in (bits, count))
+        self.bits_per_dim_tracker.update_state(bits, sample_weight=count)
         return nll
 
     def train_step(self, *args):
-        return super().train_step(*args[:-1], self._labels_to_inputs(args[-1]))
+        batch = self._labels_to_inputs(args[-1])
+        return log_skipped(self, super().train_step(*args[:-1], batch))
 
     def test_step(self, *args):
         return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
@@ -293,7 +301,8 @@ class Glow(keras.Model):
         y=None,
         batch_size=None,
         epochs=1,
-        *args,
+        verbose="auto",
+        callbacks=None,
         validation_split=0.0,
         validation_data=None,
         shuffle=True,
@@ -308,22 +317,27 @@ class Glow(keras.Model):
         images. With `memory="reversible"` every `fit` begins with a check of
         the inverses on a few of them.
 
+        A step whose loss or gradient is not finite is left out, and counted in
+        `skipped_steps` of the logs. Ten of them in a row end the training.
+
         Args:
             x: images, or a dataset of images or of (images, labels).
             y: labels, beside an array of images.
             batch_size: int >= 1, or None for 32; a dataset has its own.
             epochs: int >= 1, the number of the last epoch.
+            verbose: as in `keras.Model.fit`.
+            callbacks: list of keras.callbacks.Callback.
             validation_split: float in [0, 1), part of an array, taken from its
                 end, to validate on if there is no `validation_data`.
             validation_data: images, `(images, labels)`, `(images, None)` or a
                 dataset.
             shuffle: bool, whether an array is shuffled anew each epoch.
-            *args: other arguments of `keras.Model.fit`.
-            **kwargs: likewise.
+            **kwargs: other arguments of `keras.Model.fit`.
 
         Returns:
             A `keras.callbacks.History` of `loss` in nats per image and
-            `bits_per_dim`, and of both with `val_` for validation data.
+            `bits_per_dim`, and of both with `val_` for validation data, and of
+            `skipped_steps`, the count since the model was compiled.
 
         Raises:
             ValueError: if the images are not integers 0..255 of the model's
@@ -331,6 +345,7 @@ class Glow(keras.Model):
                 `memory="reversible"`, if the inverse of a step is not accurate
                 enough, naming it. Later batches of a dataset, whose values no
                 compiled program can refuse, make the loss nan instead.
+            TrainingDiverged: after ten steps left out in a row.
         """
         if getattr(self, "optimizer", None) is None:
             raise ValueError("`compile()` is expected to be called before.")
@@ -365,7 +380,8 @@ class Glow(keras.Model):
                 y,
                 batch_size,
                 epochs,
-                *args,
+                verbose,
+                [StopIfDiverged(x), *keras.tree.flatten(callbacks or [])],
                 validation_data=validation_data,
                 shuffle=shuffle,
                 **kwargs,

@@ -210,6 +210,11 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         owner = super() if self.use_ema else self.inner_optimizer
         owner.finalize_variable_values(var_list)
+        if self.use_ema or self.inner_optimizer.use_ema:
+            # On JAX they now hold the very arrays of the averages, and the next
+            # `fit` would hand each to the compiled step twice.
+            for variable in var_list:
+                variable.assign(ops.copy(variable))
 
     def exclude_from_weight_decay(self, *args, **kwargs):
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)

@@ -1,46 +1,102 @@
 """Saving without ever leaving half a file behind."""
 
+import contextlib
 import os
 import pathlib
+import shutil
 import zipfile
 
 
-def partial_path(path):
-    """The name that a file has until it is whole."""
+def partial_folder(path):
+    """Where a file is written until it is whole.
+
+    A folder, since Keras puts temporary files of its own beside a large one.
+    """
     path = pathlib.Path(path)
-    return path.with_name(f".{path.stem}.partial.keras")
+    return path.with_name(f".{path.name}.partial")
+
+
+def remove_partial(path):
+    """Removes what a killed save of this file left behind."""
+    shutil.rmtree(partial_folder(path), ignore_errors=True)
+
+
+def remove_partials(folder):
+    """Removes what killed saves left behind, in a folder and those in it."""
+    for partial in list(pathlib.Path(folder).rglob(".*.partial")):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_file(path, previous=None):
+    """A file that is there whole, or not at all, whatever ends the writing.
+
+    It is written beside its place and renamed into it once it is on the disk.
+
+    Args:
+        path: of the file. Missing folders are made.
+        previous: where to move the file that is replaced; None to drop it.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: naming the file and the reason; the one before is left.
+    """
+    path = pathlib.Path(path)
+    with _partial_file(path) as partial:
+        yield partial
+        _sync(partial)
+        if previous and path.exists():
+            os.replace(path, previous)
+        os.replace(partial, path)
+        if os.name == "posix":
+            _sync(path.parent)  # the new name itself
+
+
+def check_writable(path):
+    """Fails where `whole_file` would, before hours of work: see its errors."""
+    with _partial_file(pathlib.Path(path)) as partial:
+        partial.write_bytes(b"\0")
+
+
+@contextlib.contextmanager
+def _partial_file(path):
+    partial = partial_folder(path) / path.name
+    try:
+        if path.is_dir():
+            raise OSError("it is a folder")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        remove_partial(path)
 
 
 def save_atomically(model, path, members=None, previous=None):
     """Writes a `.keras` file that is there whole, or not at all.
 
     `model.save` writes in place: killed meanwhile, it leaves no model, and
-    takes the one before with it. Here the file is written beside its place and
-    renamed into it once it is on the disk.
+    takes the one before with it.
 
     Args:
         model: a keras.Model.
         path: where to; ends in `.keras`. Missing folders are made.
         members: dict of names and texts to add to the file.
         previous: where to move the file that is replaced; None to drop it.
+
+    Raises:
+        OSError: naming the file and the reason; the one before is left.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    try:
+    with whole_file(path, previous) as partial:
         model.save(partial)
         if members:
             with zipfile.ZipFile(partial, "a") as archive:
                 for name, text in members.items():
                     archive.writestr(name, text)
-        _sync(partial)
-        if previous and path.exists():
-            os.replace(path, previous)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":
-        _sync(path.parent)  # the new name itself
 
 
 def _sync(path):

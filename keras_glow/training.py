@@ -2,19 +2,21 @@
 
 import contextlib
 import csv
+import hashlib
 import math
 import pathlib
 import signal
 import threading
 
 import keras
+import numpy as np
 
-from keras_glow.callbacks import Checkpoint, SampleGrid
+from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
 from keras_glow.checkpoint import Progress, load_checkpoint
 from keras_glow.data import ImageSequence
 from keras_glow.ema import averaged_weights
 from keras_glow.glow import Glow
-from keras_glow.saving import save_atomically
+from keras_glow.saving import remove_partials, save_atomically, whole_file
 from keras_glow.schedules import warmup_cosine
 
 CHECKPOINT = "checkpoint.keras"
@@ -109,15 +111,19 @@ def train(folder, images, validation, settings, callbacks=()):
         The model.
 
     Raises:
-        ValueError: if the run in the folder has other settings, or is at work
-            in another process.
+        ValueError: if the run in the folder has other settings or images, or is
+            at work in another process.
+        OSError: if the folder cannot be written to.
+        TrainingDiverged: see `Glow.fit`.
         KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**settings, "images": fingerprint(images)}
+    checkpoint = Checkpoint(folder / CHECKPOINT, settings)
     steps = math.ceil(len(images) / settings["batch_size"])
     validation_data = None if validation is None else (validation, None)
-    with locked(folder):
+    with locked(folder), stopped_by_signals(checkpoint):
+        remove_partials(folder)
         model, progress = resume(folder, settings) or (
             new_model(settings, images.shape[1:], steps * settings["epochs"]),
             Progress(),
@@ -128,31 +134,29 @@ def train(folder, images, validation, settings, callbacks=()):
             # once in a `fit`: it gets one of its own. At its end `fit` puts
             # averages into the model, so what goes on is the checkpoint.
             end = progress.epoch + 1 if progress.batch else settings["epochs"]
-            checkpoint = Checkpoint(folder / CHECKPOINT, settings, progress)
+            checkpoint.progress = progress
             _keep_epochs(folder / "history.csv", progress.epoch)
-            with stopped_by_signals(checkpoint):
-                model.fit(
-                    ImageSequence(
-                        images,
-                        batch_size=settings["batch_size"],
-                        flip=settings["flip"],
-                        seed=settings["seed"],
-                        epoch=progress.epoch,
-                        batch=progress.batch,
-                    ),
-                    epochs=end,
-                    initial_epoch=progress.epoch,
-                    validation_data=validation_data,
-                    callbacks=[
-                        keras.callbacks.TerminateOnNaN(raise_error=True),
-                        keras.callbacks.CSVLogger(
-                            folder / "history.csv", append=True
-                        ),
-                        checkpoint,
-                        SampleGrid(folder / "samples"),
-                        *callbacks,
-                    ],
-                )
+            model.fit(
+                ImageSequence(
+                    images,
+                    batch_size=settings["batch_size"],
+                    flip=settings["flip"],
+                    seed=settings["seed"],
+                    epoch=progress.epoch,
+                    batch=progress.batch,
+                ),
+                epochs=end,
+                initial_epoch=progress.epoch,
+                validation_data=validation_data,
+                # The checkpoint is last: what a kill keeps from the others in
+                # an epoch, the same epoch has to bring once more.
+                callbacks=[
+                    *callbacks,
+                    HistoryFile(folder / "history.csv", append=True),
+                    SampleGrid(folder / "samples"),
+                    checkpoint,
+                ],
+            )
             if end == settings["epochs"]:
                 break
             model, progress = resume(folder, settings)
@@ -161,28 +165,45 @@ def train(folder, images, validation, settings, callbacks=()):
     return model
 
 
+def fingerprint(images):
+    """Shape and hash of an array: what tells other images from the same."""
+    digest = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    return f"{' x '.join(map(str, images.shape))}, sha256 {digest[:12]}"
+
+
 @contextlib.contextmanager
 def locked(folder):
-    """Refuses a folder in which another process is training.
+    """Makes a folder, and refuses one in which another process is training.
 
     The lock goes with the process that holds it, however that ends.
 
     Raises:
         ValueError: if it is locked.
+        OSError: if the folder cannot be written to, naming it and the reason.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written to: {error.strerror}"
+        ) from error
+    with file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file, folder):
+    try:
         import fcntl
-    except ImportError:  # not on Windows
-        yield
+    except ImportError:  # on Windows
         return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder} is in use: another process is training in it"
-            ) from None
-        yield
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder} is in use: another process is training in it"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -190,7 +211,7 @@ def stopped_by_signals(checkpoint):
     """SIGINT and SIGTERM save a checkpoint first; a second one does not wait.
 
     Args:
-        checkpoint: the `Checkpoint` callback of the `fit` in this context.
+        checkpoint: the `Checkpoint` callback of every `fit` in this context.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hands signals to the main thread only.
@@ -215,8 +236,14 @@ def _keep_epochs(history, epochs):
     if not history.exists():
         return
     with open(history, newline="") as file:
-        rows = list(csv.reader(file))
-    kept = history.with_suffix(".partial.csv")
-    with open(kept, "w", newline="") as file:
-        csv.writer(file).writerows(rows[: 1 + epochs])
-    kept.replace(history)
+        header, *rows = list(csv.reader(file)) or [[]]
+    kept = [
+        row
+        for row in rows
+        if len(row) == len(header) and int(row[0]) < epochs  # column `epoch`
+    ]
+    with (
+        whole_file(history) as partial,
+        open(partial, "w", newline="") as file,
+    ):
+        csv.writer(file).writerows([header, *kept] if header else [])

@@ -15,6 +15,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from keras_glow import cli
+from keras_glow.callbacks import SampleGrid
+from keras_glow.checkpoint import read_progress
 from keras_glow.cli import main
 
 TRAIN = [
@@ -76,18 +78,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path, capsys):
     class Killed(BaseException):
         pass
 
-    def kill(self, epoch, logs=None):
-        raise Killed
+    draw = SampleGrid._draw
+
+    def kill(self, path):
+        if path.name == "epoch_0002.png":
+            raise Killed
+        draw(self, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras_glow.callbacks.SampleGrid.on_epoch_end", kill)
+        patch.setattr(SampleGrid, "_draw", kill)
         with pytest.raises(Killed):
             main(other)
-    assert len(rows(tmp_path)) == 1
+    # The row that was written after the checkpoint is not kept twice.
+    assert len(rows(tmp_path)) == 2
+    progress = read_progress(tmp_path / "run" / "checkpoint.keras")
+    assert progress.epoch == 1
     assert not (tmp_path / "run" / "model.keras").exists()
-    # A row that was written after the checkpoint is not kept twice.
-    with open(tmp_path / "run" / "history.csv", "a") as file:
-        file.write("1,0,0,0,0\n")
     assert main([*other, "--resume"]) == 0
     assert rows(tmp_path) == rows(folder)
     models = [

@@ -196,6 +196,7 @@ def test_history_holds_loss_and_bits_per_dim(trained):
     assert set(history) == {
         "loss",
         "bits_per_dim",
+        "skipped_steps",
         "val_loss",
         "val_bits_per_dim",
     }
@@ -363,6 +364,8 @@ def test_averaged_weights(images, tmp_path):
         ):
             assert_array_equal(to_numpy(weight), average)
     assert history.history["val_loss"][-1] == val_loss
+    # A second `fit` starts from them.
+    assert np.isfinite(model.fit(images, verbose=0).history["loss"]).all()
 
 
 def test_schedules():

@@ -1,0 +1,159 @@
+"""Training that is no longer finite: what the logs say, when it ends, and why.
+
+`GuardedOptimizer` leaves out single steps. Here they are counted in the logs,
+and a row of them ends training with the name of the layer where it begins.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_glow.data import first_images
+
+PATIENCE = 10  # steps left out in a row
+IMAGES = 256
+
+
+class TrainingDiverged(FloatingPointError):
+    """Ten steps in a row had a loss or a gradient that was not finite.
+
+    Names the epoch and the step, both from 1, and the first layer whose output
+    is not finite. The model keeps the weights of the last step that was taken.
+    """
+
+
+class TakenMean(keras.metrics.Mean):
+    """A mean that is NaN where nothing was counted, and not 0."""
+
+    def result(self):
+        mean = super().result()
+        return ops.where(self.count > 0, mean, float("nan"))
+
+
+def log_skipped(model, result):
+    """Adds the counters of the optimiser to what a `train_step` returns.
+
+    Args:
+        model: a compiled `Glow`.
+        result: logs or, on JAX, a tuple of logs and the state of training.
+
+    Returns:
+        The same with `skipped_steps`, left out so far, `skipped_in_a_row`, for
+        `StopIfDiverged` alone, and the loss of the steps that were not left
+        out. As it was if nothing guards the steps.
+    """
+    optimizer = model.optimizer
+    if getattr(optimizer, "replicas", 0) != 1:
+        return result
+    counters = [optimizer.skipped, optimizer.skipped_in_a_row]
+    if keras.backend.backend() != "jax":
+        return _logs(model, result, *map(ops.copy, counters))
+    logs, state = result
+    indices = {id(v): i for i, v in enumerate(optimizer.variables)}
+    counters = [state[2][indices[id(counter)]] for counter in counters]
+    return _logs(model, logs, *counters), state
+
+
+def _logs(model, logs, skipped, skipped_in_a_row):
+    return {
+        **logs,
+        # Keras's own mean keeps the loss of a step left out.
+        "loss": logs["bits_per_dim"] * (model.dimensions * math.log(2)),
+        "skipped_steps": skipped,
+        "skipped_in_a_row": skipped_in_a_row,
+    }
+
+
+class StopIfDiverged(keras.callbacks.Callback):
+    """Ends `fit` after ten steps in a row that were left out.
+
+    Args:
+        x: what `fit` trains on, looked at once more if that happens.
+
+    Raises:
+        TrainingDiverged: then.
+    """
+
+    # Keras may call `on_train_batch_end` from threads, in any order: nothing
+    # waits for the device there. What is found is raised from other methods.
+    async_safe = True
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+        self.epoch = 0
+        self.step = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._raise_if_diverged()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs.pop("skipped_in_a_row", 0) >= PATIENCE and self.step is None:
+            self.step = batch
+        if not logs.get("skipped_steps", 0):
+            logs.pop("skipped_steps", None)  # not in the progress bar
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._raise_if_diverged()
+        logs.pop("skipped_in_a_row", None)
+        if "skipped_steps" in logs:
+            logs["skipped_steps"] = int(logs["skipped_steps"])
+
+    def _raise_if_diverged(self):
+        if self.step is None:
+            return
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        layer = first_nonfinite_layer(self.model, self._images())
+        where = (
+            f"The first layer whose output is not finite: {layer}"
+            if layer
+            else "The outputs of all layers are finite: the gradients are not"
+        )
+        raise TrainingDiverged(
+            f"{PATIENCE} steps in a row had a loss or a gradient that is not "
+            f"finite, up to epoch {self.epoch + 1}, step {self.step + 1}. "
+            f"{where}"
+        )
+
+    def _images(self):
+        """Those of the step, or some, where it is not known which they were."""
+        if not isinstance(self.x, keras.utils.PyDataset):
+            return first_images(self.x, IMAGES, seed=0)[0]
+        batch = self.x[min(self.step, len(self.x) - 1)]
+        return keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+
+def first_nonfinite_layer(model, images):
+    """Runs a model layer by layer, eagerly, as in training.
+
+    Args:
+        model: a `Glow`.
+        images: integers 0..255, `(batch, height, width, channels)`.
+
+    Returns:
+        Name of the first layer, in the order of encoding, whose output or
+        log-determinant is not finite, such as `step_1_2/coupling`. None if
+        there is none.
+    """
+    h = model.dequantize(images, seed="center")
+    for layer in model.bijections:
+        for part in layer.parts():
+            if part is model.bijections[-1] and model.num_classes:
+                h = [h, ops.zeros(len(images), "int32")]
+            outputs = part(h, log_det=0.0, training=True)
+            if not all(
+                ops.convert_to_numpy(ops.all(ops.isfinite(output)))
+                for output in keras.tree.flatten(outputs)
+            ):
+                return (
+                    part.name if part is layer else f"{layer.name}/{part.name}"
+                )
+            h = outputs[0]
+        if isinstance(h, list):
+            h, _ = h  # Split lets the other half go
+    return None
