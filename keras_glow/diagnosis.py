@@ -442,14 +442,14 @@ def _ratio(model, call, x, labels):
     directions *= RATIO_STEP / np.linalg.norm(directions, axis=2, keepdims=True)
     start = x.reshape(1, len(x), -1)
     points = np.concatenate([start, start + directions]).astype(x.dtype)
-    images = call(
+    mapped = call(
         model,
         points.reshape(-1, *x.shape[1:]),
         None if labels is None else np.tile(labels, len(points)),
     ).reshape(points.shape)
     changes, steps = (
         np.linalg.norm((array[1:] - array[0]).astype("float64"), axis=2)
-        for array in (images, points)
+        for array in (mapped, points)
     )
     return float(np.max(changes / steps))
 
@@ -510,7 +510,7 @@ def _lost_images(diagnosis):
     if diagnosis.values_lost:
         problems.append(
             f"{diagnosis.values_lost:,} of {diagnosis.values:,} values do not "
-            f"come back, above all for {diagnosis.worst_layer}"
+            f"come back; the layer to blame is {diagnosis.worst_layer}"
         )
     unlike = [
         kind

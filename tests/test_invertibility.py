@@ -9,7 +9,6 @@ from keras_glow import Glow
 from keras_glow.diagnosis import condition_number
 from keras_glow.initialization import initialize
 from keras_glow.layers import InvertibleConv1x1
-from keras_glow.schedules import warmup_cosine
 
 
 def off_its_start(model, images, steps):
@@ -62,29 +61,16 @@ def test_every_pixel_comes_back(
     assert wrong == 0
 
 
-RECIPES = {
-    "compile's 1e-3": lambda steps: keras.optimizers.Adam(1e-2),
-    "keras-glow train's 4e-3": lambda steps: keras.optimizers.Adam(
-        warmup_cosine(4e-2, steps, 300), global_clipnorm=1e5
-    ),
-}
-
-
 @pytest.mark.parametrize(
-    "recipe, steps",
+    "steps",
     [
-        pytest.param("compile's 1e-3", 100, id="quick"),
-        *(
-            pytest.param(recipe, 2000, marks=pytest.mark.slow)
-            for recipe in RECIPES
-        ),
+        pytest.param(100, id="quick"),
+        pytest.param(2000, marks=pytest.mark.slow, id="full"),
     ],
 )
-def test_matrices_invert_after_too_high_a_learning_rate(
-    recipe, steps, record_property
-):
+def test_matrices_invert_after_too_high_a_learning_rate(steps, record_property):
     model = Glow((8, 8, 3), levels=2, depth=2, width=8)
-    model.compile(RECIPES[recipe](steps))
+    model.compile(keras.optimizers.Adam(1e-2))  # ten times that of `compile`
     images = random_images(320, (8, 8, 3))
     model.fit(images, batch_size=32, epochs=steps // 10, verbose=0)
     convolutions = [
@@ -99,7 +85,7 @@ def test_matrices_invert_after_too_high_a_learning_rate(
         w, inverse = to_numpy(layer.matrix()), to_numpy(layer.inverse_matrix())
         product = w.astype("float64") @ inverse.astype("float64")
         errors.append(np.max(np.abs(product - np.eye(len(w)))))
-    after = f"after {steps} steps at ten times {recipe}"
+    after = f"after {steps} steps at ten times the learning rate"
     record_property(f"condition number of W {after}", f"{max(conditions):.3g}")
     record_property(
         f"largest entry of W W^-1 - I {after}", f"{max(errors):.1e}"
