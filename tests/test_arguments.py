@@ -360,25 +360,19 @@ ACCEPTED = [
     ("decode", "z", np.zeros((1, 192)).tolist()),
     ("quantize", "x", [0.1, -0.1]),
     ("sample", "count", np.int64(2)),
-    ("sample", "count", np.array(2)),
     ("sample", "seed", np.int32(3)),
     ("sample", "seed", 2**32 - 1),
     ("sample", "temperature", 0),
     ("sample", "temperature", np.float32(0.5)),
     ("sample", "temperature", [0.5, 1]),
-    ("sample", "temperature", np.array([0.5, 1])),
     ("classes.sample", "labels", 2),
     ("classes.sample", "labels", np.int64(2)),
-    ("classes.sample", "labels", LABELS.tolist()),
     ("classes.encode", "labels", LABELS.astype("uint8")),
     ("fit", "x", IMAGES[:1]),
-    ("fit", "validation_data", IMAGES[:3]),
     ("fit", "validation_split", 0.25),
     ("fit", "batch_size", np.int64(3)),
-    ("evaluate", "x", list(IMAGES)),
     ("evaluate", "y", np.zeros(4)),
     ("Glow", "image_shape", [8, 8, 3]),
-    ("Glow", "seed", np.uint32(7)),
     ("ImageSequence", "batch_size", np.int64(3)),
     ("ImageSequence", "labels", LABELS.tolist()),
 ]
@@ -620,7 +614,7 @@ OTHERS["Bijection"] = layers.Bijection
     "examples", [100, pytest.param(2000, marks=pytest.mark.slow)]
 )
 def test_anything_at_all_is_taken_or_refused(models, record_property, examples):
-    tried = []
+    tried, others = [], []
 
     @hypothesis.settings(
         max_examples=examples, deadline=None, derandomize=True, database=None
@@ -631,14 +625,20 @@ def test_anything_at_all_is_taken_or_refused(models, record_property, examples):
         arguments = {argument: value}
         if name.endswith("fit") and argument != "x":
             arguments["x"] = UNIT  # refused last: nothing is to be trained
-        said = complaint(models, name, **arguments)
-        tried.append(said != "nothing")
+        try:
+            tried.append(complaint(models, name, **arguments) != "nothing")
+        except Exception:
+            others.append(target)
+            raise
 
     before = state(models)
-    anything()
+    try:
+        anything()
+    finally:
+        record_property(
+            "arbitrary arguments with another error than ValueError, TypeError",
+            f"{len(others)} of {len(tried) + len(others)} "
+            f"({sum(tried)} refused)",
+        )
     for value, after in zip(before, state(models), strict=True):
         assert_array_equal(value, after)
-    record_property(
-        "arbitrary arguments with another error than ValueError or TypeError",
-        f"0 of {len(tried)} ({sum(tried)} were refused)",
-    )
