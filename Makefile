@@ -17,7 +17,8 @@ test: $(VENV)/.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 \
 		$(BIN)/python -m pytest $(PARALLEL) \
-		tests/test_bijections.py tests/test_layers.py tests/test_glow.py
+		tests/test_bijections.py tests/test_layers.py tests/test_glow.py \
+		tests/test_optimizer.py
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -24,12 +24,13 @@ TITLES = {
     "test_cli": "The command line",
     "test_decoding_fuzz": "Damaged image files",
     "test_determinism": "Determinism",
-    "test_diagnosis": "The flow: inverses, conditions, samples",
     "test_divergence": "Steps that are not finite",
     "test_endurance": "Long runs",
     "test_folder": "Kinds of image files",
     "test_image_cache": "The cache of decoded images",
+    "test_invertibility": "The flow: pixels, matrices, probabilities",
     "test_loading": "The strict loader",
+    "test_presets": "The model that comes with it",
     "test_source": "The source",
 }
 HEAD = """# Reliability, measured
@@ -65,26 +66,27 @@ def run(path, report):
     partial.replace(report)
 
 
-def read(report):
-    """Rows `(figure, value, test)` of a report, and whether all passed."""
-    rows, passed = [], True
-    for case in xml.etree.ElementTree.parse(report).iter("testcase"):  # noqa: S314
-        test = case.get("name")
-        failed = case.find("failure") is not None
-        failed |= case.find("error") is not None
-        passed &= not failed
-        skipped = case.find("skipped")
-        properties = [
-            (item.get("name"), item.get("value"))
-            for item in case.iter("property")
-        ]
-        if skipped is not None:
-            properties = [(test, f"not run: {skipped.get('message')}")]
-        elif failed:
-            properties = properties or [(test, "")]
-            properties = [(name, f"FAILED {v}") for name, v in properties]
-        rows += [(name, value, test) for name, value in properties]
-    return rows, passed
+def read(reports):
+    """What the tests recorded: rows `(figure, value, test)` by test file.
+
+    Of one figure the report that was written last counts.
+
+    Returns:
+        Tuple of a dict and of whether all tests passed.
+    """
+    found, passed = {}, True
+    for report in sorted(reports, key=os.path.getmtime):
+        tree = xml.etree.ElementTree.parse(report)  # noqa: S314
+        for case in tree.iter("testcase"):
+            stem = case.get("classname").split(".")[1]
+            test = case.get("name")
+            failed = any(case.find(t) is not None for t in ("failure", "error"))
+            passed &= not failed
+            for item in case.iter("property"):
+                name, value = item.get("name"), item.get("value")
+                value = f"FAILED: {value}" if failed else value
+                found.setdefault(stem, {})[name] = (name, value, test)
+    return {stem: list(found[stem].values()) for stem in sorted(found)}, passed
 
 
 def table(rows):
@@ -112,18 +114,17 @@ def main():
         tensorflow=versions[1],
         cores=os.cpu_count(),
     )
-    all_passed = True
     for path in test_files():
         report = (options.keep / f"{path.stem}.xml").resolve()
         if not report.exists():
             run(path, report)
-        rows, passed = read(report)
-        all_passed &= passed
-        text += f"\n## {TITLES.get(path.stem, path.stem)}\n\n`{path.name}`\n\n"
+    found, passed = read(options.keep.glob("*.xml"))
+    for stem, rows in found.items():
+        text += f"\n## {TITLES.get(stem, stem)}\n\n`{stem}.py`\n\n"
         text += table(rows) + "\n"
     options.out.write_text(text)
     print(options.out)
-    sys.exit(not all_passed)
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from keras_glow.checks import (
     is_dataset,
     nan_outside,
 )
-from keras_glow.compilation import resolve_jit_compile
+from keras_glow.compilation import prepare_chains, resolve_jit_compile
 from keras_glow.data import ImageSequence, first_images, split
 from keras_glow.dequantization import dequantize, quantize
 from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
@@ -42,6 +42,7 @@ from keras_glow.jax_state import weights_kept
 from keras_glow.layers.bijection import flow_dtype
 from keras_glow.losses import StandardNormalNLL
 from keras_glow.optimizer import guarded
+from keras_glow.saving import whole_file
 
 MEMORY = ("store", "remat", "reversible")
 SAMPLES_AT_ONCE = 1024  # that `sample` holds latents of
@@ -189,6 +190,7 @@ class Glow(keras.Model):
         )
         for model in (self.encoder, self.scorer, self.decoder):
             model.jit_compile = resolve_jit_compile("auto", model)
+        prepare_chains(self.encoder, self.encoder.jit_compile)
         # Dequantisation noise: its state is a counter that the file carries.
         self.train_noise = keras.random.SeedGenerator(seed, name="train_noise")
         # In tests the counter is the number of the image.
@@ -217,10 +219,12 @@ class Glow(keras.Model):
         """
         check_loss(loss)
         check_choice("jit_compile", jit_compile, (True, False, "auto"))
+        jit_compile = resolve_jit_compile(jit_compile, self)
+        prepare_chains(self.encoder, jit_compile)
         super().compile(
             optimizer=guarded(optimizer),
             loss=StandardNormalNLL() if loss is None else loss,
-            jit_compile=resolve_jit_compile(jit_compile, self),
+            jit_compile=jit_compile,
             **kwargs,
         )
         # Keras would run the model once more to learn the shape of its output,
@@ -670,6 +674,27 @@ class Glow(keras.Model):
             return model.predict(x, batch_size=size, verbose=0)[:count]
 
     # Saving
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
+
+        Keras writes in place: a full disk, or a kill meanwhile, takes the file
+        before with it.
+
+        Args:
+            filepath: where to; missing folders are made.
+            overwrite: bool, whether to replace a file without asking.
+            **kwargs: other arguments of `keras.Model.save`.
+
+        Raises:
+            OSError: naming the file and the reason; the one before is left.
+        """
+        if not overwrite or not str(filepath).endswith(".keras"):
+            # Keras asks, or says what a file is to be called.
+            super().save(filepath, overwrite, **kwargs)
+            return
+        with whole_file(filepath) as partial:
+            super().save(partial, **kwargs)
 
     def get_config(self):
         return {

@@ -29,11 +29,9 @@ def guarded(optimizer):
     """
     optimizer = keras.optimizers.get(optimizer)
     guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
-    return (
-        optimizer
-        if isinstance(optimizer, guards)
-        else (GuardedOptimizer(optimizer))
-    )
+    if isinstance(optimizer, guards):
+        return optimizer
+    return GuardedOptimizer(optimizer)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -121,59 +119,46 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             # A condition around an update of all replicas is not possible.
             self.inner_optimizer.apply(grads, variables)
             return
-        grads, finite = self._prepare(grads, variables)
-        ops.cond(finite, lambda: self._update(grads, variables), self._skip)
-
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        own = [*self._trainable_variables, *self.variables]
-        values = [*trainable_variables, *optimizer_variables]
-
-        def branch(step):
-            def run():
-                mapping = zip(own, values, strict=True)
-                with keras.StatelessScope(mapping) as scope:
-                    step()
-                return [scope.get_current_value(v) for v in own]
-
-            return run
-
-        variables = self._trainable_variables
-        grads, finite = self._prepare(grads, variables)
-        values = ops.cond(
-            finite,
-            branch(lambda: self._update(grads, variables)),
-            branch(self._skip),
-        )
-        return values[: len(variables)], values[len(variables) :]
-
-    def _prepare(self, grads, variables):
-        """Gradients as the update takes them, and whether all are finite."""
-        if self.packed:
-            given = dict(zip(map(id, variables), grads, strict=True))
-            grads = [given.get(id(v)) for v in self._trainable_variables]
-            pairs = zip(grads, self._trainable_variables, strict=True)
-            grads = _pack(
-                ops.zeros_like(v) if g is None else g for g, v in pairs
-            )
-            return grads, ops.all(ops.isfinite(grads))
-        finite = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
-        return grads, ops.all(ops.stack(finite))
-
-    def _update(self, grads, variables):
-        self.skipped_in_a_row.assign(0)
+        # No condition: with one, XLA takes minutes to compile on TensorFlow.
+        # What a bad gradient did is taken back instead.
         if not self.packed:
-            self.inner_optimizer.apply(grads, variables)
-            return
+            finite = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
+            finite = ops.all(ops.stack(finite))
+            self._apply_inner(grads, variables, finite)
+        else:
+            grads = self._pack_gradients(grads, variables)
+            finite = ops.all(ops.isfinite(grads))
+            self._apply_packed(grads, variables, finite)
+        skipped = 1 - ops.cast(finite, "int32")
+        self.skipped.assign_add(skipped)
+        self.skipped_in_a_row.assign((self.skipped_in_a_row + 1) * skipped)
+
+    def _apply_inner(self, grads, variables, finite):
+        state = [*variables, *self.inner_optimizer.variables]
+        before = [ops.copy(v) for v in state]
+        self.inner_optimizer.apply(grads, variables)
+        for variable, value in zip(state, before, strict=True):
+            after = ops.convert_to_tensor(variable)
+            self.assign(variable, ops.where(finite, after, value))
+
+    def _pack_gradients(self, grads, variables):
+        given = dict(zip(map(id, variables), grads, strict=True))
+        grads = [given.get(id(v)) for v in self._trainable_variables]
+        pairs = zip(grads, self._trainable_variables, strict=True)
+        return _pack(ops.zeros_like(v) if g is None else g for g, v in pairs)
+
+    def _apply_packed(self, grads, variables, finite):
         row, first = self._row, ops.equal(self.iterations, 0)
         self.assign(row, _pack(self._trainable_variables))
-        self.inner_optimizer.apply([grads], [row])
+        self._apply_inner([grads], [row], finite)
         self._unpack(row, self._trainable_variables, only=variables)
         if self.use_ema:
             averages = self._model_variables_moving_average
+            before = _pack(averages)
             momentum = ops.where(first, 0.0, self.ema_momentum)
             momentum = ops.cast(momentum, row.dtype)
-            row = momentum * _pack(averages) + (1 - momentum) * row
-            self._unpack(row, averages)
+            after = momentum * before + (1 - momentum) * row
+            self._unpack(ops.where(finite, after, before), averages)
 
     def _unpack(self, row, variables, only=None):
         sizes = [math.prod(v.shape) for v in variables]
@@ -183,10 +168,6 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             # A frozen weight stays.
             if id(variable) in chosen:
                 self.assign(variable, ops.reshape(part, variable.shape))
-
-    def _skip(self):
-        self.skipped.assign_add(1)
-        self.skipped_in_a_row.assign_add(1)
 
     def scale_loss(self, loss):
         # A loss that is not finite may have a gradient that is.

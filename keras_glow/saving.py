@@ -6,6 +6,8 @@ import pathlib
 import shutil
 import zipfile
 
+import keras
+
 
 def partial_folder(path):
     """Where a file is written until it is whole.
@@ -77,10 +79,7 @@ def _partial_file(path):
 
 
 def save_atomically(model, path, members=None, previous=None):
-    """Writes a `.keras` file that is there whole, or not at all.
-
-    `model.save` writes in place: killed meanwhile, it leaves no model, and
-    takes the one before with it.
+    """`Glow.save`, with more in the file and the one before kept.
 
     Args:
         model: a keras.Model.
@@ -92,7 +91,7 @@ def save_atomically(model, path, members=None, previous=None):
         OSError: naming the file and the reason; the one before is left.
     """
     with whole_file(path, previous) as partial:
-        model.save(partial)
+        keras.Model.save(model, partial)
         if members:
             with zipfile.ZipFile(partial, "a") as archive:
                 for name, text in members.items():

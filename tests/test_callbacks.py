@@ -72,11 +72,11 @@ def test_a_failed_save_leaves_the_file_before(
     save_atomically(model, path)
     before = path.read_bytes()
 
-    def fail(partial):
+    def fail(model, partial):
         partial.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(model, "save", fail)
+    monkeypatch.setattr(keras.Model, "save", fail)
     with pytest.raises(OSError, match="No space"):
         save_atomically(model, path)
     assert path.read_bytes() == before

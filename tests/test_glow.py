@@ -319,6 +319,13 @@ def test_loss_is_the_same_compiled_and_eager(images):
     assert_allclose(losses[0], noise, rtol=1e-3)
 
 
+def test_fit_in_float64(images, float64):
+    model = small(depth=1, dtype="float64")
+    model.compile(keras.optimizers.SGD(0.0))
+    loss = model.fit(images, batch_size=64, verbose=0).history["loss"][0]
+    assert_allclose(loss, -np.mean(model.log_prob(images, seed=0)), rtol=1e-2)
+
+
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="torch.compile is not XLA"
 )
@@ -456,6 +463,25 @@ def test_one_file_restores_everything_in_a_new_process(
     assert_allclose(
         np.load(tmp_path / "loss.npy"), history.history["loss"], rtol=1e-6
     )
+
+
+def test_a_save_that_fails_leaves_the_file_before(
+    trained, tmp_path, monkeypatch
+):
+    model, _ = trained
+    path = tmp_path / "folder" / "model.keras"
+    model.save(path)
+    before = path.read_bytes()
+
+    def fail(model, path, **kwargs):
+        path.write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", fail)
+    with pytest.raises(OSError, match=f"{path} cannot be written: No space"):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["model.keras"]
 
 
 def test_encoder_and_decoder_are_models_that_save(trained, images, tmp_path):

@@ -63,6 +63,7 @@ class Chain(keras.layers.Layer):
         self.bijections = list(bijections)
         self.memory = memory
         self.checking = False  # see keras_glow.initialization
+        self.share_traces = True  # see keras_glow.compilation
 
     def build(self, input_shape):
         for bijection in self.bijections:
@@ -86,7 +87,10 @@ class Chain(keras.layers.Layer):
             for bijection in self.bijections:
                 x, log_det = bijection(x, log_det=log_det)
             return x, log_det
-        steps = [_Step(b, self.memory, training) for b in self.bijections]
+        steps = [
+            _Step(b, self.memory, training, self.share_traces)
+            for b in self.bijections
+        ]
         if inverse:
             return _inverse(steps, x)
         if self.checking:
@@ -164,7 +168,7 @@ def _forward(steps, x, weights):
     inputs, log_det = [], 0.0
     for step, own in zip(steps, weights, strict=True):
         inputs.append(x)
-        run = once.setdefault(step.kind, traced_once(step.forward))
+        run = step.once(once, step.forward)
         x, own_log_det = run(x, own)
         log_det = log_det + own_log_det
     kept = [x] if steps[0].memory == "reversible" else inputs
@@ -175,7 +179,7 @@ def _inverse(steps, z):
     """From z to x, the last step first."""
     once = {}
     for step in reversed(steps):
-        run = once.setdefault(step.kind, traced_once(step.inverse))
+        run = step.once(once, step.inverse)
         values = [[v.value for v in part] for part in step.variables]
         z = run(z, values)
     return z
@@ -187,7 +191,7 @@ def _backward(steps, kept, weights, gradient, log_det_gradient):
     kept, gradients = list(kept), []
     zero = zero_after([gradient])
     for step, own in reversed(list(zip(steps, weights, strict=True))):
-        run = once.setdefault(step.kind, traced_once(step.backward))
+        run = step.once(once, step.backward)
         x, gradient, own_gradients, zero = run(
             kept.pop(), own, gradient, log_det_gradient, zero
         )
@@ -204,9 +208,10 @@ class _Step:
     do for all.
     """
 
-    def __init__(self, bijection, memory, training):
+    def __init__(self, bijection, memory, training, share_traces):
         self.memory = memory
         self.training = training
+        self.share_traces = share_traces
         # A coupling alone can run its network once for both its inverse and
         # its gradient; without the inverse the whole is simpler.
         reversible = memory == "reversible"
@@ -215,6 +220,12 @@ class _Step:
         config = bijection.get_config()
         config = {k: config[k] for k in config if k not in ("name", "seed")}
         self.kind = f"{type(bijection)} {config}"
+
+    def once(self, traced, function):
+        """A function of this step, or that of a step of its kind before."""
+        if not self.share_traces:
+            return function
+        return traced.setdefault(self.kind, traced_once(function))
 
     def forward(self, x, weights):
         """`(z, log_det)`."""
