@@ -114,7 +114,13 @@ def assert_same_run(folder, other):
 
 
 @pytest.mark.parametrize(
-    "batches", [3, STEPS, STEPS + 2], ids="after {}".format
+    "batches",
+    [
+        3,
+        pytest.param(STEPS, marks=pytest.mark.slow),
+        pytest.param(STEPS + 2, marks=pytest.mark.slow),
+    ],
+    ids="after {}".format,
 )
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_end(
     images, finished, tmp_path, batches

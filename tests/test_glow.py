@@ -160,7 +160,12 @@ def test_noise_just_below_1_stays_in_its_bin():
 
 @pytest.mark.parametrize(
     "shape, levels",
-    [((8, 8, 3), 3), ((8, 4, 1), 2), ((6, 10, 2), 1), ((16, 16, 4), 4)],
+    [
+        ((8, 8, 3), 3),
+        ((8, 4, 1), 2),
+        ((6, 10, 2), 1),
+        pytest.param((16, 16, 4), 4, marks=pytest.mark.slow),
+    ],
 )
 def test_shapes_and_exact_round_trip(shape, levels):
     model = small(shape, levels=levels)
@@ -384,7 +389,9 @@ def test_schedules():
     assert_allclose(values, [0, 0.5, 1, 0.505, 0.01, 0.01], rtol=1e-5)
 
 
-@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "half", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 def test_low_precision_networks_leave_everything_else_exact(images, half):
     model = small(network_dtype=half)
     model.compile(keras.optimizers.Adam(1e-3))
@@ -432,7 +439,10 @@ np.save(out + "/loss.npy", history.history["loss"])
 """
 
 
-@pytest.mark.parametrize("permutation", ["shuffle", "invertible_conv"])
+@pytest.mark.parametrize(
+    "permutation",
+    [pytest.param("shuffle", marks=pytest.mark.slow), "invertible_conv"],
+)
 def test_one_file_restores_everything_in_a_new_process(
     images, tmp_path, permutation
 ):
