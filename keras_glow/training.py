@@ -16,7 +16,7 @@ from keras_glow.checkpoint import Progress, load_checkpoint
 from keras_glow.data import ImageSequence
 from keras_glow.ema import averaged_weights
 from keras_glow.glow import Glow
-from keras_glow.saving import remove_partials, save_atomically, whole_file
+from keras_glow.saving import remove_partials, whole_file
 from keras_glow.schedules import warmup_cosine
 
 CHECKPOINT = "checkpoint.keras"
@@ -161,7 +161,7 @@ def train(folder, images, validation, settings, callbacks=()):
                 break
             model, progress = resume(folder, settings)
         with averaged_weights(model):
-            save_atomically(model, folder / "model.keras")
+            model.save(folder / "model.keras")
     return model
 
 

@@ -87,3 +87,23 @@ def random_images(count, shape, seed=0):
     a, b, c = rng.normal(size=(3, count, 1, 1, channels))
     images = 128 + 40 * (a * y + b * x + c) + rng.normal(size=(count, *shape))
     return np.clip(images, 0, 255).astype("uint8")
+
+
+def turned_by_exif(image, orientation):
+    """A PIL image stored otherwise, and the EXIF data that turn it upright."""
+    from PIL import Image
+
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }.get(orientation)
+    if stored is not None:
+        image = image.transpose(stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return image, exif

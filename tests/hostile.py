@@ -256,7 +256,7 @@ def archive_files(content):
 
     for name in (
         "../evil.txt",
-        "/tmp/evil.txt",
+        "/evil.txt",
         "..\\evil.txt",
         "assets/vocabulary.txt",
         "config.json/",

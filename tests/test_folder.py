@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import random_images
+from helpers import random_images, turned_by_exif
 from numpy.testing import assert_array_equal
 from PIL import Image
 
@@ -89,19 +89,7 @@ class Ignored:
 def turned(orientation):
     """A PNG stored so that `orientation` shows it upright."""
     image = Image.fromarray(FACE)
-    stored = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }.get(orientation)
-    if stored is not None:
-        image = image.transpose(stored)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    image, exif = turned_by_exif(image, orientation)
     return encoded(image, exif=exif)
 
 

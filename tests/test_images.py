@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import random_images
+from helpers import random_images, turned_by_exif
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
@@ -54,19 +54,7 @@ def test_resizing_is_antialiased(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, picture, orientation):
     image = Image.fromarray(picture)
-    stored = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }.get(orientation)
-    if stored is not None:
-        image = image.transpose(stored)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    image, exif = turned_by_exif(image, orientation)
     image.save(tmp_path / "turned.png", exif=exif)
     assert_array_equal(images.load_image(tmp_path / "turned.png", 12), picture)
 
