@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow import diagnosis, latents
+from keras_glow.allocator import keep_freed_memory, return_freed_memory
 from keras_glow.architecture import assemble, build_flow, latent_shapes
 from keras_glow.checks import (
     NETWORK_DTYPES,
@@ -144,6 +145,7 @@ class Glow(keras.Model):
         )
         check_choice("memory", memory, MEMORY)
         check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
+        keep_freed_memory()
         policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
         super().__init__(dtype=flow_dtype(policy), **kwargs)
         # Keras puts a wrapper of its int8 quantisation over each layer's
@@ -378,18 +380,21 @@ class Glow(keras.Model):
             shuffle = False  # done, or not for Keras to do
         # Built outside the traced step, the slots cost a third of its time.
         self.optimizer.build(self.trainable_variables)
-        with weights_kept(self):
-            return super().fit(
-                x,
-                y,
-                batch_size,
-                epochs,
-                verbose,
-                [StopIfDiverged(x), *keras.tree.flatten(callbacks or [])],
-                validation_data=validation_data,
-                shuffle=shuffle,
-                **kwargs,
-            )
+        try:
+            with weights_kept(self):
+                return super().fit(
+                    x,
+                    y,
+                    batch_size,
+                    epochs,
+                    verbose,
+                    [StopIfDiverged(x), *keras.tree.flatten(callbacks or [])],
+                    validation_data=validation_data,
+                    shuffle=shuffle,
+                    **kwargs,
+                )
+        finally:
+            return_freed_memory()
 
     def _check_batch(self, images, labels):
         images = check_images(images, self.image_shape, "x")

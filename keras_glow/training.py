@@ -29,6 +29,7 @@ MODEL_SETTINGS = (
     "bits",
     "seed",
     "network_dtype",
+    "num_classes",
 )
 
 
@@ -50,7 +51,7 @@ def new_model(settings, image_shape, steps):
         steps: int, of the whole training.
     """
     model = Glow(
-        image_shape, **{name: settings[name] for name in MODEL_SETTINGS}
+        image_shape, **{name: settings.get(name) for name in MODEL_SETTINGS}
     )
     schedule = warmup_cosine(
         settings["learning_rate"], steps, min(settings["warmup"], steps // 2)
@@ -92,7 +93,15 @@ def resume(folder, settings):
     return loaded
 
 
-def train(folder, images, validation, settings, callbacks=()):
+def train(
+    folder,
+    images,
+    validation,
+    settings,
+    callbacks=(),
+    labels=None,
+    validation_labels=None,
+):
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
     After every epoch it writes `checkpoint.keras`, a row of `history.csv` and,
@@ -106,6 +115,9 @@ def train(folder, images, validation, settings, callbacks=()):
         validation: uint8 array, or None.
         settings: dict of plain values: every option that shapes the run.
         callbacks: Keras callbacks, beside its own.
+        labels: int array of classes, one an image, if `settings` has
+            `num_classes`.
+        validation_labels: likewise, of the validation images.
 
     Returns:
         The model.
@@ -119,9 +131,13 @@ def train(folder, images, validation, settings, callbacks=()):
     """
     folder = pathlib.Path(folder)
     settings = {**settings, "images": fingerprint(images)}
+    if labels is not None:
+        settings["labels"] = fingerprint(labels)
     checkpoint = Checkpoint(folder / CHECKPOINT, settings)
     steps = math.ceil(len(images) / settings["batch_size"])
-    validation_data = None if validation is None else (validation, None)
+    validation_data = None
+    if validation is not None:
+        validation_data = validation, validation_labels
     with locked(folder), stopped_by_signals(checkpoint):
         remove_partials(folder)
         model, progress = resume(folder, settings) or (
@@ -139,6 +155,7 @@ def train(folder, images, validation, settings, callbacks=()):
             model.fit(
                 ImageSequence(
                     images,
+                    labels,
                     batch_size=settings["batch_size"],
                     flip=settings["flip"],
                     seed=settings["seed"],

@@ -1,0 +1,54 @@
+"""Linux: memory that is freed is kept for the next step, not handed back."""
+
+import ctypes
+import functools
+import os
+import sys
+
+import keras
+
+# Parameters of glibc's `mallopt`: see its manual page, or <malloc.h>.
+M_TRIM_THRESHOLD = -1
+M_TOP_PAD = -2
+M_MMAP_MAX = -4
+SETTINGS = {
+    M_MMAP_MAX: 0,  # no mapping of its own for a large block
+    M_TRIM_THRESHOLD: 2**31 - 1,  # bytes free at the end before they go back
+    M_TOP_PAD: 64 * 2**20,  # bytes asked for at once; whole heaps are kept
+}
+VARIABLES = (
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+)  # by which users choose for themselves
+
+
+@functools.cache
+def keep_freed_memory():
+    """Has the C library keep what TensorFlow frees on a CPU, for reuse.
+
+    TensorFlow takes the memory of every activation from `malloc`, and frees it
+    within the step. glibc hands large blocks back to the kernel at once, which
+    has to clear every page of them again for the next step: a third of the
+    time of training, or more (`benchmarks/allocator.py`). The process holds
+    its peak of memory until `return_freed_memory`.
+
+    It does nothing on other backends and systems, and nothing if the
+    environment has settings of its own.
+
+    Returns:
+        Whether it did.
+    """
+    if keras.backend.backend() != "tensorflow" or sys.platform != "linux":
+        return False
+    if any(name.startswith(VARIABLES) for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    return mallopt is not None and all(
+        mallopt(name, value) for name, value in SETTINGS.items()
+    )
+
+
+def return_freed_memory():
+    """Hands what is free back to the kernel, if it was kept."""
+    if keep_freed_memory():
+        ctypes.CDLL(None).malloc_trim(0)
