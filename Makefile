@@ -4,9 +4,10 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test slow reliability notebooks lint clean
+.PHONY: demo test slow bench reliability notebooks lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -23,6 +24,10 @@ test: $(VENV)/.installed lint
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# Speed, start-up and memory beside other Glows, in an environment of its own.
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/peers.py
 
 # Measures every figure of docs/reliability.md; goes on where it was stopped.
 reliability: $(VENV)/.installed
@@ -42,5 +47,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,notebook,test]'
 	touch $@
 
+$(BENCH)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH)/bin/python -m pip install --quiet -e '.[cpu,bench]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) $(BENCH) demo build dist *.egg-info
