@@ -29,8 +29,9 @@ def keep_freed_memory():
     TensorFlow takes the memory of every activation from `malloc`, and frees it
     within the step. glibc hands large blocks back to the kernel at once, which
     has to clear every page of them again for the next step: a third of the
-    time of training, or more (`benchmarks/allocator.py`). The process holds
-    its peak of memory until `return_freed_memory`.
+    time of training, or more (`benchmarks/allocator.py`). The price is memory
+    that lies between two blocks, and that the process holds its peak until
+    `return_freed_memory`: so a `Glow` that asks for less memory does without.
 
     It does nothing on other backends and systems, and nothing if the
     environment has settings of its own.

@@ -145,7 +145,8 @@ class Glow(keras.Model):
         )
         check_choice("memory", memory, MEMORY)
         check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
-        keep_freed_memory()
+        if memory == "store":  # who asks for less gets what is least
+            keep_freed_memory()
         policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
         super().__init__(dtype=flow_dtype(policy), **kwargs)
         # Keras puts a wrapper of its int8 quantisation over each layer's
