@@ -99,6 +99,9 @@ class Glow(keras.Model):
             Files do not depend on it.
         scale: scale function of affine coupling, see
             `keras_glow.layers.AffineCoupling`.
+        border: bool, whether the 3x3 convolutions see where the image ends, by
+            a channel more that is 1 outside of it, as in openai/glow; see
+            `keras_glow.layers.convolution.convolve`.
         **kwargs: `name` and `dtype` of a keras.Model.
 
     Attributes:
@@ -135,6 +138,7 @@ class Glow(keras.Model):
         network_dtype=None,
         memory="store",
         scale="bounded",
+        border=False,
         **kwargs,
     ):
         image_shape, levels, depth, width, bits, num_classes, seed = (
@@ -162,6 +166,7 @@ class Glow(keras.Model):
         self.network_dtype = policy.compute_dtype
         self.memory = memory
         self.scale = scale
+        self.border = check_boolean("border", border)
 
         self.dimensions = math.prod(self.image_shape)
         self.latent_shapes = latent_shapes(self.image_shape, levels)
@@ -173,6 +178,7 @@ class Glow(keras.Model):
             seed,
             self.dtype,
             memory,
+            border,
             permutation=permutation,
             coupling=coupling,
             width=width,
@@ -712,6 +718,7 @@ class Glow(keras.Model):
             "network_dtype": self.network_dtype,
             "memory": self.memory,
             "scale": self.scale,
+            "border": self.border,
         }
 
     @classmethod
