@@ -188,7 +188,8 @@ def _of_our_images(step, scale, bias):
 def _fill_step(layer, step, border):
     _fill_actnorm(layer.actnorm, step.bias, _log(np.abs(step.scale)))
     # Our actnorm has no sign: the matrix takes it.
-    p, lower, upper = plu_decomposition(step.matrix * np.sign(step.scale))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, lower, upper = plu_decomposition(step.matrix * np.sign(step.scale))
     diagonal = np.diag(upper)
     convolution = layer.permutation
     convolution.p.assign(p)
