@@ -78,11 +78,12 @@ def convert(
     Or an `.npz` of arrays under the same names. PyTorch is not needed, and
     nothing is unpickled; only TensorFlow's own files take TensorFlow.
 
-    What the project computes is computed here, on images as on their latents:
-    differences of convention are absorbed in the weights. The latents of each
-    level come in the project's order of channels, height and width first, and
-    standardised: `(z - mean) / sigma` of its z. The original's z are what goes
-    into `Split` and `GaussianPrior`: see `raw_latents`.
+    The model computes what the original does, the likelihood and the latents
+    of an image as well as the image of latents: where conventions differ, the
+    weights absorb it. The z of ours is that of the original, level by level,
+    finest first, each flattened in the order (height, width, channels), its
+    channels those of the original, and standardised by the original's priors:
+    `(z - mean) / sigma`. See `raw_latents` for the z before that.
 
     The model can be trained further. Its `sigma` is kept within `exp(7)`, which
     no model that was trained should reach.
@@ -92,7 +93,8 @@ def convert(
         image_size: int, or (height, width). Files of rosinality and openai do
             not hold it, those of the others do.
         bits: int 1..8, bits per subpixel that it was trained with, which no
-            file holds. rosinality's own default was 5, all others' 8.
+            file holds. The default of rosinality/glow-pytorch is 5, that of
+            the others 8.
         format: one of the names above; None to tell by the weights' names.
         prefix: str that stands before the weights' names, such as `"module."`;
             None to find it.

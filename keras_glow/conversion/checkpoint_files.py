@@ -55,7 +55,7 @@ def _open_npz(file, size, members):
 
 
 class TensorFlowCheckpoint(collections.abc.Mapping):
-    """The variables of a TensorFlow checkpoint, of version 1 too.
+    """The variables of a checkpoint of TensorFlow, 1 or 2.
 
     Args:
         prefix: the name of its files, without `.index` or `.data-...`.

@@ -44,7 +44,10 @@ Y0AST = Names("block", "conv.", "learn_top_fn")
 
 def image_size(weights):
     """(height, width), worked out from the shape of the last latents."""
-    height, width = weights.take("prior_h", *4 * [None]).shape[2:]
+    zeros = weights.take("prior_h", *4 * [None])
+    if zeros.any():
+        raise ValueError("prior_h is expected to be zeros")
+    height, width = zeros.shape[2:]
     splits = {
         match[1]
         for name in weights.names
@@ -56,8 +59,9 @@ def image_size(weights):
 
 def read(weights, size, names):
     """The `Original` of a checkpoint of images of `size`, (height, width)."""
-    channels = weights.take("flow.layers.1.actnorm.bias", 1, None, 1, 1).size
-    image_shape = (*size, channels // 4)
+    first = "flow.layers.1.actnorm.bias"
+    image_shape = (*size, weights.image_channels(first, 1, None, 1, 1))
+    channels = 4 * image_shape[-1]
     levels, splits, number = [[]], [], 1
     while True:
         name = f"flow.layers.{number}."

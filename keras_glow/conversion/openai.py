@@ -24,12 +24,12 @@ def image_size(weights):
 def read(weights, size):
     """The `Original` of a checkpoint of images of `size`, (height, width)."""
     levels, splits = [], []
-    channels = weights.take(FIRST, 1, 1, 1, None).size
-    image_shape = (*size, channels // 4)
-    count = weights.count("model/%d/")
+    image_shape = (*size, weights.image_channels(FIRST, 1, 1, 1, None))
+    channels = 4 * image_shape[-1]
+    count = weights.count("model/")
     for level in range(count):
         name = f"model/{level}/"
-        depth = weights.count(f"{name}%d/")
+        depth = weights.count(name)
         levels.append(
             [
                 _read_step(weights, f"{name}{step}/", channels)

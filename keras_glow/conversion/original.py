@@ -4,6 +4,7 @@ All of them are the same flow up to conventions: every convention that differs
 from ours is absorbed in weights here, or by what reads the checkpoint.
 """
 
+import itertools
 import re
 import typing
 
@@ -31,20 +32,15 @@ class Convolution(typing.NamedTuple):
     log_scale: np.ndarray
     border: np.ndarray | None = None
 
-    def rearranged(self, outputs):
-        """The same with the first of `outputs` first, and so on: slices."""
-        border = self.border
-        return Convolution(
-            *(
-                np.concatenate([array[..., part] for part in outputs], axis=-1)
-                for array in (self.kernel, self.bias, self.log_scale)
-            ),
-            border
-            if border is None
-            else np.concatenate(
-                [border[..., part] for part in outputs], axis=-1
-            ),
-        )
+    def rearranged(self, parts):
+        """The same with the outputs of one slice after another."""
+
+        def rearrange(array):
+            if array is None:
+                return None
+            return np.concatenate([array[..., p] for p in parts], axis=-1)
+
+        return Convolution(*map(rearrange, self))
 
     def kernel_for(self, with_border):
         """The kernel that `keras_glow.layers.convolution.convolve` takes."""
@@ -137,6 +133,9 @@ def to_glow(original, bits, input_scale, input_bias, dtype):
     Raises:
         ValueError: if it is none of ours.
     """
+    depths = {len(steps) for steps in original.levels}
+    if len(depths) != 1 or 0 in depths:
+        raise ValueError("its levels are expected to have as many steps each")
     network = original.levels[0][0].network
     half = original.levels[0][0].matrix.shape[0] // 2
     border = any(conv.border is not None for conv in network)
@@ -246,12 +245,8 @@ class Weights:
     def __init__(self, arrays, prefix, ignored):
         self._arrays = arrays
         self._prefix = prefix
-        self._left = {
-            name.removeprefix(prefix)
-            for name in arrays
-            if name.startswith(prefix)
-        }
-        self._left = {n for n in self._left if not re.fullmatch(ignored, n)}
+        names = {n.removeprefix(prefix) for n in arrays if n.startswith(prefix)}
+        self._left = {n for n in names if not re.fullmatch(ignored, n)}
         self.names = frozenset(self._left)
 
     def __contains__(self, name):
@@ -282,15 +277,20 @@ class Weights:
             raise ValueError(f"weight {name} is expected to be finite numbers")
         return value.astype("float64")
 
-    def count(self, pattern):
-        """How many numbers n there are such that `pattern % n` begins a name.
+    def image_channels(self, name, *shape):
+        """The channels of the image: a fourth of those of the first step."""
+        channels = self.take(name, *shape).size
+        if channels < 4 or channels % 4:
+            raise ValueError(f"{name} is expected to be of 4, 8, ... channels")
+        return channels // 4
 
-        They are counted from 0 until one is missing.
-        """
-        number = 0
-        while any(name.startswith(pattern % number) for name in self.names):
-            number += 1
-        return number
+    def count(self, start):
+        """How many of `start + "0"`, `start + "1"`, ... begin names."""
+        found = {
+            n.removeprefix(start) for n in self.names if n.startswith(start)
+        }
+        found = {re.match(r"\d*", name)[0] for name in found}
+        return next(n for n in itertools.count() if str(n) not in found)
 
     def finish(self):
         """Refuses a checkpoint with weights that were not taken."""

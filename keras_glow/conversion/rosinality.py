@@ -23,12 +23,12 @@ def image_size(weights):
 def read(weights, size):
     """The `Original` of a checkpoint of images of `size`, (height, width)."""
     levels, splits = [], []
-    channels = weights.take(FIRST, 1, None, 1, 1).size
-    image_shape = (*size, channels // 4)
-    blocks = weights.count("blocks.%d.")
+    image_shape = (*size, weights.image_channels(FIRST, 1, None, 1, 1))
+    channels = 4 * image_shape[-1]
+    blocks = weights.count("blocks.")
     for block in range(blocks):
         name = f"blocks.{block}."
-        flows = weights.count(f"{name}flows.%d.")
+        flows = weights.count(f"{name}flows.")
         levels.append(
             [
                 _read_step(weights, f"{name}flows.{flow}.", channels)
