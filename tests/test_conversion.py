@@ -195,7 +195,11 @@ def test_a_converted_model_computes_the_same(kind, tmp_path, record_property):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "dtype"), [("pt", "float32"), ("npz", "float64")]
+    ("suffix", "dtype"),
+    [
+        ("pt", "float32"),
+        pytest.param("npz", "float64", marks=pytest.mark.slow),
+    ],
 )
 def test_the_reference_of_rosinality(suffix, dtype, float64, record_property):
     path = data_file(f"reference_glow_rosinality.{suffix}")
