@@ -22,6 +22,7 @@ TITLES = {
     "test_check_data": "Folders of images",
     "test_checkpoint": "Checkpoints and resuming",
     "test_cli": "The command line",
+    "test_conversion": "Checkpoints of other projects",
     "test_decoding_fuzz": "Damaged image files",
     "test_determinism": "Determinism",
     "test_divergence": "Steps that are not finite",

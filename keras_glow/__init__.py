@@ -2,6 +2,7 @@
 
 from keras_glow import (
     callbacks,
+    conversion,
     data,
     distances,
     images,
@@ -10,6 +11,7 @@ from keras_glow import (
     presets,
     schedules,
 )
+from keras_glow.conversion import convert
 from keras_glow.divergence import TrainingDiverged
 from keras_glow.glow import Glow
 from keras_glow.loading import ModelFileError, load_model
@@ -20,6 +22,8 @@ __all__ = [
     "ModelFileError",
     "TrainingDiverged",
     "callbacks",
+    "conversion",
+    "convert",
     "data",
     "distances",
     "images",

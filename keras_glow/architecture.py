@@ -33,12 +33,20 @@ def latent_shapes(image_shape, levels):
 
 
 def build_flow(
-    image_shape, levels, depth, num_classes, seed, dtype, memory, **step
+    image_shape,
+    levels,
+    depth,
+    num_classes,
+    seed,
+    dtype,
+    memory,
+    border,
+    **step,
 ):
     """All layers of a Glow: a list of `Level`, finest first.
 
     `memory` is that of each `Chain`; `step` holds the arguments of each
-    `FlowStep`.
+    `FlowStep`; `border` is one of these and of each `Split`.
     """
     # Independent seeds of all steps from one.
     seeds = iter(
@@ -52,12 +60,13 @@ def build_flow(
                 seed=next(seeds),
                 name=f"step_{level}_{number}",
                 dtype=dtype,
+                border=border,
                 **step,
             )
             for number in range(1, depth + 1)
         ]
         if level < levels:
-            prior = layers.Split(name=f"split_{level}", dtype=dtype)
+            prior = layers.Split(border, name=f"split_{level}", dtype=dtype)
         else:
             prior = layers.GaussianPrior(
                 num_classes=num_classes, name="prior", dtype=dtype

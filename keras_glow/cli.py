@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_glow import __version__, images, training
 from keras_glow.checks import MAX_WEIGHTS_SEED
+from keras_glow.conversion import FORMATS, convert
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 from keras_glow.loading import load_model, training_steps
 from keras_glow.presets import PRESETS, load_preset, preset_path
@@ -217,6 +218,26 @@ def _info(options):
         print(f"{name}: {value}")
 
 
+def _convert(options):
+    out = pathlib.Path(options.out)
+    if out.suffix != ".keras":
+        raise ValueError(f"--out is expected to be a .keras file, not {out}")
+    model = convert(
+        options.checkpoint,
+        options.size,
+        options.bits,
+        options.format,
+        options.prefix,
+    )
+    model.save(out)
+    print(
+        f"image_shape={model.image_shape}, levels={model.levels}, "
+        f"depth={model.depth}, width={model.width}, "
+        f"coupling={model.coupling}, bits={model.bits}"
+    )
+    print(out)
+
+
 def _doctor(options):
     model = _load(options.model)
     data = _load_for(model, options.data, options.upscale)[: options.count]
@@ -333,6 +354,7 @@ def _parser():
         _add_reconstruct,
         _add_interpolate,
         _add_info,
+        _add_convert,
         _add_doctor,
         _add_presets,
     ):
@@ -488,6 +510,27 @@ def _add_interpolate(commands):
 def _add_info(commands):
     command = _add_command(commands, "info", _info, "Describe a model file.")
     _add_model(command)
+
+
+def _add_convert(commands):
+    command = _add_command(
+        commands,
+        "convert",
+        _convert,
+        "Convert a model that another project trained.",
+    )
+    add = command.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ...")
+    add("--out", metavar="FILE.keras", required=True)
+    add("--format", choices=sorted(FORMATS), help="or told by the weights")
+    add("--size", type=_count, help="height and width, if not in the file")
+    add(
+        "--bits",
+        type=_number(int, 1, 8),
+        default=8,
+        help="per subpixel that it was trained with, which no file holds",
+    )
+    add("--prefix", help="what stands before the names of its weights")
 
 
 def _add_doctor(commands):

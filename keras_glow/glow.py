@@ -100,6 +100,9 @@ class Glow(keras.Model):
             Files do not depend on it.
         scale: scale function of affine coupling, see
             `keras_glow.layers.AffineCoupling`.
+        border: bool, whether the 3x3 convolutions see where the image ends, by
+            a channel more that is 1 outside of it, as in openai/glow; see
+            `keras_glow.layers.convolution.convolve`.
         **kwargs: `name` and `dtype` of a keras.Model.
 
     Attributes:
@@ -136,6 +139,7 @@ class Glow(keras.Model):
         network_dtype=None,
         memory="store",
         scale="bounded",
+        border=False,
         **kwargs,
     ):
         image_shape, levels, depth, width, bits, num_classes, seed = (
@@ -165,6 +169,7 @@ class Glow(keras.Model):
         self.network_dtype = policy.compute_dtype
         self.memory = memory
         self.scale = scale
+        self.border = check_boolean("border", border)
 
         self.dimensions = math.prod(self.image_shape)
         self.latent_shapes = latent_shapes(self.image_shape, levels)
@@ -176,6 +181,7 @@ class Glow(keras.Model):
             seed,
             self.dtype,
             memory,
+            border,
             permutation=permutation,
             coupling=coupling,
             width=width,
@@ -718,6 +724,7 @@ class Glow(keras.Model):
             "network_dtype": self.network_dtype,
             "memory": self.memory,
             "scale": self.scale,
+            "border": self.border,
         }
 
     @classmethod

@@ -50,11 +50,14 @@ COMPILE_MODULES = {
 LIMITS = {"levels": 10, "depth": 1024}
 MAX_STEPS = 2048  # of all levels together
 MAX_INTEGER = 2**31 - 1
+# What files from before an argument was there mean by leaving it out.
+LATER = {"border": False}
 CHOICES = {
     "dtype": ("float32", "float64"),
     "permutation": tuple(PERMUTATIONS),
     "coupling": tuple(COUPLINGS),
     "scale": tuple(LOG_SCALES),
+    "border": (True, False),
     "memory": MEMORY,
     "network_dtype": NETWORK_DTYPES,
 }
@@ -83,7 +86,7 @@ def load_model(path, sha256=None):
         ModelFileError: naming the file and what is wrong with it.
         FileNotFoundError: if there is none.
     """
-    with _reading(path, sha256) as file, _archive(file) as archive:
+    with reading(path, sha256) as file, _archive(file) as archive:
         config = _read_config(archive)
         layout = weights_layout(config)
         values = _read_weights(_read_member(archive, layout), layout)
@@ -96,12 +99,12 @@ def load_weights(model, path, sha256=None):
     """Fills a `Glow` from a file, see `Glow.load_weights`."""
     layout = weights_layout(model.get_config())
     optimizer = optimizer_layout(getattr(model, "optimizer", None))
-    with _reading(path, sha256) as file:
+    with reading(path, sha256) as file:
         if str(path).endswith(".keras"):
             with _archive(file) as archive:
                 content = _read_member(archive, layout)
         elif str(path).endswith(".weights.h5"):
-            _check_size(path, _size(file), layout)
+            _check_size(path, file_size(file), layout)
             content = file.read()
         else:
             raise ValueError("it is expected to be .weights.h5 or .keras")
@@ -121,7 +124,7 @@ def training_steps(path):
     Raises:
         ModelFileError: naming the file and what is wrong with it.
     """
-    with _reading(path) as file, _archive(file) as archive:
+    with reading(path) as file, _archive(file) as archive:
         layout = weights_layout(_read_config(archive))
         content = io.BytesIO(_read_member(archive, layout))
         with h5py.File(content, "r") as weights:
@@ -137,23 +140,10 @@ def training_steps(path):
 
 
 @contextlib.contextmanager
-def _reading(path, sha256=None):
-    """The open file; whatever goes wrong with it is a `ModelFileError`."""
-    if not pathlib.Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist")
+def refusing(path):
+    """Whatever goes wrong inside is a `ModelFileError` that names the file."""
     try:
-        # Asked before it is opened: a pipe would wait for somebody to write.
-        if not pathlib.Path(path).is_file():
-            raise ValueError("it is not a regular file")
-        with open(path, "rb") as file:
-            if _size(file) > MAX_FILE_BYTES:
-                raise ValueError("it is over 4 GiB")
-            if sha256 is not None:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if digest != str(sha256).lower():
-                    raise ValueError(f"its sha256 is {digest}, not {sha256}")
-            file.seek(0)
-            yield file
+        yield
     except Exception as error:
         # zipfile, json and h5py report damage by many types of exception.
         reason = str(error) or type(error).__name__
@@ -162,7 +152,28 @@ def _reading(path, sha256=None):
         raise ModelFileError(f"{path} is refused: {reason}") from error
 
 
-def _size(file):
+@contextlib.contextmanager
+def reading(path, sha256=None):
+    """The open file; whatever goes wrong with it is a `ModelFileError`."""
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    with refusing(path):
+        # Asked before it is opened: a pipe would wait for somebody to write.
+        if not pathlib.Path(path).is_file():
+            raise ValueError("it is not a regular file")
+        with open(path, "rb") as file:
+            if file_size(file) > MAX_FILE_BYTES:
+                raise ValueError("it is over 4 GiB")
+            if sha256 is not None:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != str(sha256).lower():
+                    raise ValueError(f"its sha256 is {digest}, not {sha256}")
+            file.seek(0)
+            yield file
+
+
+def file_size(file):
+    """Its bytes; leaves it at its start."""
     return file.seek(0, io.SEEK_END) - file.seek(0)
 
 
@@ -239,6 +250,8 @@ def _read_config(archive):
     _check_keys(document, {*DOCUMENT, "config", "compile_config"})
     _check_modules(document["compile_config"])
     config = document["config"]
+    if isinstance(config, dict):
+        config = {**LATER, **config}
     arguments = {*inspect.signature(Glow).parameters} - {"kwargs"}
     _check_keys(config, {*arguments, "name", "dtype"})
     _check_values(config)

@@ -10,6 +10,7 @@ import typing
 import numpy as np
 
 from keras_glow.architecture import latent_shapes
+from keras_glow.layers.convolution import kernel_shape
 from keras_glow.layers.flow_step import COUPLINGS
 
 MAX_LOG_SCALE = 20.0
@@ -64,6 +65,9 @@ def weights_layout(config):
     def floats(*shape, rule=FINITE):
         return Weight(shape, config["dtype"], rule)
 
+    def kernel(channels, outputs):
+        return floats(*kernel_shape(channels, outputs, config["border"]))
+
     def add_actnorm(layer, channels):
         log_scale, bias = floats(channels, rule=LOG_SCALES), floats(channels)
         add(layer, log_scale, bias, Weight((), "int32", FLAG))
@@ -82,9 +86,9 @@ def weights_layout(config):
         outputs *= channels - half
         add(
             f"{layer}/network",
-            floats(3, 3, half, width),
+            kernel(half, width),
             floats(width, width),
-            floats(3, 3, width, outputs),
+            kernel(width, outputs),
             floats(outputs),
         )
         add_actnorm(f"{layer}/network/norm_1", width)
@@ -102,7 +106,7 @@ def weights_layout(config):
         if level < config["levels"]:
             latent = 2 * (channels // 2)
             channels -= channels // 2
-            add(next(splits), floats(3, 3, channels, latent), floats(latent))
+            add(next(splits), kernel(channels, latent), floats(latent))
     top = latent_shapes(config["image_shape"], config["levels"])[-1]
     prior = floats(config["num_classes"] or 1, *top)
     add("bijections/gaussian_prior", prior, prior)

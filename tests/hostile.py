@@ -188,6 +188,8 @@ def argument_files(content):
         ({"coupling": ["affine"]}, "`coupling`"),
         ({"scale": None}, "`scale`"),
         ({"memory": "x"}, "`memory`"),
+        ({"border": 1}, "`border`"),
+        ({"border": True}, "expected to be float32"),
         ({"network_dtype": {"module": "os"}}, "`network_dtype`"),
         ({"unknown": 1}, "differ by .'unknown'"),
         ({"permutation": "shuffle"}, "not of this model"),

@@ -299,6 +299,7 @@ BAD = [
     ("Glow", "coupling", None, "affine"),
     ("Glow", "memory", "none", "reversible"),
     ("Glow", "scale", ["exp"], "bounded"),
+    ("Glow", "border", None, "True or False"),
     ("Glow", "network_dtype", "int8", "bfloat16"),
     ("ActNorm", "epsilon", 0, "> 0"),
     ("ActNorm", "epsilon", NAN, "> 0"),

@@ -61,6 +61,7 @@ CASES = {  # id: (layer of a dtype, shape of one example)
         coupling(layers.AffineCoupling, scale="sigmoid"),
         (4, 4, 4),
     ),
+    "affine_border": (coupling(layers.AffineCoupling, border=True), (2, 2, 4)),
     "affine_exp": (coupling(layers.AffineCoupling, scale="exp"), (4, 4, 4)),
     "affine_own_layer": (
         lambda **k: layers.AffineCoupling(network=OwnNetwork(4, **k), **k),
@@ -75,6 +76,7 @@ CASES = {  # id: (layer of a dtype, shape of one example)
     "squeeze_3": (lambda **k: layers.Squeeze(factor=3, **k), (6, 3, 2)),
     "split": (layers.Split, (4, 4, 4)),
     "split_odd": (layers.Split, (2, 2, 3)),
+    "split_border": (lambda **k: layers.Split(border=True, **k), (4, 2, 4)),
     "prior": (layers.GaussianPrior, (2, 2, 6)),
     "prior_of_classes": (
         lambda **k: layers.GaussianPrior(num_classes=5, **k),

@@ -173,7 +173,13 @@ def test_it_loads_what_was_saved(folder, model, content):
     [
         {"image_shape": (4, 8, 3), "permutation": "shuffle", "depth": 2},
         {"permutation": "reverse", "coupling": "additive", "num_classes": 4},
-        {"levels": 3, "memory": "remat", "dtype": "float64", "name": "ä b"},
+        {
+            "levels": 3,
+            "memory": "remat",
+            "dtype": "float64",
+            "name": "ä b",
+            "border": True,
+        },
     ],
 )
 def test_the_layout_is_that_of_the_files_that_keras_writes(

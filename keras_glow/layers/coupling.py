@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_glow.checks import (
     NETWORK_DTYPES,
+    check_boolean,
     check_choice,
     check_integer,
     check_seed,
@@ -31,6 +32,8 @@ class Coupling(Bijection):
             network in that while training; `"float32"` for never; None
             follows the layer's `dtype`, or the global dtype policy.
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
+        border: bool, whether the default network sees where the image ends,
+            see `keras_glow.layers.convolution.convolve`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
@@ -42,11 +45,13 @@ class Coupling(Bijection):
         network=None,
         network_dtype=None,
         seed=None,
+        border=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
         self.width = check_integer("width", width, 1)
+        self.border = check_boolean("border", border)
         if not (network is None or callable(network)):
             refuse("network", "a layer, another callable or None", network)
         check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
@@ -73,6 +78,7 @@ class Coupling(Bijection):
                 outputs,
                 low_precision=self.network_dtype if half else None,
                 seed=self.seed,
+                border=self.border,
                 dtype=self.dtype,
                 name="network",
             )
@@ -125,6 +131,7 @@ class Coupling(Bijection):
             "network": network,
             "network_dtype": self.network_dtype,
             "seed": self.seed,
+            "border": self.border,
         }
 
     @classmethod

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.layers.actnorm import ActNorm
+from keras_glow.layers.convolution import convolve, kernel_shape
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -22,6 +23,8 @@ class CouplingNetwork(keras.layers.Layer):
             None computes in the layer's own dtype always. Outside training it
             is never used: what is encoded has to decode exactly.
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
+        border: bool, whether the 3x3 convolutions see where the image ends,
+            see `keras_glow.layers.convolution.convolve`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -36,13 +39,20 @@ class CouplingNetwork(keras.layers.Layer):
     """
 
     def __init__(
-        self, width, channels, low_precision=None, seed=None, **kwargs
+        self,
+        width,
+        channels,
+        low_precision=None,
+        seed=None,
+        border=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.seed = seed
         self.width = width
         self.channels = channels
         self.low_precision = low_precision
+        self.border = border
         self.norm_1 = ActNorm(name="norm_1", dtype=self.dtype)
         self.norm_2 = ActNorm(name="norm_2", dtype=self.dtype)
 
@@ -50,10 +60,14 @@ class CouplingNetwork(keras.layers.Layer):
         w, c = self.width, self.channels
         he_normal = keras.initializers.HeNormal(self.seed)
         self.kernel_1 = self.add_weight(
-            (3, 3, input_shape[-1], w), he_normal, name="kernel_1"
+            kernel_shape(input_shape[-1], w, self.border),
+            he_normal,
+            name="kernel_1",
         )
         self.kernel_2 = self.add_weight((w, w), he_normal, name="kernel_2")
-        self.kernel_3 = self.add_weight((3, 3, w, c), "zeros", name="kernel_3")
+        self.kernel_3 = self.add_weight(
+            kernel_shape(w, c, self.border), "zeros", name="kernel_3"
+        )
         self.bias_3 = self.add_weight((c,), "zeros", name="bias_3")
         hidden_shape = (*input_shape[:-1], w)
         self.norm_1.build(hidden_shape)
@@ -64,10 +78,13 @@ class CouplingNetwork(keras.layers.Layer):
         if training and self.low_precision:
             dtype = self.low_precision
         h = ops.cast(x, dtype)
-        h = _hidden(h, _convolve, self.kernel_1, self.norm_1)
+        h = _hidden(h, self._convolve, self.kernel_1, self.norm_1)
         h = _hidden(h, _mix_channels, self.kernel_2, self.norm_2)
-        h = _convolve(h, ops.cast(self.kernel_3, dtype))
+        h = self._convolve(h, ops.cast(self.kernel_3, dtype))
         return ops.cast(h, self.compute_dtype) + self.bias_3
+
+    def _convolve(self, x, kernel):
+        return convolve(x, kernel, self.border)
 
     def get_config(self):
         return {
@@ -76,6 +93,7 @@ class CouplingNetwork(keras.layers.Layer):
             "channels": self.channels,
             "low_precision": self.low_precision,
             "seed": self.seed,
+            "border": self.border,
         }
 
 
@@ -86,10 +104,6 @@ def _hidden(h, convolve, kernel, norm):
     scale = ops.exp(norm.log_scale)
     h = convolve(h, ops.cast(kernel * scale, h.dtype))
     return ops.relu(h + ops.cast(norm.bias * scale, h.dtype))
-
-
-def _convolve(x, kernel):
-    return ops.conv(x, kernel, padding="same", data_format="channels_last")
 
 
 def _mix_channels(x, matrix):

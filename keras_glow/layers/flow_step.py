@@ -33,6 +33,7 @@ class FlowStep(Bijection):
         scale: the scale function of affine coupling, see `AffineCoupling`.
         network_dtype: see `Coupling`.
         seed: int or None, of the permutation and the coupling network.
+        border: see `Coupling`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -53,6 +54,7 @@ class FlowStep(Bijection):
         scale="bounded",
         network_dtype=None,
         seed=None,
+        border=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -63,6 +65,7 @@ class FlowStep(Bijection):
             "scale": scale,
             "network_dtype": network_dtype,
             "seed": seed,
+            "border": border,
         }
         check_choice("permutation", permutation, sorted(PERMUTATIONS))
         check_choice("coupling", coupling, sorted(COUPLINGS))
@@ -77,6 +80,7 @@ class FlowStep(Bijection):
             width=width,
             network_dtype=network_dtype,
             seed=seed,
+            border=border,
             name="coupling",
             dtype=dtype,
             **coupling_args,

@@ -3,7 +3,9 @@
 import keras
 from keras import ops
 
+from keras_glow.checks import check_boolean
 from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.convolution import convolve, kernel_shape
 
 # sigma of a latent stays within exp(+-7): beyond it the inverse is not exact.
 MAX_LOG_SIGMA = 7.0
@@ -22,6 +24,11 @@ class Split(Bijection):
     - Inverse: `z = mu(kept) + sigma(kept) * latent`
     - Log-determinant: `-sum(log_sigma(kept))`
 
+    Args:
+        border: bool, whether the convolution sees where the image ends, see
+            `keras_glow.layers.convolution.convolve`.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
     Call arguments:
         inputs: float tensor `(batch, height, width, channels)`, or, for the
             inverse, the list `[kept, latent]`.
@@ -35,6 +42,10 @@ class Split(Bijection):
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.4
     """
 
+    def __init__(self, border=False, **kwargs):
+        super().__init__(**kwargs)
+        self.border = check_boolean("border", border)
+
     def build(self, input_shape):
         if isinstance(input_shape[0], (list, tuple)):  # the inverse came first
             kept, latent = (shape[-1] for shape in input_shape)
@@ -47,14 +58,12 @@ class Split(Bijection):
             )
         self.kept_channels = kept
         self.kernel = self.add_weight(
-            (3, 3, kept, 2 * latent), "zeros", name="kernel"
+            kernel_shape(kept, 2 * latent, self.border), "zeros", name="kernel"
         )
         self.bias = self.add_weight((2 * latent,), "zeros", name="bias")
 
     def _gaussian(self, kept):
-        h = ops.conv(
-            kept, self.kernel, padding="same", data_format="channels_last"
-        )
+        h = convolve(kept, self.kernel, self.border)
         mu, log_sigma = ops.split(h + self.bias, 2, axis=-1)
         return mu, ops.clip(log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
 
@@ -70,3 +79,6 @@ class Split(Bijection):
         return ops.concatenate(
             [kept, mu + ops.exp(log_sigma) * latent], axis=-1
         )
+
+    def get_config(self):
+        return {**super().get_config(), "border": self.border}

@@ -1,0 +1,99 @@
+"""Checkpoints of other projects as arrays by name."""
+
+import collections.abc
+import contextlib
+import math
+import pathlib
+import zipfile
+
+import numpy as np
+
+from keras_glow.conversion.torch_file import TorchFile
+from keras_glow.loading import file_size, reading, refusing
+
+
+@contextlib.contextmanager
+def open_checkpoint(path):
+    """Opens a checkpoint; nothing in it is run.
+
+    Args:
+        path: a file of `torch.save`, an `.npz` of named arrays, or the name of
+            a TensorFlow checkpoint, with or without its `.index`.
+
+    Yields:
+        A mapping from names to arrays, which are read when they are asked for.
+
+    Raises:
+        ModelFileError: naming the file and what is wrong with it; also for
+            whatever goes wrong while it is open.
+        FileNotFoundError: if there is none.
+    """
+    prefix = str(path).removesuffix(".index")
+    if pathlib.Path(f"{prefix}.index").is_file():
+        with refusing(path):
+            yield TensorFlowCheckpoint(prefix)
+        return
+    with reading(path) as file:
+        size = file_size(file)
+        if file.read(4) == b"PK\x03\x04":
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+            if all(m.filename.endswith(".npy") for m in members):
+                file.seek(0)
+                yield _open_npz(file, size, members)
+                return
+        file.seek(0)
+        yield TorchFile(file, size)
+
+
+def _open_npz(file, size, members):
+    # It may be compressed, but weights do not shrink much.
+    total = sum(member.file_size for member in members)
+    if total > 8 * size + 2**26:
+        raise ValueError(f"{size:,} bytes grow to {total:,}")
+    return np.load(file, allow_pickle=False)
+
+
+class TensorFlowCheckpoint(collections.abc.Mapping):
+    """The variables of a checkpoint of TensorFlow, 1 or 2.
+
+    Args:
+        prefix: the name of its files, without `.index` or `.data-...`.
+
+    Raises:
+        ValueError: if TensorFlow is missing, or the variables are larger than
+            the files.
+    """
+
+    def __init__(self, prefix):
+        try:
+            import tensorflow as tf  # to read files, whatever the backend is
+        except ImportError as error:
+            raise ValueError(
+                "reading it takes TensorFlow, which is not installed"
+            ) from error
+        self._reader = tf.train.load_checkpoint(prefix)
+        self._shapes = self._reader.get_variable_to_shape_map()
+        dtypes = self._reader.get_variable_to_dtype_map()
+        prefix = pathlib.Path(prefix)
+        size = sum(
+            file.stat().st_size
+            for file in prefix.parent.iterdir()
+            if file.name.startswith(f"{prefix.name}.data-")
+        )
+        # TensorFlow makes room for what the index promises.
+        needed = sum(
+            math.prod(shape) * dtypes[name].size
+            for name, shape in self._shapes.items()
+        )
+        if needed > size:
+            raise ValueError(f"{size:,} bytes hold no {needed:,} of variables")
+
+    def __getitem__(self, name):
+        return self._reader.get_tensor(name)
+
+    def __iter__(self):
+        return iter(self._shapes)
+
+    def __len__(self):
+        return len(self._shapes)

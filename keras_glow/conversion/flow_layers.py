@@ -1,0 +1,158 @@
+"""Checkpoints of two ports that number their layers.
+
+https://github.com/chaiyujin/glow-pytorch and
+https://github.com/y0ast/Glow-PyTorch, which comes from it. Their layers are
+one list: for each level a squeeze, the steps and a split.
+"""
+
+import re
+import typing
+
+import numpy as np
+
+from keras_glow.conversion.original import (
+    INTERLEAVED_GAUSSIAN,
+    INTERLEAVED_SHIFTS,
+    Convolution,
+    Original,
+    Step,
+    lu_matrix,
+    with_inputs_first,
+)
+
+# Of the classifier that is trained beside the flow.
+IGNORED = r"project_class\..*"
+
+
+class Names(typing.NamedTuple):
+    """What a port calls its weights.
+
+    Attributes:
+        network: the coupling network of a step.
+        convolution: what stands between a convolution and its own weights.
+        top: the convolution of the top prior.
+    """
+
+    network: str
+    convolution: str
+    top: str
+
+
+CHAIYUJIN = Names("f", "", "learn_top")
+Y0AST = Names("block", "conv.", "learn_top_fn")
+
+
+def image_size(weights):
+    """(height, width), worked out from the shape of the last latents."""
+    zeros = weights.take("prior_h", *4 * [None])
+    if zeros.any():
+        raise ValueError("prior_h is expected to be zeros")
+    height, width = zeros.shape[2:]
+    splits = {
+        match[1]
+        for name in weights.names
+        if (match := re.match(r"flow\.layers\.(\d+)\.conv\.", name))
+    }
+    factor = 2 ** (len(splits) + 1)
+    return height * factor, width * factor
+
+
+def read(weights, size, names):
+    """The `Original` of a checkpoint of images of `size`, (height, width)."""
+    first = "flow.layers.1.actnorm.bias"
+    image_shape = (*size, weights.image_channels(first, 1, None, 1, 1))
+    channels = 4 * image_shape[-1]
+    levels, splits, number = [[]], [], 1
+    while True:
+        name = f"flow.layers.{number}."
+        if f"{name}actnorm.bias" in weights:
+            step = _read_step(weights, name, channels, names)
+            levels[-1].append(step)
+            number += 1
+        elif f"{name}conv.logs" in weights:
+            split = _read_zeros(
+                weights, f"{name}conv.", names, channels // 2, channels
+            )
+            splits.append(split.rearranged(INTERLEAVED_GAUSSIAN))
+            channels *= 2
+            levels.append([])
+            number += 2  # a squeeze has no weights
+        else:
+            break
+    top = _read_top(weights, names, size, len(levels), 2 * channels)
+    return Original(levels, splits, top, image_shape)
+
+
+def _read_step(weights, name, channels, names):
+    net = f"{name}{names.network}."
+    first, second = (
+        _read_conv(weights, f"{net}{number}.", names, inputs, size)
+        for number, inputs, size in ((0, channels // 2, 3), (2, None, 1))
+    )
+    last = _read_zeros(weights, f"{net}4.", names, None, None)
+    if last.bias.size == channels:  # or it is an additive coupling
+        last = last.rearranged(INTERLEAVED_SHIFTS)
+    bias, log_scale = _read_actnorm(weights, f"{name}actnorm.", channels)
+    matrix = _read_matrix(weights, name, channels)
+    return Step(np.exp(log_scale), bias, matrix, (first, second, last))
+
+
+def _read_actnorm(weights, name, channels):
+    shape = 1, channels, 1, 1
+    return (
+        weights.take(f"{name}{weight}", *shape).reshape(-1)
+        for weight in ("bias", "logs")
+    )
+
+
+def _read_matrix(weights, name, channels):
+    name, square = f"{name}invconv.", (channels, channels)
+    if f"{name}weight" in weights:
+        return weights.take(f"{name}weight", *square)
+    if f"{name}p" in weights:
+        return lu_matrix(
+            weights.take(f"{name}p", *square),
+            weights.take(f"{name}lower", *square),
+            weights.take(f"{name}upper", *square),
+            weights.take(f"{name}sign_s", channels),
+            weights.take(f"{name}log_s", channels),
+        )
+    if f"{name}l" in weights:
+        raise ValueError(
+            "the permutations of its LU decompositions, which the port did not "
+            "save, are lost"
+        )
+    raise ValueError(
+        "it is expected to have 1x1 convolutions: the order of its shuffle, or "
+        "that it is the reversal, is not in the file"
+    )
+
+
+def _read_conv(weights, name, names, inputs, size):
+    kernel = weights.take(
+        f"{name}{names.convolution}weight", None, inputs, size, size
+    )
+    bias, log_scale = _read_actnorm(weights, f"{name}actnorm.", len(kernel))
+    return Convolution(with_inputs_first(kernel), bias, log_scale)
+
+
+def _read_zeros(weights, name, names, inputs, outputs):
+    own = f"{name}{names.convolution}"
+    kernel = weights.take(f"{own}weight", outputs, inputs, 3, 3)
+    bias = weights.take(f"{own}bias", len(kernel))
+    log_scale = 3 * weights.take(f"{name}logs", len(kernel), 1, 1).reshape(-1)
+    return Convolution(with_inputs_first(kernel), bias, log_scale)
+
+
+def _read_top(weights, names, size, levels, outputs):
+    height, width = (n // 2**levels for n in size)
+    top = np.zeros((1, height, width, outputs))
+    if f"{names.top}.logs" in weights:
+        conv = _read_zeros(weights, f"{names.top}.", names, outputs, outputs)
+        top = top + conv.of_zeros(height, width)
+    if "project_ycond.weight" in weights:  # a linear layer of one-hot labels
+        classes = weights.take("project_ycond.weight", outputs, None).T
+        classes = classes + weights.take("project_ycond.bias", outputs)
+        classes *= np.exp(3 * weights.take("project_ycond.logs", outputs))
+        top = top + classes[:, None, None]
+    return top

@@ -1,0 +1,116 @@
+"""Checkpoints of https://github.com/openai/glow, of TensorFlow 1."""
+
+import numpy as np
+
+from keras_glow.conversion.original import (
+    INTERLEAVED_GAUSSIAN,
+    INTERLEAVED_SHIFTS,
+    Convolution,
+    Original,
+    Step,
+)
+
+FIRST = "model/0/0/actnorm_center/b"
+# All but the flow itself: the optimiser, the averages, the classifier.
+IGNORED = r"(?!model/(\d+|pool\d+|prior)/).*|.*(_adam_|/Exp|indices_inverse).*"
+LOG_SCALE_FACTOR = 3
+
+
+def image_size(weights):
+    """The file does not say it."""
+    return None
+
+
+def read(weights, size):
+    """The `Original` of a checkpoint of images of `size`, (height, width)."""
+    levels, splits = [], []
+    image_shape = (*size, weights.image_channels(FIRST, 1, 1, 1, None))
+    channels = 4 * image_shape[-1]
+    count = weights.count("model/")
+    for level in range(count):
+        name = f"model/{level}/"
+        depth = weights.count(name)
+        levels.append(
+            [
+                _read_step(weights, f"{name}{step}/", channels)
+                for step in range(depth)
+            ]
+        )
+        if level < count - 1:
+            split = _read_zeros(
+                weights, f"model/pool{level}/conv/", channels // 2, channels
+            )
+            splits.append(split.rearranged(INTERLEAVED_GAUSSIAN))
+            channels *= 2
+    height, width = (n // 2**count for n in size)
+    top = _read_top(weights, height, width, 2 * channels)
+    return Original(levels, splits, top, image_shape)
+
+
+def _read_step(weights, name, channels):
+    bias, log_scale = _read_actnorm(weights, f"{name}actnorm", channels)
+    net = f"{name}f1/"
+    first = _read_conv(weights, f"{net}l_1/", channels // 2, 3)
+    second = _read_conv(weights, f"{net}l_2/", first.bias.size, 1)
+    last = _read_zeros(weights, f"{net}l_last/", second.bias.size, None)
+    if last.bias.size == channels:  # or it is an additive coupling
+        last = last.rearranged(INTERLEAVED_SHIFTS)
+    matrix = _read_matrix(weights, name, channels)
+    return Step(np.exp(log_scale), bias, matrix, (first, second, last))
+
+
+def _read_actnorm(weights, name, channels):
+    shape = 1, 1, 1, channels
+    bias = weights.take(f"{name}_center/b", *shape)
+    log_scale = LOG_SCALE_FACTOR * weights.take(f"{name}_scale/logs", *shape)
+    return bias.reshape(-1), log_scale.reshape(-1)
+
+
+def _read_matrix(weights, name, channels):
+    """What multiplies a column of channels from the left."""
+    if f"{name}invconv/W" in weights:  # it multiplied a row from the right
+        return weights.take(f"{name}invconv/W", channels, channels).T
+    order = np.arange(channels)[::-1]  # what has no weights reverses
+    if f"{name}shuffle/indices" in weights:
+        order = weights.take(f"{name}shuffle/indices", channels).astype(int)
+        if not np.array_equal(np.sort(order), np.arange(channels)):
+            raise ValueError(f"{name}shuffle/indices is no permutation")
+    return np.eye(channels)[order]
+
+
+def _read_conv(weights, name, inputs, size):
+    kernel, border = _read_kernel(weights, name, inputs, None, size)
+    outputs = kernel.shape[-1]
+    norm = _read_actnorm(weights, f"{name}actnorm", outputs)
+    return Convolution(kernel, *norm, border)
+
+
+def _read_zeros(weights, name, inputs, outputs):
+    kernel, border = _read_kernel(weights, name, inputs, outputs, 3)
+    outputs = kernel.shape[-1]
+    bias = weights.take(f"{name}b", 1, 1, 1, outputs).reshape(-1)
+    log_scale = weights.take(f"{name}logs", 1, outputs).reshape(-1)
+    return Convolution(kernel, bias, LOG_SCALE_FACTOR * log_scale, border)
+
+
+def _read_kernel(weights, name, inputs, outputs, size):
+    """The last input of a 3x3 convolution is the border."""
+    if size == 1:
+        return weights.take(f"{name}W", 1, 1, inputs, outputs), None
+    kernel = weights.take(f"{name}W", size, size, inputs + 1, outputs)
+    return kernel[:, :, :-1], kernel[:, :, -1:]
+
+
+def _read_top(weights, height, width, outputs):
+    top = np.zeros((1, height, width, outputs))
+    if "model/prior/p/W" in weights:
+        conv = _read_zeros(weights, "model/prior/p/", outputs, outputs)
+        top = top + conv.of_zeros(height, width)
+    name = "model/prior/y_emb/"
+    if f"{name}W" in weights:  # a linear layer of one-hot labels
+        classes = weights.take(f"{name}W", None, outputs)
+        classes = classes + weights.take(f"{name}b", 1, outputs)
+        log_scale = weights.take(f"{name}logs", 1, outputs)
+        classes *= np.exp(LOG_SCALE_FACTOR * log_scale)
+        top = top + classes[:, None, None]
+    return top

@@ -1,0 +1,98 @@
+"""Checkpoints of https://github.com/rosinality/glow-pytorch."""
+
+import numpy as np
+
+from keras_glow.conversion.original import (
+    Convolution,
+    Original,
+    Step,
+    lu_matrix,
+    with_inputs_first,
+)
+
+FIRST = "blocks.0.flows.0.actnorm.loc"
+# Constants.
+IGNORED = r".*\.(u_mask|l_mask|l_eye)"
+
+
+def image_size(weights):
+    """The file does not say it."""
+    return None
+
+
+def read(weights, size):
+    """The `Original` of a checkpoint of images of `size`, (height, width)."""
+    levels, splits = [], []
+    image_shape = (*size, weights.image_channels(FIRST, 1, None, 1, 1))
+    channels = 4 * image_shape[-1]
+    blocks = weights.count("blocks.")
+    for block in range(blocks):
+        name = f"blocks.{block}."
+        flows = weights.count(f"{name}flows.")
+        levels.append(
+            [
+                _read_step(weights, f"{name}flows.{flow}.", channels)
+                for flow in range(flows)
+            ]
+        )
+        if block < blocks - 1:
+            channels //= 2
+        outputs = 2 * channels
+        prior = _read_zero_conv(weights, f"{name}prior.", channels, outputs)
+        if block < blocks - 1:
+            splits.append(prior)
+            channels *= 4
+    height, width = (n // 2**blocks for n in size)
+    return Original(
+        levels, splits, prior.of_zeros(height, width)[None], image_shape
+    )
+
+
+def _read_step(weights, name, channels):
+    actnorm, net = f"{name}actnorm.", f"{name}coupling.net."
+    initialized = f"{actnorm}initialized"
+    if initialized in weights and not weights.take(initialized):
+        raise ValueError(f"{initialized} is 0: it was never trained")
+    half = channels // 2
+    network = (
+        _read_conv(weights, f"{net}0.", half, None, 3),
+        _read_conv(weights, f"{net}2.", None, None, 1),
+        # Of affine coupling first the log-scales, then the shifts, like ours.
+        _read_zero_conv(weights, f"{net}4.", None, None),
+    )
+    return Step(
+        scale=weights.take(f"{actnorm}scale", 1, channels, 1, 1).reshape(-1),
+        bias=weights.take(f"{actnorm}loc", 1, channels, 1, 1).reshape(-1),
+        matrix=_read_matrix(weights, f"{name}invconv.", channels),
+        network=network,
+    )
+
+
+def _read_matrix(weights, name, channels):
+    square = channels, channels
+    if f"{name}weight" in weights:
+        return weights.take(f"{name}weight", *square, 1, 1)[..., 0, 0]
+    return lu_matrix(
+        weights.take(f"{name}w_p", *square),
+        weights.take(f"{name}w_l", *square),
+        weights.take(f"{name}w_u", *square),
+        weights.take(f"{name}s_sign", channels),
+        weights.take(f"{name}w_s", channels),
+    )
+
+
+def _read_conv(weights, name, channels, outputs, size):
+    kernel = weights.take(f"{name}weight", outputs, channels, size, size)
+    outputs = len(kernel)
+    bias = weights.take(f"{name}bias", outputs)
+    return Convolution(with_inputs_first(kernel), bias, np.zeros(outputs))
+
+
+def _read_zero_conv(weights, name, channels, outputs):
+    """It has ones around its input: a border that all channels share."""
+    conv = _read_conv(weights, f"{name}conv.", channels, outputs, 3)
+    log_scale = 3 * weights.take(f"{name}scale", 1, conv.bias.size, 1, 1)
+    return conv._replace(
+        log_scale=log_scale.reshape(-1),
+        border=conv.kernel.sum(axis=2, keepdims=True),
+    )

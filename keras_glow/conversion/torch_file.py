@@ -1,0 +1,302 @@
+"""Reads the tensors of a file of `torch.save`, without PyTorch.
+
+Such a file holds a pickle: a program that builds objects, any objects, and the
+numbers of the tensors beside it. The program is not run here. Its instructions
+are read by `pickletools`, and the few that build plain values and tensors are
+followed; all else is refused.
+"""
+
+import collections.abc
+import math
+import pickletools
+import struct
+import typing
+import zipfile
+
+import numpy as np
+
+MAX_AXES = 8
+MAX_DEPTH = 4  # of dicts within dicts
+# The first numbers of a file from before PyTorch 1.6, and of its protocol.
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+STORAGES = {
+    "torch DoubleStorage": "<f8",
+    "torch FloatStorage": "<f4",
+    "torch HalfStorage": "<f2",
+    "torch LongStorage": "<i8",
+    "torch IntStorage": "<i4",
+    "torch ShortStorage": "<i2",
+    "torch CharStorage": "<i1",
+    "torch ByteStorage": "<u1",
+    "torch BoolStorage": "?",
+}
+
+
+class Storage(typing.NamedTuple):
+    """A row of numbers that stands beside the pickle."""
+
+    dtype: np.dtype
+    key: str
+    count: int
+
+    @property
+    def bytes(self):
+        """Its length in the file."""
+        return self.count * self.dtype.itemsize
+
+
+class Tensor(typing.NamedTuple):
+    """Which numbers of a storage an array is made of."""
+
+    storage: Storage
+    offset: int
+    shape: tuple
+    strides: tuple
+
+    def array(self, content):
+        """The array, of the bytes of its storage."""
+        numbers = np.frombuffer(content, self.storage.dtype)
+        if not math.prod(self.shape):
+            return np.zeros(self.shape, numbers.dtype)
+        last = self.offset + sum(
+            (size - 1) * stride
+            for size, stride in zip(self.shape, self.strides, strict=True)
+        )
+        # The second keeps a tensor from being much larger than its storage.
+        if last >= len(numbers) or math.prod(self.shape) > len(numbers):
+            raise ValueError("a tensor reaches beyond its storage")
+        strides = [stride * numbers.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(
+            numbers[self.offset :], self.shape, strides
+        ).copy()
+
+
+class TorchFile(collections.abc.Mapping):
+    """The tensors of a file as arrays, by name, read when they are asked for.
+
+    Tensors of a dict inside a dict are named `outer/inner`.
+
+    Args:
+        file: an open binary file.
+        size: its length in bytes.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+
+    def __init__(self, file, size):
+        if file.read(2) == b"PK":
+            self._read, state = _open_archive(file)
+        else:
+            self._read, state = _open_legacy(file, size)
+        self._tensors = dict(_tensors(state, set()))
+
+    def __getitem__(self, name):
+        tensor = self._tensors[name]
+        content = self._read(tensor.storage)
+        if len(content) != tensor.storage.bytes:
+            raise ValueError(
+                f"the numbers of {name} are expected to be "
+                f"{tensor.storage.bytes:,} bytes long. "
+                f"Received: {len(content):,}"
+            )
+        return tensor.array(content)
+
+    def __iter__(self):
+        return iter(self._tensors)
+
+    def __len__(self):
+        return len(self._tensors)
+
+
+def _open_archive(file):
+    """A zip file, as PyTorch writes since 1.6: a member for each storage."""
+    archive = zipfile.ZipFile(file)
+    names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(names) != 1 or names[0].count("/") != 1:
+        raise ValueError("it is expected to hold one data.pkl")
+    folder = names[0].removesuffix("data.pkl")
+    for member in archive.infolist():
+        # PyTorch compresses nothing: what grows is a bomb.
+        if member.compress_type != zipfile.ZIP_STORED or (
+            member.file_size != member.compress_size
+        ):
+            raise ValueError(f"{member.filename} is compressed")
+    order = folder + "byteorder"
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise ValueError("it was written by a big-endian machine")
+    with archive.open(names[0]) as program:
+        state, _ = _interpret(program)
+
+    def read(storage):
+        return archive.read(f"{folder}data/{storage.key}")
+
+    return read, state
+
+
+def _open_legacy(file, size):
+    """As PyTorch wrote before 1.6: the storages follow the pickles."""
+    file.seek(0)
+    if [_interpret(file)[0] for _ in range(2)] != [MAGIC, PROTOCOL]:
+        raise ValueError("it is not a file of torch.save")
+    _interpret(file)  # the machine that wrote it
+    state, storages = _interpret(file)
+    keys, _ = _interpret(file)
+    starts = {}
+    for key in _of_type(list, keys):
+        header = file.read(8)
+        storage = storages.get(key)
+        if storage is None or len(header) < 8:
+            raise ValueError("its storages are not those of its tensors")
+        (count,) = struct.unpack("<q", header)
+        starts[key] = file.tell()
+        if count != storage.count or starts[key] + storage.bytes > size:
+            raise ValueError("its storages are cut off")
+        file.seek(storage.bytes, 1)
+
+    def read(storage):
+        file.seek(starts[storage.key])
+        return file.read(storage.bytes)
+
+    return read, state
+
+
+def _tensors(state, seen, path=""):
+    """Pairs of a name and a `Tensor`, of dicts within dicts, each seen once."""
+    if isinstance(state, Tensor):
+        yield path, state
+    elif isinstance(state, dict) and id(state) not in seen:
+        seen.add(id(state))
+        if path.count("/") > MAX_DEPTH:
+            raise ValueError("its dicts are nested too deeply")
+        for key, value in state.items():
+            name = f"{path}/{key}" if path else str(key)
+            yield from _tensors(value, seen, name)
+
+
+# The pickle
+
+PLAIN = {
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2"),
+    *("LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
+}
+VALUES = {"NEWTRUE": True, "NEWFALSE": False}
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _interpret(file):
+    """What a pickle describes; leaves the file behind it.
+
+    Returns:
+        Tuple of a plain value and of a dict of the storages it names, by key.
+    """
+    try:
+        return _follow(pickletools.genops(file))
+    except LookupError as error:  # of the stack, the marks or the memo
+        raise ValueError("its pickle is damaged") from error
+
+
+def _follow(instructions):
+    stack, marks, memo, storages = [], [], {}, {}
+
+    def above_mark():
+        start = marks.pop()
+        values = stack[start:]
+        del stack[start:]
+        return values
+
+    for instruction, argument, _ in instructions:
+        name = instruction.name
+        if name in PLAIN:
+            stack.append(VALUES.get(name, argument))
+        elif name in EMPTY:
+            stack.append(EMPTY[name]())
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "TUPLE":
+            stack.append(tuple(above_mark()))
+        elif name in TUPLES:
+            values = tuple(stack[-TUPLES[name] :])
+            stack[-TUPLES[name] :] = [values]
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("APPEND", "APPENDS"):
+            items = above_mark() if name == "APPENDS" else [stack.pop()]
+            _of_type(list, stack[-1]).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            if name == "SETITEM":
+                marks.append(len(stack) - 2)
+            items = above_mark()
+            _set_items(_of_type(dict, stack[-1]), items)
+        elif name == "GLOBAL":
+            stack.append(_named(argument))
+        elif name == "REDUCE":
+            arguments = _of_type(tuple, stack.pop())
+            builder = BUILDERS[_of_type(_Name, stack.pop())]
+            stack.append(builder(*arguments))
+        elif name == "BINPERSID":
+            storage = _storage(stack.pop())
+            stack.append(storages.setdefault(storage.key, storage))
+        elif name == "BUILD":
+            stack.pop()  # the versions of the modules, in a state dict
+        elif name == "STOP":
+            return stack.pop(), storages
+        elif name != "PROTO":
+            raise ValueError(f"its pickle holds {name}, which no tensor needs")
+    raise ValueError("its pickle is cut off")
+
+
+class _Name(str):
+    """A class or a function of `BUILDERS` or `STORAGES`; no other value is."""
+
+
+def _named(name):
+    if name not in STORAGES and name not in BUILDERS:
+        raise ValueError(f"its pickle names {name!r}, which no tensor needs")
+    return _Name(name)
+
+
+def _of_type(kind, value):
+    if type(value) is not kind:
+        raise ValueError("its pickle is damaged")
+    return value
+
+
+def _set_items(target, items):
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) not in (str, int):
+            raise ValueError("its pickle holds keys that are no names")
+        target[key] = value
+
+
+def _storage(identity):
+    kind, dtype, key, _, count, *view = _of_type(tuple, identity)
+    if kind != "storage" or any(view) or dtype not in STORAGES:
+        raise ValueError("its pickle names what is no storage")
+    dtype = np.dtype(STORAGES[dtype])
+    return Storage(dtype, _of_type(str, key), _of_type(int, count))
+
+
+def _tensor(storage, offset, shape, strides, *_):
+    for numbers in ((offset,), shape, strides):
+        if len(_of_type(tuple, numbers)) > MAX_AXES or not all(
+            type(n) is int and n >= 0 for n in numbers
+        ):
+            raise ValueError("a tensor has no such shape")
+    return Tensor(_of_type(Storage, storage), offset, shape, strides)
+
+
+def _parameter(data, *_):
+    return _of_type(Tensor, data)
+
+
+BUILDERS = {
+    "collections OrderedDict": lambda: {},
+    "torch._utils _rebuild_tensor": _tensor,
+    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": _parameter,
+}
