@@ -23,7 +23,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import matplotlib
+import matplotlib.ticker
 import numpy as np
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -161,7 +163,7 @@ def write_table(path, results):
 
 def draw_curves(folder, results):
     """bits/dim on the validation images over the epochs, a line a kind."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for coupling, style in zip(COUPLINGS, ("-", "--"), strict=True):
         for number, permutation in enumerate(PERMUTATIONS):
             histories = [
@@ -183,8 +185,9 @@ def draw_curves(folder, results):
             low, high = np.min(histories, axis=0), np.max(histories, axis=0)
             axes.fill_between(epochs, low, high, color=f"C{number}", alpha=0.15)
     axes.set(xlabel="epoch", ylabel="bits/dim, validation")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right center")
     figure.savefig(folder / "curves.png", dpi=120)
     plt.close(figure)
 
@@ -196,11 +199,10 @@ def read_history(path):
 
 
 def stack_pictures(paths, out):
-    """One picture of several that are equally wide, one under the other."""
-    from PIL import Image
-
+    """One picture of several that are equally wide, each pixel twice as big."""
     arrays = [np.asarray(Image.open(path)) for path in paths]
-    Image.fromarray(np.concatenate(arrays)).save(out)
+    large = np.concatenate(arrays).repeat(2, axis=0).repeat(2, axis=1)
+    Image.fromarray(large).save(out)
 
 
 if __name__ == "__main__":
