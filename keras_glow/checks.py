@@ -19,7 +19,7 @@ MAX_LEVELS = 30
 MAX_DEPTH = 1024
 MAX_PARAMETERS = 2**31
 # Of weights: what the integers of every backend hold. Of noise: what keeps the
-# keys (seed, stream, image) of `latents.keyed_generators` apart.
+# keys (seed, stream, image) of `noise.keyed_generators` apart.
 MAX_WEIGHTS_SEED = 2**31 - 1
 MAX_SEED = 2**32 - 1
 MAX_SAMPLE_BYTES = 2**34  # 16 GiB
