@@ -180,10 +180,10 @@ def test_an_attribute_of_images_is_found_and_applied(model):
     bright = IMAGES.mean((1, 2, 3))
     bright = bright > np.median(bright)
     direction = latent.attribute_direction(model.encode(IMAGES), bright)
-    dark = IMAGES[~bright][:8]
+    dark = IMAGES[~bright][:32]
     strengths = np.array([0.0, 0.5, 1.0])
     edited = latent.apply_direction(model, dark, direction, strengths)
-    assert edited.shape == (3, 8, *SHAPE)
+    assert edited.shape == (3, 32, *SHAPE)
     assert_array_equal(edited[0], dark)
     brightness = edited.mean((1, 2, 3, 4))
     expected = IMAGES[bright].mean() - IMAGES[~bright].mean()
@@ -211,11 +211,11 @@ def test_the_score_of_a_gaussian_model(linear):
 def test_the_score_is_the_slope_of_the_log_likelihood(model):
     x = model.dequantize(IMAGES[:4], seed=0)
     scores = latent.score(model, x)
-    step = 2e-3 * np.random.normal(size=x.shape).astype("float32")
+    lengths = np.linalg.norm(scores.reshape(4, D), axis=1)
+    step = 1e-3 * scores / lengths.reshape(4, 1, 1, 1)
     rise = to_numpy(model.scorer(x + step)) - to_numpy(model.scorer(x - step))
-    expected = 2 * np.sum(scores * step, axis=(1, 2, 3))
-    assert np.abs(expected).min() > 0.3
-    assert_allclose(rise, expected, rtol=0.02)
+    assert lengths.min() > 20
+    assert_allclose(rise, 2e-3 * lengths, rtol=0.01)
 
 
 @pytest.mark.slow
@@ -311,17 +311,18 @@ def test_inpainting_draws_from_the_posterior_of_a_gaussian(linear):
     assert np.median(deviations / prior_deviations[~seen]) < 0.9
 
 
+@pytest.mark.slow
 def test_known_pixels_stay_whatever_the_model(model):
     known = np.zeros((2, 8, 8), bool)
     known[0, :4], known[1, :, 3:] = True, True
     images = IMAGES[:2].copy()
-    settings = {"draws": 3, "steps": 20, "seed": 0, "batch_size": 4}
+    settings = {"draws": 2, "steps": 20, "seed": 0}
     found, convergence = latent.inpaint(model, images, known, **settings)
     for one, image, mask in zip(found, images, known, strict=True):
-        assert_array_equal(one[:, mask], np.stack([image[mask]] * 3))
+        assert_array_equal(one[:, mask], np.stack([image[mask]] * 2))
         assert np.all(one[0, ~mask].std() > 0)
         assert np.mean(one[0, ~mask] != one[1, ~mask]) > 0.5
-    assert convergence.loss.shape == (21, 2, 3)
+    assert convergence.loss.shape == (21, 2, 2)
     assert np.all(convergence.loss[-1] < convergence.loss[0])
     assert np.all(convergence.error < 3)
     # What was unknown has no part in it.
@@ -334,7 +335,7 @@ def test_super_resolution_keeps_the_means_of_blocks(model):
     blocks = IMAGES[:2].reshape(2, 4, 2, 4, 2, 3).mean((2, 4))
     small = np.round(blocks).astype("uint8")
     found, convergence = latent.super_resolve(
-        model, small, draws=2, steps=40, seed=0
+        model, small, draws=2, steps=20, seed=0
     )
     assert found.shape == (2, 2, *SHAPE)
     means = found.reshape(2, 2, 4, 2, 4, 2, 3).mean((3, 5))
@@ -403,7 +404,7 @@ def test_where_raw_likelihood_fails_complexity_does_not(model):
 
 
 def test_scores_are_what_they_are_said_to_be(model):
-    images = IMAGES[:6]
+    images = IMAGES[:32]
     expected = bits(model, images)
     raw = latent.anomaly_score(model, images, "likelihood")
     assert_allclose(raw, expected, rtol=1e-6)
@@ -420,19 +421,12 @@ def test_scores_are_what_they_are_said_to_be(model):
     assert_allclose(score, np.abs(expected - mean), atol=1e-5)
 
 
-def test_a_ratio_to_a_background_model(model):
-    dark = random_images(256, SHAPE, seed=2) // 4
-    background = glow(np.concatenate([IMAGES, dark]))
-    usual = random_images(64, SHAPE, seed=3) // 2 + 64
-
-    def score(images):
-        return latent.anomaly_score(
-            model, images, "ratio", background=background
-        )
-
-    difference = bits(model, usual) - bits(background, usual)
-    assert_allclose(score(usual), difference, atol=1e-5)
-    assert roc_area(score(dark), score(usual)) > 0.9
+def test_a_ratio_to_a_background_model(model, linear):
+    images, background = IMAGES[:32], linear[0]
+    score = latent.anomaly_score(model, images, "ratio", background=background)
+    expected = bits(model, images) - bits(background, images)
+    assert np.abs(expected).min() > 1e-4
+    assert_allclose(score, expected, atol=1e-5)
 
 
 # Wrong use
