@@ -258,7 +258,13 @@ def main():
     draw_edited(model, found, "ridge, orthogonal", options.out / "edited.png")
     results = measure(model, judge, faces, found, columns, options.strengths)
     draw(results, options.strengths, options.out / "edits.png")
+    digits = ["--digits", options.digits] if options.digits else []
+    files = [options.train, options.validation, *digits]
+    command = " ".join(pathlib.Path(file).name for file in files)
     text = [
+        "# Edits and anomalies, measured\n",
+        f"By `python experiments/edits.py {command} --encoded "
+        f"{options.encoded} --faces {options.faces} --odd {options.odd}`\n",
         f"{options.model}: directions from {len(z):,} training faces, "
         f"{len(faces)} validation faces edited, of which those that the judge "
         "sees without the attribute; ridge "

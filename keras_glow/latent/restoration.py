@@ -229,6 +229,7 @@ class _Search:
 
     def _errors(self, x, y, known):
         """What x lacks to have the block means y where they are known."""
+        x, y, known = map(ops.convert_to_tensor, (x, y, known))
         means = ops.average_pool(x, self.factor, data_format="channels_last")
         return (y - means) * known
 
