@@ -230,7 +230,9 @@ class _Search:
     def _errors(self, x, y, known):
         """What x lacks to have the block means y where they are known."""
         x, y, known = map(ops.convert_to_tensor, (x, y, known))
-        means = ops.average_pool(x, self.factor, data_format="channels_last")
+        size = self.factor
+        # Strides are written out: without, Keras 3.15 gets them wrong on JAX.
+        means = ops.average_pool(x, size, size, data_format="channels_last")
         return (y - means) * known
 
     def _predict(self, model, inputs):
