@@ -19,7 +19,7 @@ MAX_LEVELS = 30
 MAX_DEPTH = 1024
 MAX_PARAMETERS = 2**31
 # Of weights: what the integers of every backend hold. Of noise: what keeps the
-# keys (seed, stream, image) of `latents.keyed_generators` apart.
+# keys (seed, stream, image) of `noise.keyed_generators` apart.
 MAX_WEIGHTS_SEED = 2**31 - 1
 MAX_SEED = 2**32 - 1
 MAX_SAMPLE_BYTES = 2**34  # 16 GiB
@@ -352,16 +352,17 @@ def check_labels(labels, count, num_classes, name="labels"):
     return array.astype("int32")
 
 
-def check_latents(z, dimensions, dtype):
+def check_latents(z, dimensions=None, dtype="float32", name="z"):
     """Returns latents as a finite float array `(batch, dimensions)`."""
-    expected = f"finite floats of the shape (batch, {dimensions})"
-    array = check_floats("z", z, expected)
-    if array.ndim != 2 or array.shape[1] != dimensions:
-        refuse("z", expected, array)
+    any_length = "D" if dimensions is None else dimensions
+    expected = f"finite floats of the shape (batch, {any_length})"
+    array = check_floats(name, z, expected)
+    if array.ndim != 2 or dimensions not in (None, array.shape[1]):
+        refuse(name, expected, array)
     with np.errstate(over="ignore"):
         latents = array.astype(dtype)
     if not np.isfinite(latents).all():
-        refuse("z", expected, array)
+        refuse(name, expected, array)
     return latents
 
 

@@ -11,7 +11,7 @@ import sys
 import keras
 import numpy as np
 
-from keras_glow import __version__, images, training
+from keras_glow import __version__, images, latent, training
 from keras_glow.checks import MAX_WEIGHTS_SEED
 from keras_glow.conversion import FORMATS, convert
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
@@ -191,10 +191,10 @@ def _reconstruct(options):
 
 def _interpolate(options):
     model = _load(options.model)
-    start, stop = model.encode(_load_files(model, [options.a, options.b]))
-    weights = np.linspace(0, 1, options.steps, dtype="float32")[:, None]
-    between = model.decode((1 - weights) * start + weights * stop)
-    images.save_grid(between, options.grid, columns=options.steps)
+    z = model.encode(_load_files(model, [options.a, options.b]))
+    shares = np.linspace(0, 1, options.steps)
+    between = latent.interpolate(z, shares, options.spherical)
+    images.save_grid(model.decode(between), options.grid, columns=options.steps)
     print(options.grid)
 
 
@@ -498,12 +498,15 @@ def _add_interpolate(commands):
         commands,
         "interpolate",
         _interpolate,
-        "Draw images between two, along a line of latents.",
+        "Draw images between two, along a line or an arc of latents.",
     )
     _add_model(command)
     command.add_argument("a", metavar="A", help="image file")
     command.add_argument("b", metavar="B", help="image file")
     command.add_argument("--steps", type=_number(int, 2), default=8)
+    command.add_argument(
+        "--spherical", action="store_true", help="along the great circle"
+    )
     command.add_argument("--grid", metavar="FILE.png", required=True)
 
 

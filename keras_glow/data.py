@@ -164,3 +164,14 @@ def first_images(x, count, seed, check=None):
         # Keras knows a generator by its type: an itertools.chain is refused.
         x = (batch for batch in itertools.chain(taken, batches))
     return np.concatenate(images)[:count], x
+
+
+def equal_batches(count, batch_size):
+    """Numbers of the images of each batch, `batch_size` of them or all.
+
+    The last batch is filled up by the last image: a program that is compiled
+    for each shape is compiled once.
+    """
+    size = min(batch_size, count)
+    for start in range(0, count, size or 1):
+        yield np.minimum(np.arange(start, start + size), count - 1)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow import diagnosis, latents
+from keras_glow import diagnosis
 from keras_glow.allocator import keep_freed_memory, return_freed_memory
 from keras_glow.architecture import assemble, build_flow, latent_shapes
 from keras_glow.checks import (
@@ -42,6 +42,14 @@ from keras_glow.initialization import (
 from keras_glow.jax_state import weights_kept
 from keras_glow.layers.bijection import flow_dtype
 from keras_glow.losses import StandardNormalNLL
+from keras_glow.noise import (
+    IndexedNoise,
+    keyed_generators,
+    new_seed,
+    standard_deviations,
+    standard_normal,
+    uniform,
+)
 from keras_glow.optimizer import guarded
 from keras_glow.saving import whole_file
 
@@ -204,7 +212,7 @@ class Glow(keras.Model):
         self.train_noise = keras.random.SeedGenerator(seed, name="train_noise")
         # In tests the counter is the number of the image.
         self.test_count = keras.random.SeedGenerator(seed, name="test_count")
-        self.test_noise = latents.IndexedNoise(self.image_shape, seed)
+        self.test_noise = IndexedNoise(self.image_shape, seed)
         self.bits_per_dim_tracker = TakenMean(name="bits_per_dim")
         self.built = True
 
@@ -495,7 +503,7 @@ class Glow(keras.Model):
             noise = np.full((1, 1, 1, 1), 0.5, self.dtype)
         else:
             # Streams 0 and 1 of a seed draw latents and labels.
-            noise = latents.uniform(images.shape, seed, stream=2 + draw)
+            noise = uniform(images.shape, seed, stream=2 + draw)
         noise = ops.cast(noise, self.dtype)
         return ops.convert_to_numpy(dequantize(images, noise, self.bits))
 
@@ -573,9 +581,7 @@ class Glow(keras.Model):
         """
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed)
-        deviations = latents.standard_deviations(
-            temperature, self.latent_shapes
-        )
+        deviations = standard_deviations(temperature, self.latent_shapes)
         images = allocate_images(count, self.image_shape)
         count = len(images)
         if labels is not None:
@@ -583,7 +589,7 @@ class Glow(keras.Model):
                 labels = np.full(count, labels)
             labels = check_labels(labels, count, self.num_classes)
         if seed is None:
-            seed = latents.new_seed()
+            seed = new_seed()
         # Whole batches, so that where a chunk ends makes no difference.
         chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
         for start in range(0, count, chunk):
@@ -598,9 +604,9 @@ class Glow(keras.Model):
         if labels is not None:
             labels = labels[start:stop]
         elif self.num_classes is not None:
-            generators = latents.keyed_generators(seed, count, 1, start)
+            generators = keyed_generators(seed, count, 1, start)
             labels = [rng.integers(self.num_classes) for rng in generators]
-        z = latents.standard_normal(count, self.dimensions, seed, start)
+        z = standard_normal(count, self.dimensions, seed, start)
         return self.decode(z * deviations, labels, batch_size)
 
     # Likelihood

@@ -7,7 +7,8 @@ Alike on TensorFlow, JAX and Torch:
 - `differentiate(function, tensors, output_gradients)` runs a function and
   pulls gradients back through it, at once;
 - `wait_for(tensor, zero)` is `tensor`, computed after what `zero` comes of;
-- `traced_once(function)` is `function`, in a compiled program once.
+- `traced_once(function)` is `function`, in a compiled program once;
+- `compiled(function)` is `function` as a compiled program, where there are any.
 """
 
 import keras
@@ -83,6 +84,24 @@ def traced_once(function):
     )
 
 
+def compiled(function):
+    """A function of tensors, compiled where the backend does that.
+
+    The weights that it reads may become constants of the program: use it
+    before they change.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
 def _backend(name):
     backend = keras.backend.backend()
     functions = {
@@ -92,8 +111,8 @@ def _backend(name):
     }
     if backend not in functions:
         raise ValueError(
-            "`memory` is expected to be 'store' on the backend "
-            f"{backend}, which cannot train."
+            "The backend is expected to have gradients, as tensorflow, jax "
+            f"and torch. Received: {backend}"
         )
     return functions[backend][name == "differentiate"]
 

@@ -2,8 +2,8 @@
 # # The latent space of faces
 #
 # A Glow turns every face into D numbers and every D numbers into a face. Here
-# is what lies between two faces, which direction is a smile, and what each
-# level of the latents is for.
+# is what lies between two faces, which direction is a smile, what each level of
+# the latents is for, and what may be behind a hole, all by `keras_glow.latent`.
 #
 # The faces that are shown and edited are all drawn from the model. Real faces
 # (CelebA, for non-commercial research, not to be passed on) are only encoded:
@@ -12,8 +12,9 @@
 # `notebook_tools.py`); they come without attributes, so the direction is then
 # that of bright pictures.
 #
-# In the full setting this takes some 4 minutes on two free CPU cores; with
-# `KERAS_GLOW_QUICK=1` it takes 20 seconds and shows only that everything runs.
+# In the full setting this takes a few minutes on two free CPU cores; with
+# `KERAS_GLOW_QUICK=1` it takes half a minute and shows only that everything
+# runs.
 
 # %%
 import os
@@ -27,10 +28,11 @@ import notebook_tools as tools
 import numpy as np
 
 import keras_glow
+from keras_glow import latent
 
 QUICK = os.environ.get("KERAS_GLOW_QUICK") == "1"
 print("Quick setting" if QUICK else "Full setting")
-ENCODED_FACES = 256 if QUICK else 10_000
+ENCODED_FACES = 256 if QUICK else 5_000
 
 RUN = pathlib.Path("runs/05_latent_space")  # all that is written goes here
 RUN.mkdir(parents=True, exist_ok=True)
@@ -39,28 +41,22 @@ plt.rcParams["figure.constrained_layout.use"] = True
 # %% [markdown]
 # ## A model
 #
-# A small one is trained here.
+# The one that comes with the package; for the quick setting, a tiny one is
+# trained here.
 
 
 # %%
-def trained_here():
-    """A small model of faces."""
-    size, levels, depth, width = (16, 2, 1, 16) if QUICK else (32, 3, 4, 64)
-    epochs = 2 if QUICK else 5
-    images, _, _ = tools.faces(size, 256 if QUICK else 6_000)
-    model = keras_glow.Glow(
-        (size, size, 3), levels=levels, depth=depth, width=width, seed=0
-    )
-    batches = keras_glow.data.ImageSequence(images, flip=True, seed=0)
-    steps = epochs * len(batches)
-    schedule = keras_glow.schedules.warmup_cosine(4e-3, steps, steps // 10)
-    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1e5))
-    history = model.fit(batches, epochs=epochs, verbose=0).history
+def tiny_model():
+    """A tiny model of faces, trained for some seconds."""
+    images, _, _ = tools.faces(16, 256)
+    model = keras_glow.Glow((16, 16, 3), levels=2, depth=1, width=16)
+    model.compile(keras.optimizers.Adam(4e-3, global_clipnorm=1e5))
+    history = model.fit(images, epochs=2, verbose=0).history
     print(f"trained to {history['bits_per_dim'][-1]:.2f} bits/dim")
     return model
 
 
-model = trained_here()
+model = tiny_model() if QUICK else keras_glow.Glow.from_preset("faces32")
 SIZE, D = model.image_shape[0], model.dimensions
 print(f"D = {D}, levels of latents: {model.latent_shapes}")
 
@@ -90,37 +86,29 @@ def draw(count):
 
 
 # %%
-def linear(a, b, t):
-    """Between latents a and b, along the straight line."""
-    return (1 - t) * a + t * b
-
-
-def spherical(a, b, t):
-    """Between latents a and b, at even steps of the angle."""
-    cosine = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
-    angle = np.arccos(cosine)
-    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-
-
-ways = (linear, spherical)
+ways = ("linear", "spherical")
 pairs = draw(6).reshape(3, 2, D)
-shares = np.linspace(0, 1, 9, dtype="float32")
+shares = np.linspace(0, 1, 9)
 paths = np.stack(
-    [[way(a, b, t) for t in shares] for a, b in pairs for way in ways]
+    [
+        latent.interpolate(pair, shares, spherical=way == "spherical")
+        for pair in pairs
+        for way in ways
+    ]
 )
 tools.show(
     model.decode(paths.reshape(-1, D)),
     RUN / "interpolation.png",
     "Three pairs of samples and what lies between them",
     columns=len(shares),
-    rows=[way.__name__ for way in ways] * len(pairs),
+    rows=ways * len(pairs),
 )
 
 fig, ax = plt.subplots(figsize=(6, 3))
 temperatures = np.sqrt((paths**2).mean(-1))  # of each of the images above
 for number, way in enumerate(ways):
     mean = temperatures[number :: len(ways)].mean(0)
-    ax.plot(shares, mean, "o-", label=way.__name__)
+    ax.plot(shares, mean, "o-", label=way)
 ax.set(
     xlabel="share of the second face",
     ylabel="|z| / sqrt(D), a temperature",
@@ -128,6 +116,25 @@ ax.set(
 )
 ax.legend()
 fig.savefig(RUN / "interpolation_temperature.png")
+
+# %% [markdown]
+# More than two can be blended, with any weights: here three, with more and more
+# of the third, first without any. And a random walk leaves a face in small
+# steps.
+
+# %%
+third = np.linspace(0, 1, 12)
+weights = np.stack([(1 - third) / 2, (1 - third) / 2, third], axis=1)
+three = draw(3)
+blend = latent.interpolate(three, weights, spherical=True)
+walk = latent.random_walk(three[:1], 11, temperature=TEMPERATURE, seed=1)
+tools.show(
+    model.decode(np.concatenate([blend, walk[:, 0]])),
+    RUN / "blend_and_walk.png",
+    "A blend of three, and a random walk",
+    columns=12,
+    rows=["blend", "walk"],
+)
 
 # %% [markdown]
 # ## The direction of a smile
@@ -154,7 +161,7 @@ fig, axes = plt.subplots(
     1, len(attributes), figsize=(4 * len(attributes), 3), squeeze=False
 )
 for ax, (attribute, has) in zip(axes[0], attributes.items(), strict=True):
-    direction = z[used & has].mean(0) - z[used & ~has].mean(0)
+    direction = latent.attribute_direction(z[used], has[used])
     directions[attribute] = direction
     # In units of the difference itself: the means are 1 apart, if it holds.
     projection = z @ direction / np.sum(direction**2)
@@ -174,18 +181,20 @@ fig.savefig(RUN / "projections.png")
 
 # %% [markdown]
 # Now the edit: along the direction from the latents of a *sampled* face, both
-# ways. Each row is one face; its original is in the middle.
+# ways. Each row is one face; its original, every pixel of it, is in the middle.
 #
 # A direction holds everything that goes together with the attribute in the
 # data: glasses come with men and with age, and the edit may bring those along.
+# `latent.attribute_direction(z, labels, others)` takes the directions of other
+# attributes out; `experiments/edits.py` measures what that helps.
 
 # %%
-strengths = np.linspace(-2, 2, 9, dtype="float32")
-originals = draw(3)
+strengths = np.linspace(-3, 3, 9)
+originals = model.decode(draw(3))
 for attribute, direction in directions.items():
-    edited = originals[:, None] + strengths[:, None] * direction
+    edited = latent.apply_direction(model, originals, direction, strengths)
     tools.show(
-        model.decode(edited.reshape(-1, D)),
+        np.concatenate(np.swapaxes(edited, 0, 1)),
         RUN / f"{attribute.lower()}.png",
         f"{attribute}: strength {strengths[0]:+.0f} to {strengths[-1]:+.0f}",
         columns=len(strengths),
@@ -222,14 +231,11 @@ tools.show(
 # level decides who it is; the finest one changes pixels that are hard to see.
 
 # %%
-stops = np.cumsum([np.prod(shape) for shape in model.latent_shapes])
-one = draw(1)
+one = np.repeat(draw(1), 12, axis=0)
 rows = []
-for stop, shape in zip(stops, model.latent_shapes, strict=True):
-    row = np.repeat(one, 12, axis=0)
-    level = slice(stop - np.prod(shape), stop)
-    row[1:, level] = draw(11)[:, level]
-    rows.append(row)
+for level in range(1, LEVELS + 1):
+    others = np.concatenate([one[:1], draw(11)])
+    rows.append(latent.mix_levels(model, one, others, [level]))
 tools.show(
     model.decode(np.concatenate(rows)),
     RUN / "levels_drawn_anew.png",
@@ -237,3 +243,31 @@ tools.show(
     columns=12,
     rows=[f"level {number}" for number in range(1, LEVELS + 1)],
 )
+
+# %% [markdown]
+# ## What may be behind a hole
+#
+# Some pixels are known, and the model fills in the others, as often as asked:
+# `latent.inpaint` searches for latents whose image has the known pixels, near
+# to random ones. The known pixels stay what they are.
+
+# %%
+sampled = model.decode(draw(3))
+known = np.ones((SIZE, SIZE), bool)
+known[SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4] = False
+filled, convergence = latent.inpaint(
+    model, sampled, known, draws=4, steps=5 if QUICK else 100, seed=0
+)
+holes = np.where(known[..., None], sampled, 128).astype("uint8")
+tools.show(
+    np.concatenate([np.stack([sampled, holes], 1), filled], 1).reshape(
+        -1, SIZE, SIZE, 3
+    ),
+    RUN / "inpainted.png",
+    "Sampled, with a hole, and filled in four times",
+    columns=6,
+)
+fig, ax = plt.subplots(figsize=(6, 3))
+ax.plot(convergence.loss.reshape(len(convergence.loss), -1), "C0", alpha=0.5)
+ax.set(xlabel="step", ylabel="loss of each search, nats")
+fig.savefig(RUN / "convergence.png")

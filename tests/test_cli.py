@@ -168,6 +168,14 @@ def test_reconstruct_and_interpolate(run, tmp_path, capsys):
     with Image.open(line) as image, Image.open(files[0]) as first:
         assert image.size == (82, 12)
         assert_array_equal(np.asarray(image)[2:10, 2:10], np.asarray(first))
+        straight = np.asarray(image)
+    options = [f"--grid={line}", "--spherical"]
+    assert main(["interpolate", model, *files[:2], *options]) == 0
+    with Image.open(line) as image:
+        differs = np.any(np.asarray(image) != straight, axis=(0, 2))
+    # Both ends are the images; what is between is another way.
+    assert not differs[:12].any() and not differs[-12:].any()
+    assert differs[12:-12].any()
 
 
 def test_info(run, capsys):

@@ -51,6 +51,6 @@ def test_readme_example(tmp_path, monkeypatch):
 
 
 def test_every_public_name_is_documented():
-    for module in (keras_glow, keras_glow.layers):
+    for module in (keras_glow, keras_glow.latent, keras_glow.layers):
         for name in module.__all__:
             assert getattr(module, name).__doc__, name

@@ -17,7 +17,8 @@ FILES = {  # what each promises to write
     "03_train_faces": "curve epochs temperatures upside_down faces.keras",
     "04_permutations": "curves samples singular_values invertible_conv.keras",
     "05_latent_space": "interpolation interpolation_temperature projections "
-    "bright level_temperatures levels_drawn_anew",
+    "blend_and_walk bright level_temperatures levels_drawn_anew inpainted "
+    "convergence",
 }
 SIZE_LIMIT = 1.5 * 2**20  # bytes
 

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from keras_glow import Glow, ModelFileError, presets
 from keras_glow.cli import main
 from keras_glow.diagnosis import errors_by_kind, out_of_distribution_images
-from keras_glow.latents import standard_normal
+from keras_glow.noise import standard_normal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ROOT = pathlib.Path(__file__).parents[1]

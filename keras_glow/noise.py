@@ -1,4 +1,4 @@
-"""Latents and noise of a seed: the same on every backend, for every batch."""
+"""Noise of a seed: the same on every backend, for every batch of images."""
 
 import math
 

@@ -1,0 +1,130 @@
+"""Attributes as directions: what makes a face smile."""
+
+import numpy as np
+
+from keras_glow.checks import (
+    check_floats,
+    check_latents,
+    check_positive,
+    refuse,
+)
+
+
+def attribute_direction(z, labels, others=None, ridge=None):
+    """The direction that leads from images without an attribute to those with.
+
+    Without `ridge` it is the mean latent of images with the attribute minus
+    that of those without. It holds all that goes together with the attribute in
+    the data: glasses come with men and with age. `others` takes the directions
+    of such attributes out; `ridge` weighs by regression which latents tell the
+    attribute best, of all that differ.
+
+    However it is found, a strength of 1 is the distance between both means,
+    along the direction.
+
+    Args:
+        z: float array `(count, D)`, latents of images, all levels.
+        labels: bools or 0 and 1 `(count,)`: which have the attribute.
+        others: bools or 0 and 1 `(count, k)`, attributes whose directions,
+            found likewise, this one is to be orthogonal to; or None.
+        ridge: float > 0 for ridge regression: what is added to the variance of
+            the latents, which is about 1; or None for the difference of means.
+            The larger it is, the closer are both.
+
+    Returns:
+        float32 array `(D,)`.
+
+    Raises:
+        ValueError: if an argument is not as described, if no image has an
+            attribute, or all, or if nothing is left beside the others.
+
+    Reference:
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, 5.2 (the
+        difference of means); Shen et al., 2020, Interpreting the Latent Space
+        of GANs, https://arxiv.org/abs/1907.10786, 3.3 (the projection).
+    """
+    z = check_latents(z)
+    labels = _check_binary("labels", labels, (len(z),))
+    columns = labels[:, None]
+    if others is not None:
+        others = _check_binary("others", others, (len(z), None))
+        columns = np.concatenate([columns, others], axis=1)
+    differences = _differences(z, columns)
+    found = differences
+    if ridge is not None:
+        found = _ridge(z, columns, check_positive("ridge", ridge))
+    difference, (direction, *others) = differences[0], found
+    before = np.linalg.norm(direction)
+    if others:
+        others = np.transpose(others)
+        direction = direction - others @ np.linalg.lstsq(others, direction)[0]
+    length = np.linalg.norm(direction)
+    if length <= 1e-6 * before:
+        refuse("others", "other attributes than that of `labels`", labels)
+    direction = direction / length
+    return (direction * (direction @ difference)).astype("float32")
+
+
+def apply_direction(model, images, direction, strength, labels=None):
+    """Moves images along a direction of their latents.
+
+    Args:
+        model: a `Glow`.
+        images: integers 0..255, `(batch, height, width, channels)`.
+        direction: float array `(D,)`.
+        strength: float, or array of floats; 0 gives the images themselves,
+            every pixel.
+        labels: int array `(batch,)`, for a model with classes.
+
+    Returns:
+        uint8 array `(*strength.shape, batch, height, width, channels)`: of one
+        strength, shaped like the images.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+    """
+    direction = check_floats("direction", direction)
+    if direction.shape != (model.dimensions,):
+        refuse("direction", f"floats ({model.dimensions},)", direction)
+    strength = check_floats("strength", strength)
+    z = model.encode(images, labels)
+    edited = [
+        model.decode(z + s * direction, labels) for s in strength.reshape(-1)
+    ]
+    return np.reshape(edited, (*strength.shape, *np.shape(images)))
+
+
+def _check_binary(name, values, shape):
+    """Bools or 0 and 1, each column with both, as float64."""
+    expected = f"0 and 1, both, of the shape {shape}"
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.dtype.kind == "b":
+        array = array.astype("uint8")
+    array = check_floats(name, array, expected)
+    if (
+        array.ndim != len(shape)
+        or array.shape[0] != shape[0]
+        or not np.isin(array, (0, 1)).all()
+        or np.any(array.min(axis=0) == array.max(axis=0))
+    ):
+        refuse(name, expected, array)
+    return array.astype("float64")
+
+
+def _differences(z, columns):
+    """Mean with minus mean without, for each column: `(columns, D)`."""
+    counts = columns.sum(axis=0)[:, None]
+    sums = columns.T @ z
+    return sums / counts - (z.sum(axis=0) - sums) / (len(z) - counts)
+
+
+def _ridge(z, columns, ridge):
+    """Coefficients of ridge regression with an intercept: `(columns, D)`."""
+    z = z - z.mean(axis=0, dtype="float64")
+    targets = columns - columns.mean(axis=0)
+    penalty = ridge * len(z)
+    if len(z) < z.shape[1]:  # the smaller of two equal systems
+        inverse = np.linalg.solve(z @ z.T + penalty * np.eye(len(z)), targets)
+        return inverse.T @ z
+    gram = z.T @ z + penalty * np.eye(z.shape[1])
+    return np.linalg.solve(gram, z.T @ targets).T

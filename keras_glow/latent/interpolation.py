@@ -1,0 +1,131 @@
+"""Between latents, and away from them."""
+
+import math
+
+import numpy as np
+
+from keras_glow.checks import (
+    check_floats,
+    check_integer,
+    check_latents,
+    check_positive,
+    check_seed,
+    refuse,
+)
+from keras_glow.noise import keyed_generators
+
+MAX_ITERATIONS = 1000
+TOLERANCE = 1e-12  # radians
+
+
+def interpolate(z, weights, spherical=False):
+    """Blends latents of two images or more.
+
+    Normal latents lie close to a sphere. The straight line between two cuts
+    through it: half way the temperature has dropped by a factor of sqrt(2), and
+    the image comes out smoother, more average than both ends. The great circle
+    stays on the sphere: the direction is the weighted spherical mean, for two
+    latents at even steps of the angle ("slerp"), and the norm is the weighted
+    mean of the norms.
+
+    Args:
+        z: float array `(n, D)`, the latents to blend.
+        weights: float array `(points, n)`, each row with the sum 1; of two
+            latents also `(points,)`, shares of the second. All weight on one
+            latent gives it back exactly. Negative ones go beyond the latents,
+            along straight lines only.
+        spherical: bool, along great circles instead of straight lines.
+
+    Returns:
+        float32 array `(points, D)`.
+
+    Raises:
+        ValueError: if an argument is not as described; if latents that are to
+            be blended on a sphere are zero, or opposite to each other.
+
+    Reference:
+        Shoemake, 1985, Animating Rotation with Quaternion Curves, 3.3; Buss and
+        Fillmore, 2001, Spherical Averages and Applications to Spherical Splines
+        and Interpolation, algorithm A1.
+    """
+    z = check_latents(z).astype("float64")
+    weights = _check_weights(weights, len(z))
+    if not spherical:
+        return (weights @ z).astype("float32")
+    norms = np.linalg.norm(z, axis=1)
+    if np.any(weights < 0) or not norms.all():
+        refuse("weights", ">= 0, of latents that are not zero", weights)
+    directions = z / norms[:, None]
+    means = [_spherical_mean(directions, row) for row in weights]
+    return (means * (weights @ norms)[:, None]).astype("float32")
+
+
+def random_walk(z, steps, angle=0.3, temperature=0.7, seed=None):
+    """Walks away from latents in small random steps.
+
+    `z' = cos(angle) z + sin(angle) temperature noise`: from latents of this
+    temperature all later ones have it too (an autoregressive process).
+
+    Args:
+        z: float array `(batch, D)`, where the walks begin.
+        steps: int >= 0.
+        angle: float > 0, radians that a step turns z by, about; pi / 2 forgets
+            it.
+        temperature: float > 0.
+        seed: int 0..2**32 - 1, or None for other walks each time. Walk i of a
+            seed does not depend on the others.
+
+    Returns:
+        float32 array `(steps + 1, batch, D)`, beginning with z.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+    """
+    z = check_latents(z)
+    steps = check_integer("steps", steps, 0)
+    angle = check_positive("angle", angle)
+    temperature = check_positive("temperature", temperature)
+    generators = list(keyed_generators(check_seed(seed), len(z)))
+    walk = np.empty((steps + 1, *z.shape), "float32")
+    walk[0] = z
+    for before, after in zip(walk, walk[1:], strict=False):
+        for i, rng in enumerate(generators):
+            noise = temperature * rng.standard_normal(z.shape[1], "float32")
+            after[i] = math.cos(angle) * before[i] + math.sin(angle) * noise
+    return walk
+
+
+def _check_weights(weights, count):
+    array = check_floats("weights", weights).astype("float64")
+    if array.ndim == 1 and count == 2:
+        array = np.stack([1 - array, array], axis=1)
+    if (
+        array.ndim != 2
+        or array.shape[1] != count
+        or not np.allclose(array.sum(axis=1), 1, rtol=0, atol=1e-4)
+    ):
+        refuse("weights", f"(points, {count}), rows with the sum 1", array)
+    return array / array.sum(axis=1, keepdims=True)
+
+
+def _spherical_mean(points, weights):
+    """The point of the unit sphere where the weighted steps to others are 0."""
+    mean = weights @ points
+    length = np.linalg.norm(mean)
+    if length < 1e-6:
+        refuse("z", "latents that are not opposite to each other", points)
+    mean /= length
+    for _ in range(MAX_ITERATIONS):
+        cosines = points @ mean
+        tangents = points - cosines[:, None] * mean
+        sines = np.linalg.norm(tangents, axis=1)
+        angles = np.arctan2(sines, cosines)
+        # On the sphere the step to a point is as long as the angle to it.
+        scales = np.divide(angles, sines, np.ones_like(sines), where=sines > 0)
+        step = (weights * scales) @ tangents
+        length = np.linalg.norm(step)
+        mean = math.cos(length) * mean + np.sinc(length / math.pi) * step
+        mean /= np.linalg.norm(mean)
+        if length < TOLERANCE:
+            break
+    return mean

@@ -1,0 +1,59 @@
+"""The latents of single levels."""
+
+import math
+
+import numpy as np
+
+from keras_glow.checks import check_integer, check_latents, refuse
+from keras_glow.noise import standard_deviations
+
+
+def mix_levels(model, z, other, levels):
+    """Puts some levels of other latents in place of one's own.
+
+    Coarse levels hold who and what, fine ones texture: with `levels=[1]` the
+    image keeps its own coarse levels and takes over the finest.
+
+    Args:
+        model: a `Glow`.
+        z: float array `(batch, D)`.
+        other: float array `(batch, D)`.
+        levels: ints 1..`model.levels` to take from `other`; 1 is the finest.
+
+    Returns:
+        Float array `(batch, D)`.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+    """
+    z = check_latents(z, model.dimensions, model.dtype)
+    other = check_latents(other, model.dimensions, model.dtype, "other")
+    if other.shape != z.shape:
+        refuse("other", f"latents of the shape {z.shape}", other)
+    sizes = [math.prod(shape) for shape in model.latent_shapes]
+    stops = np.cumsum(sizes)
+    mixed = z.copy()
+    for level in levels:
+        level = check_integer("levels", level, 1, model.levels)
+        own = slice(stops[level - 1] - sizes[level - 1], stops[level - 1])
+        mixed[:, own] = other[:, own]
+    return mixed
+
+
+def apply_temperature(model, z, temperature):
+    """Scales latents, level by level; below 1 the image gets more average.
+
+    Args:
+        model: a `Glow`.
+        z: float array `(batch, D)`.
+        temperature: float >= 0, or a sequence of them, one per level, finest
+            first. 1 leaves z as it is.
+
+    Returns:
+        Float array `(batch, D)`.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+    """
+    z = check_latents(z, model.dimensions, model.dtype)
+    return z * standard_deviations(temperature, model.latent_shapes)
