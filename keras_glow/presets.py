@@ -23,6 +23,10 @@ PRESETS = {
         "faces of 32x32 pixels, for non-commercial research",
         "a7e7082d19976d42a575e3e4866ad40b4efa7eeff4dd26eac65209f3fa8d5baf",
     ),
+    "mnist": Preset(
+        "handwritten digits in 32x32 grey pixels, ten classes",
+        "121c0443c770acb4992e2cf9e90c78f5c709674d75cb7511b02c7d094d75dcc4",
+    ),
 }
 
 

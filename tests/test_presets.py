@@ -29,14 +29,22 @@ def model(name):
     return Glow.from_preset(name)
 
 
+def some_labels(model, count):
+    """Classes for so many images, if the model has any."""
+    return model.num_classes and np.arange(count) % model.num_classes
+
+
 def golden_values(model):
     """What a preset makes of fixed images and seeds: plain numbers."""
     images = random_images(4, model.image_shape)
-    z = model.encode(images)
+    labels = some_labels(model, 4)
+    z = model.encode(images, labels)
     samples = model.sample(4, temperature=0.7, seed=0)
     return {
         "latents": z[:, :: model.dimensions // 16].tolist(),
-        "log_prob": model.log_prob(images, seed="center").tolist(),
+        "log_prob": model.log_prob(
+            images, seed="center", labels=labels
+        ).tolist(),
         "sample_means": samples.mean(axis=(1, 2)).tolist(),
     }
 
@@ -52,8 +60,10 @@ def test_golden_latents(name, model):
 def test_round_trip_is_exact_and_samples_are_finite(model):
     images = random_images(16, model.image_shape)
     noise = np.random.default_rng(0).integers(0, 256, images.shape, "uint8")
+    labels = some_labels(model, 16)
     for x in (images, noise):
-        assert_array_equal(model.decode(model.encode(x)), x)
+        z = model.encode(x, labels)
+        assert_array_equal(model.decode(z, labels), x)
     model.sample(64, temperature=1.0, seed=0)  # raises if one is not finite
 
 
@@ -70,8 +80,11 @@ def test_samples_are_finite_at_any_temperature(
     name, model, count, temperatures, record_property
 ):
     z = standard_normal(count, model.dimensions, seed=1)
+    labels = some_labels(model, count)
     for temperature in temperatures:
-        images = model.decoder.predict(temperature * z, verbose=0)
+        inputs = temperature * z
+        inputs = inputs if labels is None else [inputs, labels]
+        images = model.decoder.predict(inputs, verbose=0)
         lost = np.sum(~np.isfinite(images).all(axis=(1, 2, 3)))
         record_property(
             f"samples of {name} at temperature {temperature} that are not "
