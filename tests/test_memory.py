@@ -98,22 +98,30 @@ def fitted(memory, images, jit_compile=False):
     return model, history.history["loss"]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_training_is_that_of_store(jit_compile, images):
+@pytest.mark.parametrize(
+    "memory, jit_compile",
+    [
+        ("remat", False),
+        ("reversible", False),
+        ("reversible", True),
+        # XLA on TensorFlow compiles for long.
+        pytest.param("remat", True, marks=pytest.mark.slow),
+    ],
+)
+def test_training_is_that_of_store(memory, jit_compile, images):
     if jit_compile and keras.backend.backend() == "torch":
         pytest.skip("torch.compile is not XLA")
     expected, expected_losses = fitted("store", images, jit_compile)
     assert expected_losses[1] < expected_losses[0]
-    for memory in ("remat", "reversible"):
-        model, losses = fitted(memory, images, jit_compile)
-        assert_allclose(losses, expected_losses, rtol=1e-5)
-        assert_allclose(
-            model.log_prob(images[:8], seed=0),
-            expected.log_prob(images[:8], seed=0),
-            rtol=1e-4,
-        )
-        decoded = model.decode(model.encode(images[:8]))
-        assert_array_equal(decoded, images[:8])
+    model, losses = fitted(memory, images, jit_compile)
+    assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert_allclose(
+        model.log_prob(images[:8], seed=0),
+        expected.log_prob(images[:8], seed=0),
+        rtol=1e-4,
+    )
+    decoded = model.decode(model.encode(images[:8]))
+    assert_array_equal(decoded, images[:8])
 
 
 def test_a_file_loads_whatever_the_memory(tmp_path):
