@@ -16,10 +16,8 @@ SETTINGS = {
     M_TRIM_THRESHOLD: 2**31 - 1,  # bytes free at the end before they go back
     M_TOP_PAD: 64 * 2**20,  # bytes asked for at once; whole heaps are kept
 }
-VARIABLES = (
-    "GLIBC_TUNABLES",
-    "MALLOC_",
-)  # by which users choose for themselves
+# By which users choose for themselves.
+VARIABLES = ("GLIBC_TUNABLES", "MALLOC_")
 
 
 @functools.cache
@@ -50,6 +48,5 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Hands what is free back to the kernel, if it was kept."""
-    if keep_freed_memory():
-        ctypes.CDLL(None).malloc_trim(0)
+    """Hands back to the kernel what `keep_freed_memory`, if it did, kept."""
+    ctypes.CDLL(None).malloc_trim(0)

@@ -157,8 +157,6 @@ class Glow(keras.Model):
         )
         check_choice("memory", memory, MEMORY)
         check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
-        if memory == "store":  # who asks for less gets what is least
-            keep_freed_memory()
         policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
         super().__init__(dtype=flow_dtype(policy), **kwargs)
         # Keras puts a wrapper of its int8 quantisation over each layer's
@@ -176,6 +174,8 @@ class Glow(keras.Model):
         policy = keras.dtype_policies.get(network_dtype or policy)
         self.network_dtype = policy.compute_dtype
         self.memory = memory
+        # Who asks for less memory gets what is least.
+        self.keeps_freed_memory = memory == "store" and keep_freed_memory()
         self.scale = scale
         self.border = check_boolean("border", border)
 
@@ -409,7 +409,8 @@ class Glow(keras.Model):
                     **kwargs,
                 )
         finally:
-            return_freed_memory()
+            if self.keeps_freed_memory:
+                return_freed_memory()
 
     def _check_batch(self, images, labels):
         images = check_images(images, self.image_shape, "x")

@@ -6,8 +6,9 @@ import sys
 
 import keras
 import pytest
+from helpers import random_images
 
-from keras_glow import Glow, allocator
+from keras_glow import Glow, allocator, glow
 
 BYTES = 48 * 2**20  # of a large block; glibc maps those from 32 MiB on itself
 
@@ -38,6 +39,20 @@ def test_freed_memory_is_kept_until_it_is_returned():
     assert page_faults() < pages / 100
     allocator.return_freed_memory()
     assert page_faults() > pages / 2
+
+
+@pytest.mark.parametrize("memory", ["store", "remat"])
+def test_a_model_that_asks_for_less_keeps_nothing(memory, monkeypatch):
+    calls = []
+    for name in ("keep_freed_memory", "return_freed_memory"):
+        monkeypatch.setattr(
+            glow, name, lambda name=name: calls.append(name) or 1
+        )
+    model = Glow((4, 4, 1), levels=1, depth=1, width=2, memory=memory)
+    model.compile("sgd")
+    model.fit(random_images(4, (4, 4, 1)), verbose=0)
+    kept = ["keep_freed_memory", "return_freed_memory"]
+    assert calls == (kept if memory == "store" else [])
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TOP_PAD_", "GLIBC_TUNABLES"])

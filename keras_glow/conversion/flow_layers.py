@@ -16,7 +16,7 @@ from keras_glow.conversion.original import (
     Convolution,
     Original,
     Step,
-    lu_matrix,
+    take_lu_matrix,
     with_inputs_first,
 )
 
@@ -106,17 +106,13 @@ def _read_actnorm(weights, name, channels):
 
 
 def _read_matrix(weights, name, channels):
-    name, square = f"{name}invconv.", (channels, channels)
+    name = f"{name}invconv."
     if f"{name}weight" in weights:
-        return weights.take(f"{name}weight", *square)
+        return weights.take(f"{name}weight", channels, channels)
     if f"{name}p" in weights:
-        return lu_matrix(
-            weights.take(f"{name}p", *square),
-            weights.take(f"{name}lower", *square),
-            weights.take(f"{name}upper", *square),
-            weights.take(f"{name}sign_s", channels),
-            weights.take(f"{name}log_s", channels),
-        )
+        parts = ("p", "lower", "upper", "sign_s", "log_s")
+        names = [f"{name}{part}" for part in parts]
+        return take_lu_matrix(weights, names, channels)
     if f"{name}l" in weights:
         raise ValueError(
             "the permutations of its LU decompositions, which the port did not "

@@ -108,6 +108,15 @@ def lu_matrix(p, lower, upper, sign, log_s):
     return p @ lower @ (np.triu(upper, 1) + np.diag(sign * np.exp(log_s)))
 
 
+def take_lu_matrix(weights, names, channels):
+    """`lu_matrix` of the `Weights` of these five names."""
+    square, row = (channels, channels), (channels,)
+    shapes = square, square, square, row, row
+    return lu_matrix(
+        *(weights.take(n, *s) for n, s in zip(names, shapes, strict=True))
+    )
+
+
 # Where the outputs of ports that interleave them stand: shifts are even and h
 # odd, means even and log-scales odd.
 INTERLEAVED_SHIFTS = slice(1, None, 2), slice(0, None, 2)

@@ -6,7 +6,7 @@ from keras_glow.conversion.original import (
     Convolution,
     Original,
     Step,
-    lu_matrix,
+    take_lu_matrix,
     with_inputs_first,
 )
 
@@ -69,16 +69,13 @@ def _read_step(weights, name, channels):
 
 
 def _read_matrix(weights, name, channels):
-    square = channels, channels
     if f"{name}weight" in weights:
-        return weights.take(f"{name}weight", *square, 1, 1)[..., 0, 0]
-    return lu_matrix(
-        weights.take(f"{name}w_p", *square),
-        weights.take(f"{name}w_l", *square),
-        weights.take(f"{name}w_u", *square),
-        weights.take(f"{name}s_sign", channels),
-        weights.take(f"{name}w_s", channels),
-    )
+        return weights.take(f"{name}weight", channels, channels, 1, 1)[
+            ..., 0, 0
+        ]
+    parts = ("w_p", "w_l", "w_u", "s_sign", "w_s")
+    names = [f"{name}{part}" for part in parts]
+    return take_lu_matrix(weights, names, channels)
 
 
 def _read_conv(weights, name, channels, outputs, size):
