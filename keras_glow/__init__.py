@@ -1,5 +1,11 @@
 """Glow for Keras 3: an image model with exact likelihood and exact inverse."""
 
+import os
+
+# TensorFlow reads it when it is imported, and on processors without AVX-512
+# leaves these convolutions out: training took 1.3 to 1.5 times as long.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 from keras_glow import (
     callbacks,
     conversion,
