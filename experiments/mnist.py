@@ -88,6 +88,8 @@ def main():
         "seed": options.seed,
         "network_dtype": None,
         "num_classes": CLASSES if options.classes else None,
+        "class_priors": options.class_priors,
+        "classifier_weight": options.classifier_weight,
         "learning_rate": options.learning_rate,
         "warmup": 300,
         "clip": 1e5,
@@ -133,6 +135,8 @@ def parse():
     add("data", help="mnist.npz, as keras.datasets.mnist has it")
     add("--out", required=True, type=pathlib.Path)
     add("--classes", action="store_true", help="condition on the digit")
+    add("--class-priors", choices=("all", "top"), default="all")
+    add("--classifier-weight", type=float, default=0.0)
     add("--depth", type=int, default=32)
     add("--width", type=int, default=32)
     add("--epochs", type=int, default=3)

@@ -37,6 +37,7 @@ def build_flow(
     levels,
     depth,
     num_classes,
+    class_priors,
     seed,
     dtype,
     memory,
@@ -46,8 +47,10 @@ def build_flow(
     """All layers of a Glow: a list of `Level`, finest first.
 
     `memory` is that of each `Chain`; `step` holds the arguments of each
-    `FlowStep`; `border` is one of these and of each `Split`.
+    `FlowStep`; `border` is one of these and of each `Split`; `class_priors`
+    says which of the priors know the class, see `Glow`.
     """
+    split_classes = num_classes if class_priors == "all" else None
     # Independent seeds of all steps from one.
     seeds = iter(
         np.random.SeedSequence(seed).generate_state(levels * depth).tolist()
@@ -66,7 +69,9 @@ def build_flow(
             for number in range(1, depth + 1)
         ]
         if level < levels:
-            prior = layers.Split(border, name=f"split_{level}", dtype=dtype)
+            prior = layers.Split(
+                border, split_classes, name=f"split_{level}", dtype=dtype
+            )
         else:
             prior = layers.GaussianPrior(
                 num_classes=num_classes, name="prior", dtype=dtype
@@ -90,9 +95,11 @@ def build_encoder(flow, image_shape, num_classes, dtype):
         for layer in (level.squeeze, level.steps):
             h, log_det = layer(h, log_det=log_det)
         if level is not flow[-1]:
-            (h, latent), log_det = level.prior(h, log_det=log_det)
+            (h, latent), log_det = level.prior(
+                _inputs(level.prior, labels, h), log_det=log_det
+            )
             latents.append(latent)
-    h, log_det = level.prior(_with(labels, h), log_det=log_det)
+    h, log_det = level.prior(_inputs(level.prior, labels, h), log_det=log_det)
     flat = [
         keras.layers.Flatten(dtype=dtype)(latent) for latent in (*latents, h)
     ]
@@ -101,7 +108,7 @@ def build_encoder(flow, image_shape, num_classes, dtype):
         if len(flat) == 1
         else keras.layers.Concatenate(dtype=dtype)(flat)
     )
-    return _with(labels, image), z, log_det
+    return image if labels is None else [image, labels], z, log_det
 
 
 def build_decoder(flow, image_shape, num_classes, dtype):
@@ -119,14 +126,16 @@ def build_decoder(flow, image_shape, num_classes, dtype):
             keras.layers.Reshape(shape, dtype=dtype)(z[:, start:stop])
         )
         start = stop
-    h = latents.pop()
-    h = flow[-1].prior.inverse(_with(labels, h))
+    top = flow[-1].prior
+    h = top.inverse(_inputs(top, labels, latents.pop()))
     for level in reversed(flow):
         if level is not flow[-1]:
-            h = level.prior.inverse([h, latents.pop()])
+            h = level.prior.inverse(
+                _inputs(level.prior, labels, h, latents.pop())
+            )
         for layer in (level.steps, level.squeeze):
             h = layer.inverse(h)
-    return _with(labels, z), h
+    return z if labels is None else [z, labels], h
 
 
 def _labels(num_classes):
@@ -135,8 +144,11 @@ def _labels(num_classes):
     )
 
 
-def _with(labels, tensor):
-    return tensor if labels is None else [tensor, labels]
+def _inputs(prior, labels, *tensors):
+    """Tensors as a prior takes them: with labels, if it has classes."""
+    if prior.num_classes:
+        tensors = *tensors, labels
+    return list(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def assemble(flow, image_shape, num_classes, dtype):

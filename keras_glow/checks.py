@@ -79,6 +79,16 @@ def check_fraction(name, value):
     return number
 
 
+def check_classifier_weight(weight, num_classes):
+    """Returns a finite number >= 0 as a float; 0 if there are no classes."""
+    number = _as_number(weight)
+    if not 0 <= number < math.inf:
+        refuse("classifier_weight", "a finite number >= 0", weight)
+    if number and num_classes is None:
+        refuse("classifier_weight", "0, for num_classes=None", weight)
+    return number
+
+
 def check_boolean(name, value):
     """Returns True or False, and takes nothing else for one."""
     if not isinstance(value, (bool, np.bool_)):
@@ -163,7 +173,9 @@ def _parameters(image_shape, levels, depth, width, num_classes):
         channels *= 4
         network = width * (9 * channels // 2 + width + 9 * channels)
         total += depth * (network + 3 * channels**2)
-        channels -= channels // 2 * (level + 1 < levels)
+        if level + 1 < levels:
+            total += channels // 2 * 2 * (num_classes or 0)
+            channels -= channels // 2
     return total
 
 

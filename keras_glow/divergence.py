@@ -4,8 +4,6 @@
 and a row of them ends training with the name of the layer where it begins.
 """
 
-import math
-
 import keras
 from keras import ops
 
@@ -59,7 +57,7 @@ def _logs(model, logs, skipped, skipped_in_a_row):
     return {
         **logs,
         # Keras's own mean keeps the loss of a step left out.
-        "loss": logs["bits_per_dim"] * (model.dimensions * math.log(2)),
+        "loss": model.loss_of(logs),
         "skipped_steps": skipped,
         "skipped_in_a_row": skipped_in_a_row,
     }

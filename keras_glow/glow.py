@@ -16,6 +16,7 @@ from keras_glow.checks import (
     check_batch,
     check_boolean,
     check_choice,
+    check_classifier_weight,
     check_data,
     check_fraction,
     check_images,
@@ -54,6 +55,9 @@ from keras_glow.optimizer import guarded
 from keras_glow.saving import whole_file
 
 MEMORY = ("store", "remat", "reversible")
+CLASS_PRIORS = ("all", "top")
+# What files from before an argument was there mean by leaving it out.
+LATER = {"border": False, "class_priors": "top", "classifier_weight": 0.0}
 SAMPLES_AT_ONCE = 1024  # that `sample` holds latents of
 
 
@@ -93,7 +97,7 @@ class Glow(keras.Model):
         coupling: `"affine"` or `"additive"`.
         bits: int 1..8, bits per subpixel; with fewer than 8 the images are
             quantised to `2**bits` grey levels.
-        num_classes: int, or None. With it the top prior is learned for each
+        num_classes: int, or None. With it the priors are learned for each
             class.
         seed: int 0..2**31 - 1, of the initial weights, of the order of the
             images and of the noise in training.
@@ -111,6 +115,13 @@ class Glow(keras.Model):
         border: bool, whether the 3x3 convolutions see where the image ends, by
             a channel more that is 1 outside of it, as in openai/glow; see
             `keras_glow.layers.convolution.convolve`.
+        class_priors: `"all"` for those of all levels, `"top"` for that of the
+            coarsest alone, as in openai/glow.
+        classifier_weight: float >= 0. Over 0, a linear layer guesses the class
+            from the mean of the top latents over the image, and its cross
+            entropy in nats, times `classifier_weight * D`, is added to the
+            loss: `weight_y` of openai/glow, 0.01 there. `classifier_loss` and
+            `classifier_accuracy` stand beside it.
         **kwargs: `name` and `dtype` of a keras.Model.
 
     Attributes:
@@ -148,6 +159,8 @@ class Glow(keras.Model):
         memory="store",
         scale="bounded",
         border=False,
+        class_priors="all",
+        classifier_weight=0.0,
         **kwargs,
     ):
         image_shape, levels, depth, width, bits, num_classes, seed = (
@@ -178,6 +191,11 @@ class Glow(keras.Model):
         self.keeps_freed_memory = memory == "store" and keep_freed_memory()
         self.scale = scale
         self.border = check_boolean("border", border)
+        check_choice("class_priors", class_priors, CLASS_PRIORS)
+        self.class_priors = class_priors
+        self.classifier_weight = check_classifier_weight(
+            classifier_weight, num_classes
+        )
 
         self.dimensions = math.prod(self.image_shape)
         self.latent_shapes = latent_shapes(self.image_shape, levels)
@@ -186,6 +204,7 @@ class Glow(keras.Model):
             levels,
             depth,
             num_classes,
+            class_priors,
             seed,
             self.dtype,
             memory,
@@ -214,6 +233,16 @@ class Glow(keras.Model):
         self.test_count = keras.random.SeedGenerator(seed, name="test_count")
         self.test_noise = IndexedNoise(self.image_shape, seed)
         self.bits_per_dim_tracker = TakenMean(name="bits_per_dim")
+        self.classifier = None
+        if self.classifier_weight:
+            self.classifier = keras.layers.Dense(
+                num_classes, kernel_initializer="zeros", dtype=self.dtype
+            )
+            self.classifier.build((None, self.latent_shapes[-1][-1]))
+            self.classifier_loss_tracker = TakenMean(name="classifier_loss")
+            self.classifier_accuracy_tracker = TakenMean(
+                name="classifier_accuracy"
+            )
         self.built = True
 
     # Training
@@ -293,13 +322,49 @@ class Glow(keras.Model):
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density of a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
-        bits = nll / (self.dimensions * math.log(2))
+        loss = nll
+        means = {
+            self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))
+        }
+        if self.classifier is not None:
+            cross_entropy, accuracy = self._classify(y_pred, x[1])
+            loss += self.classifier_weight * self.dimensions * cross_entropy
+            means[self.classifier_loss_tracker] = cross_entropy
+            means[self.classifier_accuracy_tracker] = accuracy
         count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        taken = True
         if training:
-            taken = ops.isfinite(nll)  # or else the optimiser leaves it out
-            bits, count = (ops.where(taken, v, 0.0) for v in (bits, count))
-        self.bits_per_dim_tracker.update_state(bits, sample_weight=count)
-        return nll
+            taken = ops.isfinite(loss)  # or else the optimiser leaves it out
+            count = ops.where(taken, count, 0.0)
+        for tracker, mean in means.items():
+            mean = ops.where(taken, mean, 0.0)
+            tracker.update_state(mean, sample_weight=count)
+        return loss
+
+    def _classify(self, z, labels):
+        """Mean cross entropy in nats, and the share of right guesses."""
+        top = self.latent_shapes[-1]
+        z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
+        # Before its class standardised it: no guess may know that already.
+        h = self.bijections[-1].inverse([z, labels])
+        logits = self.classifier(ops.mean(h, axis=(1, 2)))
+        cross_entropy = keras.losses.sparse_categorical_crossentropy(
+            labels, logits, from_logits=True
+        )
+        right = ops.equal(
+            ops.argmax(logits, axis=-1), ops.cast(labels, "int64")
+        )
+        right = ops.cast(right, self.dtype)
+        cross_entropy = ops.cast(ops.mean(cross_entropy), self.dtype)
+        return cross_entropy, ops.mean(right)
+
+    def loss_of(self, logs):
+        """The loss in nats per image, of the metrics it is the sum of."""
+        loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
+        if self.classifier is not None:
+            weight = self.classifier_weight * self.dimensions
+            loss = loss + weight * logs["classifier_loss"]
+        return loss
 
     def train_step(self, *args):
         batch = self._labels_to_inputs(args[-1])
@@ -443,7 +508,7 @@ class Glow(keras.Model):
             x, INITIALIZATION_IMAGES, self.seed, self._check_batch
         )
         inputs = self.dequantize(images, seed=self.seed)
-        # The prior, which alone sees labels, comes after the last ActNorm.
+        # The priors, which alone see labels, let nothing of them on to ActNorm.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
         inputs = _join(inputs, labels)
         initialize(self.encoder, inputs)
@@ -732,11 +797,13 @@ class Glow(keras.Model):
             "memory": self.memory,
             "scale": self.scale,
             "border": self.border,
+            "class_priors": self.class_priors,
+            "classifier_weight": self.classifier_weight,
         }
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config)
+        return cls(**{**LATER, **config})
 
     @classmethod
     def from_preset(cls, name):

@@ -1,5 +1,6 @@
 """Through bijections and all the way back, and how far off what comes back."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -14,7 +15,7 @@ def there_and_back(bijections, x, labels=None, training=None):
         bijections: `Bijection` layers in the order of encoding. What a `Split`
             lets out waits for the way back.
         x: float tensor `(batch, height, width, channels)`.
-        labels: int array `(batch,)`, for a `GaussianPrior` with classes.
+        labels: int array `(batch,)`, for the priors with classes.
         training: bool, whether to compute as in training.
 
     Yields:
@@ -36,7 +37,7 @@ def there_and_back(bijections, x, labels=None, training=None):
 def apply(bijection, tensor, labels=None, **kwargs):
     """Calls a bijection, with the labels if it takes any."""
     if getattr(bijection, "num_classes", None):
-        tensor = [tensor, labels]
+        tensor = [*keras.tree.flatten(tensor), labels]
     return bijection(tensor, **kwargs)
 
 

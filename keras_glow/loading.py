@@ -18,8 +18,18 @@ import zipfile
 import h5py
 import keras
 
-from keras_glow.checks import check_arguments, check_choice
-from keras_glow.glow import MEMORY, NETWORK_DTYPES, Glow
+from keras_glow.checks import (
+    check_arguments,
+    check_choice,
+    check_classifier_weight,
+)
+from keras_glow.glow import (
+    CLASS_PRIORS,
+    LATER,
+    MEMORY,
+    NETWORK_DTYPES,
+    Glow,
+)
 from keras_glow.layers.affine_coupling import LOG_SCALES
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 from keras_glow.weights_layout import RULES, optimizer_layout, weights_layout
@@ -50,14 +60,13 @@ COMPILE_MODULES = {
 LIMITS = {"levels": 10, "depth": 1024}
 MAX_STEPS = 2048  # of all levels together
 MAX_INTEGER = 2**31 - 1
-# What files from before an argument was there mean by leaving it out.
-LATER = {"border": False}
 CHOICES = {
     "dtype": ("float32", "float64"),
     "permutation": tuple(PERMUTATIONS),
     "coupling": tuple(COUPLINGS),
     "scale": tuple(LOG_SCALES),
     "border": (True, False),
+    "class_priors": CLASS_PRIORS,
     "memory": MEMORY,
     "network_dtype": NETWORK_DTYPES,
 }
@@ -311,6 +320,7 @@ def _check_values(config):
         check_choice(key, config[key], choices)
     names = inspect.signature(check_arguments).parameters
     check_arguments(*(config[name] for name in names))
+    check_classifier_weight(config["classifier_weight"], config["num_classes"])
     steps = config["levels"] * config["depth"]
     if steps > MAX_STEPS:
         raise ValueError(f"it has {steps} steps of flow, over {MAX_STEPS}")

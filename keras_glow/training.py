@@ -30,6 +30,8 @@ MODEL_SETTINGS = (
     "seed",
     "network_dtype",
     "num_classes",
+    "class_priors",
+    "classifier_weight",
 )
 
 
@@ -51,7 +53,8 @@ def new_model(settings, image_shape, steps):
         steps: int, of the whole training.
     """
     model = Glow(
-        image_shape, **{name: settings.get(name) for name in MODEL_SETTINGS}
+        image_shape,
+        **{name: settings[name] for name in MODEL_SETTINGS if name in settings},
     )
     schedule = warmup_cosine(
         settings["learning_rate"], steps, min(settings["warmup"], steps // 2)

@@ -106,10 +106,16 @@ def weights_layout(config):
         if level < config["levels"]:
             latent = 2 * (channels // 2)
             channels -= channels // 2
-            add(next(splits), kernel(channels, latent), floats(latent))
+            split = [kernel(channels, latent), floats(latent)]
+            if config["num_classes"] and config["class_priors"] == "all":
+                split.append(floats(config["num_classes"], latent))
+            add(next(splits), *split)
     top = latent_shapes(config["image_shape"], config["levels"])[-1]
     prior = floats(config["num_classes"] or 1, *top)
     add("bijections/gaussian_prior", prior, prior)
+    if config["classifier_weight"]:
+        classes = config["num_classes"]
+        add("classifier", floats(top[-1], classes), floats(classes))
     return found
 
 

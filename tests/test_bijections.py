@@ -76,6 +76,10 @@ CASES = {  # id: (layer of a dtype, shape of one example)
     "squeeze_3": (lambda **k: layers.Squeeze(factor=3, **k), (6, 3, 2)),
     "split": (layers.Split, (4, 4, 4)),
     "split_odd": (layers.Split, (2, 2, 3)),
+    "split_of_classes": (
+        lambda **k: layers.Split(num_classes=5, **k),
+        (4, 2, 4),
+    ),
     "split_border": (lambda **k: layers.Split(border=True, **k), (4, 2, 4)),
     "prior": (layers.GaussianPrior, (2, 2, 6)),
     "prior_of_classes": (
@@ -107,10 +111,8 @@ class Case:
     def inputs(self, x, rows=slice(None)):
         if self.labels is None:
             return x
-        return [
-            ops.convert_to_tensor(x),
-            ops.convert_to_tensor(self.labels[rows]),
-        ]
+        tensors = *keras.tree.flatten(x), self.labels[rows]
+        return [ops.convert_to_tensor(tensor) for tensor in tensors]
 
     def symbolic(self, tensors, labels=None):
         """Symbolic inputs of the shape of tensors, with labels if needed."""
@@ -119,7 +121,8 @@ class Case:
         )
         if self.labels is None:
             return inputs
-        return [inputs, labels or keras.Input((), dtype="int32")]
+        labels = labels or keras.Input((), dtype="int32")
+        return [*keras.tree.flatten(inputs), labels]
 
 
 @pytest.fixture(params=CASES)

@@ -510,7 +510,7 @@ def test_config_is_plain_and_complete():
     model = small(bits=5, num_classes=4, scale="exp", name="mine")
     config = model.get_config()
     assert all(
-        isinstance(value, (int, str, type(None)))
+        isinstance(value, (int, float, str, type(None)))
         or all(isinstance(size, int) for size in value)
         for value in config.values()
     )
@@ -568,7 +568,7 @@ def test_a_conditional_model_learns_its_classes():
     labels = np.arange(200) // 100
     model = small((4, 4, 1), num_classes=2, width=16)
     model.compile(keras.optimizers.Adam(1e-2))
-    model.fit(images, labels, epochs=20, verbose=0)
+    model.fit(images, labels, epochs=30, verbose=0)
     right = model.log_prob(images, labels=labels, seed=0)
     wrong = model.log_prob(images, labels=1 - labels, seed=0)
     assert np.mean(right > wrong) > 0.95
@@ -579,6 +579,54 @@ def test_a_conditional_model_learns_its_classes():
     decoded = model.decode(model.encode(images, labels), labels)
     assert_array_equal(decoded, images)
     assert np.isfinite(model.evaluate(images, labels, verbose=0)).all()
+
+
+def test_splits_know_the_class_unless_the_top_prior_alone_does():
+    images, labels = random_images(8, (8, 8, 1)), np.arange(8) % 2
+    for class_priors in ("all", "top"):
+        model = small((8, 8, 1), num_classes=2, class_priors=class_priors)
+        move_weights(model, 0.1)
+        inputs = model.dequantize(images, "center"), labels
+        z, other = (
+            model.encode(images, labels),
+            model.encode(images, 1 - labels),
+        )
+        top = math.prod(model.latent_shapes[-1])
+        changed = np.any(z[:, :-top] != other[:, :-top], axis=1)
+        assert np.all(changed == (class_priors == "all"))
+        assert np.all(z[:, -top:] != other[:, -top:])
+        x = model.decoder([z, inputs[1]])
+        assert_allclose(to_numpy(x), inputs[0], atol=1e-5)
+
+
+def test_the_classifier_learns_beside_the_flow(tmp_path):
+    dark = random_images(100, (4, 4, 1)) // 2
+    images = np.concatenate([dark, 255 - dark])
+    labels = np.arange(200) // 100
+    weight = 0.01
+    model = small((4, 4, 1), num_classes=2, classifier_weight=weight)
+    model.compile(keras.optimizers.Adam(1e-2))
+    history = model.fit(images, labels, epochs=15, verbose=0).history
+    assert history["classifier_loss"][0] > history["classifier_loss"][-1]
+    logs = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert logs["classifier_accuracy"] > 0.95
+    nats = logs["bits_per_dim"] * 16 * math.log(2)
+    expected = nats + weight * 16 * logs["classifier_loss"]
+    assert_allclose(logs["loss"], expected, rtol=1e-5)
+    # It guesses from what no label had a part in.
+    z = model.encoder([model.dequantize(images, seed=0), labels])
+    wrong = model.encoder([model.dequantize(images, seed=0), 1 - labels])
+    for latents, own in ((z, labels), (wrong, 1 - labels)):
+        top = model.latent_shapes[-1]
+        latents = ops.reshape(latents[:, -math.prod(top) :], (-1, *top))
+        h = model.bijections[-1].inverse([latents, own])
+        guess = to_numpy(model.classifier(ops.mean(h, (1, 2)))).argmax(-1)
+        assert np.mean(guess == labels) > 0.9
+    model.save(tmp_path / "model.keras")
+    loaded = keras_glow.load_model(tmp_path / "model.keras")
+    assert_array_equal(
+        to_numpy(loaded.classifier.kernel), to_numpy(model.classifier.kernel)
+    )
 
 
 # Bad input: see also test_arguments.py

@@ -156,6 +156,7 @@ def to_glow(original, bits, input_scale, input_bias, dtype):
         coupling="additive" if network[2].bias.size == half else "affine",
         bits=bits,
         num_classes=len(original.top) if len(original.top) > 1 else None,
+        class_priors="top",
         scale="sigmoid",
         border=border,
         dtype=dtype,

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_glow.checks import check_boolean
+from keras_glow.checks import check_boolean, check_integer
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.convolution import convolve, kernel_shape
 
@@ -27,11 +27,15 @@ class Split(Bijection):
     Args:
         border: bool, whether the convolution sees where the image ends, see
             `keras_glow.layers.convolution.convolve`.
+        num_classes: int, or None. With it, a mean and a log-scale per channel
+            are learned for each class and added, and labels follow the inputs.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
         inputs: float tensor `(batch, height, width, channels)`, or, for the
-            inverse, the list `[kept, latent]`.
+            inverse, the list `[kept, latent]`. With `num_classes`, the list
+            `[x, labels]` or `[kept, latent, labels]`, with an integer tensor
+            `(batch,)` of labels.
 
     Returns:
         The list `[kept, latent]`; of an odd number of channels, `kept` has the
@@ -42,11 +46,18 @@ class Split(Bijection):
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.4
     """
 
-    def __init__(self, border=False, **kwargs):
+    def __init__(self, border=False, num_classes=None, **kwargs):
         super().__init__(**kwargs)
         self.border = check_boolean("border", border)
+        if num_classes is not None:
+            num_classes = check_integer("num_classes", num_classes, 1)
+        self.num_classes = num_classes
 
     def build(self, input_shape):
+        if self.num_classes:
+            *input_shape, _ = input_shape
+            if len(input_shape) == 1:
+                (input_shape,) = input_shape
         if isinstance(input_shape[0], (list, tuple)):  # the inverse came first
             kept, latent = (shape[-1] for shape in input_shape)
         else:
@@ -61,24 +72,36 @@ class Split(Bijection):
             kernel_shape(kept, 2 * latent, self.border), "zeros", name="kernel"
         )
         self.bias = self.add_weight((2 * latent,), "zeros", name="bias")
+        if self.num_classes:
+            self.class_bias = self.add_weight(
+                (self.num_classes, 2 * latent), "zeros", name="class_bias"
+            )
 
-    def _gaussian(self, kept):
-        h = convolve(kept, self.kernel, self.border)
-        mu, log_sigma = ops.split(h + self.bias, 2, axis=-1)
+    def _gaussian(self, kept, labels):
+        h = convolve(kept, self.kernel, self.border) + self.bias
+        if self.num_classes:
+            labels = ops.cast(labels, "int32")
+            h = h + ops.take(self.class_bias, labels, axis=0)[:, None, None]
+        mu, log_sigma = ops.split(h, 2, axis=-1)
         return mu, ops.clip(log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
 
     def _forward(self, x):
+        x, labels = x if self.num_classes else (x, None)
         kept, z = x[..., : self.kept_channels], x[..., self.kept_channels :]
-        mu, log_sigma = self._gaussian(kept)
+        mu, log_sigma = self._gaussian(kept, labels)
         latent = (z - mu) * ops.exp(-log_sigma)
         return [kept, latent], -ops.sum(log_sigma, axis=(1, 2, 3))
 
     def _inverse(self, z):
-        kept, latent = z
-        mu, log_sigma = self._gaussian(kept)
+        kept, latent, labels = z if self.num_classes else (*z, None)
+        mu, log_sigma = self._gaussian(kept, labels)
         return ops.concatenate(
             [kept, mu + ops.exp(log_sigma) * latent], axis=-1
         )
 
     def get_config(self):
-        return {**super().get_config(), "border": self.border}
+        return {
+            **super().get_config(),
+            "border": self.border,
+            "num_classes": self.num_classes,
+        }
