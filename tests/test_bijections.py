@@ -143,11 +143,11 @@ def check_round_trip(case, tolerance):
     assert_allclose(flat(again), flat(z), atol=10 * tolerance)
 
 
-def check_log_det(case, tolerance):
+def check_log_det(case, tolerance, examples=3):
     log_det = to_numpy(case.layer.log_det(case.inputs(case.x)))
     assert log_det.shape == (len(case.x),)
     assert log_det.dtype == case.dtype
-    for i, example in enumerate(case.x):
+    for i, example in enumerate(case.x[:examples]):
         rows = slice(i, i + 1)
 
         def forward(vector, rows=rows):
@@ -172,7 +172,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian(case):
 
 
 def test_log_det_is_that_of_the_autodiff_jacobian_in_float32(case32):
-    check_log_det(case32, 1e-5)
+    check_log_det(case32, 1e-5, examples=1)
 
 
 def test_only_the_forward_pass_adds_the_negated_mean_log_det(case32):

@@ -20,6 +20,7 @@ FILES = {  # what each promises to write
     "blend_and_walk bright level_temperatures levels_drawn_anew inpainted "
     "convergence",
 }
+QUICK = ("03_train_faces", "05_latent_space")  # the others are slow tests
 SIZE_LIMIT = 1.5 * 2**20  # bytes
 
 
@@ -32,7 +33,13 @@ def test_every_notebook_is_tested():
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="one backend runs them"
 )
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in FILES
+    ],
+)
 def test_notebook_runs(name, tmp_path):
     run = subprocess.run(
         [sys.executable, FOLDER / f"{name}.py"],
