@@ -88,7 +88,8 @@ class Coupling(Bijection):
         self.outputs = outputs
 
     def _split(self, x):
-        return x[..., : self.conditioning], x[..., self.conditioning :]
+        # Not two slices: the gradient of one is a tensor of zeros to fill.
+        return ops.split(x, [self.conditioning], axis=-1)
 
     def _condition(self, x1):
         h = self.network(x1)

@@ -87,7 +87,7 @@ class Split(Bijection):
 
     def _forward(self, x):
         x, labels = x if self.num_classes else (x, None)
-        kept, z = x[..., : self.kept_channels], x[..., self.kept_channels :]
+        kept, z = ops.split(x, [self.kept_channels], axis=-1)
         mu, log_sigma = self._gaussian(kept, labels)
         latent = (z - mu) * ops.exp(-log_sigma)
         return [kept, latent], -ops.sum(log_sigma, axis=(1, 2, 3))
