@@ -13,13 +13,9 @@ import numpy as np
 from PIL import Image
 
 from keras_glow import latent
-from keras_glow.checks import (
-    check_boolean,
-    check_seed,
-    check_temperature,
-    refuse,
-)
+from keras_glow.checks import check_boolean, check_seed, refuse
 from keras_glow.decoding import decode_picture
+from keras_glow.noise import standard_deviations, standard_normal
 
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
 MAX_TEMPERATURE = 1.5
@@ -102,13 +98,12 @@ class Workshop:
             ValueError: naming the argument that is not as described.
         """
         seed = check_seed(seed, or_none=False)
-        values = check_temperature(temperature, self.model.levels)
-        if values.max() > MAX_TEMPERATURE:
+        shapes = self.model.latent_shapes
+        deviations = standard_deviations(temperature, shapes)
+        if deviations.max() > MAX_TEMPERATURE:
             refuse("temperature", f"at most {MAX_TEMPERATURE}", temperature)
-        samples = self.model.sample(
-            SAMPLES, values, seed=seed, batch_size=SAMPLES
-        )
-        return {"pictures": self._pictures(samples)}
+        z = standard_normal(SAMPLES, self.model.dimensions, seed)
+        return {"pictures": self._pictures(self._decode(z * deviations))}
 
     @_alone
     def look(self, content):
@@ -129,7 +124,7 @@ class Workshop:
         size, _, channels = self.model.image_shape
         file = decode_picture(content, size, channels, MAX_UPLOAD_PIXELS)
         face = self._quantized(file.pixels[None])
-        decoded = self.model.decode(self.model.encode(face))
+        decoded = self._decode(self._encode(face))
         picture, again = self._pictures(np.concatenate([face, decoded]))
         return {
             "picture": picture,
@@ -162,9 +157,9 @@ class Workshop:
         share = _number("share", share, 0, 1)
         spherical = check_boolean("spherical", spherical)
         change = self._change(strengths)
-        ends = self.model.encode(faces)
+        ends = self._encode(faces)
         z = latent.interpolate(ends, [share], spherical) + change
-        edited = self.model.decode(z)
+        edited = self._decode(z)
         (picture,) = self._pictures(edited)
         differing = np.sum(faces != edited, axis=(1, 2, 3))
         return {"picture": picture, "differing": differing.tolist()}
@@ -195,20 +190,29 @@ class Workshop:
             refuse(name, expected, file.pixels)
         return file.pixels
 
+    # What `Glow` has too, without the machinery of `predict`: for so few images
+    # it would take longer than the model.
+
     def _quantized(self, images):
         """Images in the grey levels that the model knows."""
         centers = self.model.dequantize(images, seed="center")
         return self.model.quantize(centers)
+
+    def _encode(self, images):
+        centers = self.model.dequantize(images, seed="center")
+        return self.model.encoder.predict_on_batch(centers)
+
+    def _decode(self, z):
+        return self.model.quantize(self.model.decoder.predict_on_batch(z))
 
     def _bits_per_dim(self, images):
         """As `Glow.bits_per_dim`, but equal images have equal numbers.
 
         There image i has noise of its own; here all have the same.
         """
-        model = self.model
-        x = [model.dequantize(image[None], seed=0) for image in images]
-        nats = model._predict(model.scorer, np.concatenate(x), None, SAMPLES)
-        return model.bits - nats / (model.dimensions * math.log(2))
+        x = [self.model.dequantize(image[None], seed=0) for image in images]
+        nats = self.model.scorer.predict_on_batch(np.concatenate(x))
+        return self.model.bits - nats / (self.model.dimensions * math.log(2))
 
     def _pictures(self, images):
         bits = self._bits_per_dim(images)
