@@ -20,7 +20,7 @@ from keras_glow.noise import standard_deviations, standard_normal
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
 MAX_TEMPERATURE = 1.5
 MAX_STRENGTH = 3.0
-# A photograph of today's telephones; 64 MB while it is decoded.
+# A photograph of most telephones; about 110 MB while it is decoded.
 MAX_UPLOAD_PIXELS = 16_000_000
 
 
