@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -11,7 +12,7 @@ import sys
 import keras
 import numpy as np
 
-from keras_glow import __version__, images, latent, training
+from keras_glow import __version__, demo, images, latent, training
 from keras_glow.checks import MAX_WEIGHTS_SEED
 from keras_glow.conversion import FORMATS, convert
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
@@ -252,6 +253,21 @@ def _doctor(options):
         raise ValueError(found.verdict)
 
 
+def _demo(options):
+    model = options.model
+    directions = options.directions
+    if directions is None:
+        directions = demo.directions_of(_model_file(model))
+    name = model if model in PRESETS else pathlib.Path(model).name
+    demo.run(
+        functools.partial(_load, model),
+        name,
+        directions,
+        options.port,
+        options.browser,
+    )
+
+
 def _presets(options):
     for name, preset in PRESETS.items():
         print(f"{name}: {preset.description}")
@@ -356,6 +372,7 @@ def _parser():
         _add_info,
         _add_convert,
         _add_doctor,
+        _add_demo,
         _add_presets,
     ):
         add(commands)
@@ -549,6 +566,39 @@ def _add_doctor(commands):
     add("--count", type=_count, default=64, help="images to look at")
     _add_upscale(command)
     add("--json", action="store_true", help="print JSON")
+
+
+def _add_demo(commands):
+    command = _add_command(
+        commands,
+        "demo",
+        _demo,
+        "Serve a page to this computer's browser: draw faces, edit and blend.",
+    )
+    add = command.add_argument
+    add(
+        "--model",
+        metavar="MODEL",
+        default="faces32",
+        help=".keras file, or a preset's name",
+    )
+    add(
+        "--directions",
+        metavar="FILE.npz",
+        help="of the attributes; default: MODEL_attributes.npz beside it",
+    )
+    add(
+        "--port",
+        type=_number(int, 0, 65535),
+        default=8000,
+        help="of 127.0.0.1; 0 for any that is free",
+    )
+    add(
+        "--no-browser",
+        dest="browser",
+        action="store_false",
+        help="open no browser",
+    )
 
 
 def _add_presets(commands):

@@ -1,6 +1,8 @@
 """One image file to pixels: by its content, within limits, never guessing."""
 
+import contextlib
 import hashlib
+import io
 import os
 import stat
 import typing
@@ -68,24 +70,44 @@ def read_picture(path, size=None, channels=3, expected=None):
     Raises:
         BadImage: if it cannot be used.
     """
+    with _refusing(), open(path, "rb", opener=_open) as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise BadImage("is not a regular file")
+        if expected not in (None, identity(before)):
+            raise BadImage("has changed since it was found")
+        picture = _read(file, size, channels, MAX_PIXELS)
+        if identity(os.fstat(file.fileno())) != identity(before):
+            raise BadImage("has changed while it was read")
+    return picture
+
+
+def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
+    """Reads an image file that is in memory.
+
+    Args:
+        content: bytes.
+        size: see `read_picture`; so are the others.
+        channels: 3 or 1.
+        max_pixels: int, how many the file may have.
+
+    Returns:
+        A `Picture`.
+
+    Raises:
+        BadImage: if it cannot be used.
+    """
+    with _refusing():
+        return _read(io.BytesIO(content), size, channels, max_pixels)
+
+
+@contextlib.contextmanager
+def _refusing():
+    """Whatever goes wrong inside is a `BadImage`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open(path, "rb", opener=_open) as file:
-            before = os.fstat(file.fileno())
-            if not stat.S_ISREG(before.st_mode):
-                raise BadImage("is not a regular file")
-            if expected not in (None, identity(before)):
-                raise BadImage("has changed since it was found")
-            if not before.st_size:
-                raise NotAnImage("is empty")
-            with Image.open(file, formats=FORMATS) as image:
-                about = image.size, image.format
-                pixels, notes = _decode(image, size, channels)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").digest()
-            if identity(os.fstat(file.fileno())) != identity(before):
-                raise BadImage("has changed while it was read")
+        yield
     except BadImage:
         raise
     except FileNotFoundError:
@@ -93,12 +115,25 @@ def read_picture(path, size=None, channels=3, expected=None):
     except UnidentifiedImageError:
         raise NotAnImage(f"is not an image ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise BadImage(_too_large()) from None
+        raise BadImage(_too_large(MAX_PIXELS)) from None
     except Exception as error:
         # Pillow reports damage by many types of exception.
         reason = getattr(error, "strerror", None) or str(error)
         reason = " ".join(reason.split()) or type(error).__name__
         raise BadImage(f"cannot be read: {reason}") from error
+
+
+def _read(file, size, channels, max_pixels):
+    from PIL import Image
+
+    if not file.read(1):
+        raise NotAnImage("is empty")
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        about = image.size, image.format
+        pixels, notes = _decode(image, size, channels, max_pixels)
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").digest()
     return Picture(pixels, *about, notes, digest)
 
 
@@ -107,12 +142,12 @@ def _open(path, flags):
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(image, size, channels):
+def _decode(image, size, channels, max_pixels):
     from PIL import ImageOps
 
     width, height = image.size  # from the header: nothing is decoded yet
-    if width * height > MAX_PIXELS:
-        raise BadImage(_too_large())
+    if width * height > max_pixels:
+        raise BadImage(_too_large(max_pixels))
     notes = []
     if getattr(image, "is_animated", False):
         notes.append("holds several frames: the first is taken")
@@ -123,8 +158,8 @@ def _decode(image, size, channels):
     return pixels, notes + more
 
 
-def _too_large():
-    return f"is too large: over {MAX_PIXELS // 10**6} million pixels"
+def _too_large(max_pixels):
+    return f"is too large: over {max_pixels / 10**6:g} million pixels"
 
 
 def fit_pixels(image, size, channels):

@@ -1,0 +1,220 @@
+"""The page and its questions over HTTP, for this computer alone.
+
+What a URL may say is a fixed list: no part of it ever names a file. Other
+sites cannot ask: `Host` has to be that of this computer, which a name that
+somebody points here is not (DNS rebinding), and `Origin`, if there is one, the
+page's own.
+"""
+
+import contextlib
+import http.server
+import importlib.resources
+import json
+import socket
+import sys
+import threading
+
+ADDRESS = "127.0.0.1"
+HOSTS = (ADDRESS, "localhost")
+MAX_BODY = 10_000_000  # bytes
+MAX_WAITING = 16  # questions at once; each may hold a body in memory
+TIMEOUT = 20  # seconds that a client may be silent for
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
+    "style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+JSON = "application/json"
+BYTES = "application/octet-stream"
+
+
+class Refused(Exception):
+    """A request that is not answered: the status and the reason."""
+
+    def __init__(self, status, reason):
+        super().__init__(reason)
+        self.status = status
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves the page on 127.0.0.1.
+
+    Args:
+        port: int; 0 for any that is free.
+        workshop: a `Workshop`, or None until it is there: requests come in once
+            `serve_forever` runs.
+
+    Attributes:
+        url: str, where the page is.
+
+    Raises:
+        OSError: if the port is taken.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128  # connections that wait for a thread
+
+    def __init__(self, port=0, workshop=None):
+        try:
+            super().__init__((ADDRESS, port), Handler)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"Port {port} of {ADDRESS}: {reason}") from None
+        self.workshop = workshop
+        self.waiting = threading.BoundedSemaphore(MAX_WAITING)
+        folder = importlib.resources.files(__package__) / "page"
+        self.files = {
+            path: ((folder / name).read_bytes(), content_type)
+            for path, (name, content_type) in FILES.items()
+        }
+        self.url = f"http://{ADDRESS}:{self.server_port}/"
+
+    def handle_error(self, request, client_address):
+        """Says nothing of clients that went away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers one request: a file of the page, or a question in JSON."""
+
+    timeout = TIMEOUT
+
+    def do_GET(self):
+        with self._refusing():
+            self._check_origin()
+            if self.path == "/api/model":
+                answer = self.server.workshop.describe()
+                self._send(200, *_json({**answer, "max_body": MAX_BODY}))
+            elif self.path in self.server.files:
+                self._send(200, *self.server.files[self.path])
+            else:
+                raise Refused(404, "There is no such page")
+
+    def do_POST(self):
+        workshop = self.server.workshop
+        questions = {
+            "/api/draw": (JSON, ("seed", "temperature"), workshop.draw),
+            "/api/look": (BYTES, None, workshop.look),
+            "/api/edit": (
+                JSON,
+                ("a", "b", "share", "spherical", "strengths"),
+                workshop.edit,
+            ),
+        }
+        with self._refusing():
+            self._check_origin()
+            if self.path not in questions:
+                raise Refused(404, "There is no such question")
+            content_type, names, answer = questions[self.path]
+            if self.headers.get_content_type() != content_type:
+                raise Refused(415, f"The type is expected to be {content_type}")
+            with self._a_place():
+                body = self._read_body()
+                arguments = (body,) if names is None else _parse(body, names)
+                self._send(200, *_json(answer(*arguments)))
+
+    def send_error(self, code, message=None, explain=None):
+        """What http.server itself finds wrong, such as a method."""
+        self._send(code, *_json({"error": message or f"Error {code}"}))
+
+    def version_string(self):
+        return "keras-glow"
+
+    def log_message(self, *args):
+        """The terminal is left to the user."""
+
+    def _check_origin(self):
+        host = self.headers.get("Host", "")
+        if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
+            raise Refused(403, "The host is expected to be this computer")
+        if self.headers.get("Origin", f"http://{host}") != f"http://{host}":
+            raise Refused(403, "Other sites may not ask")
+
+    @contextlib.contextmanager
+    def _a_place(self):
+        """A place among those who wait for the model."""
+        if not self.server.waiting.acquire(blocking=False):
+            raise Refused(503, "Too many questions at once")
+        try:
+            yield
+        finally:
+            self.server.waiting.release()
+
+    def _read_body(self):
+        text = self.headers.get("Content-Length", "")
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise Refused(411, "The length of the body is expected")
+        length = int(text)
+        if length > MAX_BODY:
+            limit = MAX_BODY // 10**6
+            raise Refused(413, f"A file is expected to have at most {limit} MB")
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise Refused(400, "The body ended too early")
+        return body
+
+    @contextlib.contextmanager
+    def _refusing(self):
+        """What goes wrong inside is told the client, in one line."""
+        try:
+            yield
+        except Refused as refused:
+            self._send(refused.status, *_json({"error": str(refused)}))
+        except OSError:  # the client went away, or was silent for too long
+            raise
+        except ValueError as error:
+            self._send(400, *_json({"error": " ".join(str(error).split())}))
+        except Exception as error:
+            # Whatever it is, the server lives; what it is, is not for others.
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"keras-glow: error: {line}", file=sys.stderr)
+            self._send(500, *_json({"error": "The server failed at this"}))
+
+    def _send(self, status, content, content_type):
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+        if status >= 400:
+            self._take_the_rest()
+
+    def _take_the_rest(self):
+        """Reads on for a while: closed at once, the answer would be lost."""
+        with contextlib.suppress(OSError):
+            self.connection.settimeout(1)
+            self.connection.shutdown(socket.SHUT_WR)
+            for _ in range(MAX_BODY // 2**16):
+                if not self.rfile.read1(2**16):
+                    break
+
+
+def _json(answer):
+    return json.dumps(answer, allow_nan=False).encode(), JSON
+
+
+def _parse(body, names):
+    """The values of a JSON object that has just these names, in their order."""
+    try:
+        values = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise Refused(400, "The body is expected to be JSON") from None
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise Refused(400, f"JSON is expected with {', '.join(names)}")
+    return [values[name] for name in names]
+
+
+def _no_number(text):
+    raise ValueError(text)  # NaN and Infinity are no JSON

@@ -1,0 +1,240 @@
+"""What the page can do with a model: files of images in, files of images out.
+
+Nothing is kept between two calls: a face is its image, which the page holds.
+"""
+
+import base64
+import functools
+import io
+import math
+import threading
+
+import numpy as np
+from PIL import Image
+
+from keras_glow import latent
+from keras_glow.checks import check_boolean, check_seed, refuse
+from keras_glow.decoding import decode_picture
+from keras_glow.noise import standard_deviations, standard_normal
+
+SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
+MAX_TEMPERATURE = 1.5
+MAX_STRENGTH = 3.0
+# A photograph of most telephones; about 110 MB while it is decoded.
+MAX_UPLOAD_PIXELS = 16_000_000
+
+
+def _alone(method):
+    """A method that waits until no other thread is inside one like it."""
+
+    @functools.wraps(method)
+    def wrapper(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+class Workshop:
+    """Draws, looks at and edits faces, for one caller at a time.
+
+    Every picture that comes back is a dict of `png`, the file in base64, and
+    `bits_per_dim`, a float, or None if it is not finite.
+
+    Args:
+        model: a `Glow` of square images, grey or in colour, without classes.
+        name: str, what to call it.
+        directions: dict of names of attributes to float arrays `(D,)`.
+
+    Raises:
+        ValueError: if the model is of another kind.
+    """
+
+    def __init__(self, model, name, directions=None):
+        height, width, channels = model.image_shape
+        if model.num_classes is not None:
+            refuse("num_classes", "None for this page", model.num_classes)
+        if height != width or channels not in (1, 3):
+            expected = "that of square images with 1 or 3 channels"
+            refuse("image_shape", expected, model.image_shape)
+        self.model = model
+        self.name = name
+        self.directions = dict(directions or {})
+        self._lock = threading.Lock()
+
+    def describe(self):
+        """What the page has to know about the model, as a dict."""
+        return {
+            "name": self.name,
+            "image_shape": list(self.model.image_shape),
+            "dimensions": self.model.dimensions,
+            "parameters": self.model.count_params(),
+            "latents": [math.prod(s) for s in self.model.latent_shapes],
+            "attributes": list(self.directions),
+            "samples": SAMPLES,
+            "max_temperature": MAX_TEMPERATURE,
+            "max_strength": MAX_STRENGTH,
+        }
+
+    def warm_up(self):
+        """Has the backend compile what the page will need."""
+        drawn = self.draw(0, 0.7)["pictures"]
+        self.look(base64.b64decode(drawn[0]["png"]))
+        a, b = (picture["png"] for picture in drawn[:2])
+        self.edit(a, b, 0.5, False, {})
+
+    @_alone
+    def draw(self, seed, temperature):
+        """Draws `SAMPLES` images.
+
+        Args:
+            seed: int 0..2**32 - 1.
+            temperature: float 0..1.5, or one per level, finest first.
+
+        Returns:
+            Dict of `pictures`, a list.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
+        """
+        seed = check_seed(seed, or_none=False)
+        shapes = self.model.latent_shapes
+        deviations = standard_deviations(temperature, shapes)
+        if deviations.max() > MAX_TEMPERATURE:
+            refuse("temperature", f"at most {MAX_TEMPERATURE}", temperature)
+        z = standard_normal(SAMPLES, self.model.dimensions, seed)
+        return {"pictures": self._pictures(self._decode(z * deviations))}
+
+    @_alone
+    def look(self, content):
+        """Fits an image file to the model, encodes and decodes it.
+
+        Args:
+            content: bytes of a file in one of the formats of
+                `keras_glow.decoding`.
+
+        Returns:
+            Dict of `picture`; `decoded`, the picture that its latents give;
+            `differing`, the number of values in which both differ; `notes`,
+            a list of str, what was done to the file that may surprise.
+
+        Raises:
+            ValueError: saying why the file cannot be used.
+        """
+        size, _, channels = self.model.image_shape
+        file = decode_picture(content, size, channels, MAX_UPLOAD_PIXELS)
+        face = self._quantized(file.pixels[None])
+        decoded = self._decode(self._encode(face))
+        picture, again = self._pictures(np.concatenate([face, decoded]))
+        return {
+            "picture": picture,
+            "decoded": again,
+            "differing": int(np.sum(face != decoded)),
+            "notes": file.notes,
+        }
+
+    @_alone
+    def edit(self, a, b, share, spherical, strengths):
+        """Blends two faces, and moves the blend along directions.
+
+        Args:
+            a: str, a face as a PNG file in base64, as the others return it.
+            b: likewise.
+            share: float 0..1, how much of b.
+            spherical: bool, see `keras_glow.latent.interpolate`.
+            strengths: dict of names of attributes to floats -3..3; those left
+                out are 0.
+
+        Returns:
+            Dict of `picture`; `differing`, a list: in how many values it
+            differs from a, and from b.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
+        """
+        faces = np.stack([self._face("a", a), self._face("b", b)])
+        faces = self._quantized(faces)
+        share = _number("share", share, 0, 1)
+        spherical = check_boolean("spherical", spherical)
+        change = self._change(strengths)
+        ends = self._encode(faces)
+        z = latent.interpolate(ends, [share], spherical) + change
+        edited = self._decode(z)
+        (picture,) = self._pictures(edited)
+        differing = np.sum(faces != edited, axis=(1, 2, 3))
+        return {"picture": picture, "differing": differing.tolist()}
+
+    def _change(self, strengths):
+        """The sum of the directions, each by its strength: `(D,)`."""
+        change = np.zeros(self.model.dimensions, "float32")
+        if not isinstance(strengths, dict):
+            refuse("strengths", "a number for each name", strengths)
+        for name, strength in strengths.items():
+            if name not in self.directions:
+                names = ", ".join(self.directions) or "none, without directions"
+                refuse("strengths", f"of these: {names}", name)
+            strength = _number(name, strength, -MAX_STRENGTH, MAX_STRENGTH)
+            change += np.float32(strength) * self.directions[name]
+        return change
+
+    def _face(self, name, png):
+        """The pixels of a face that the page gives back."""
+        height, width, channels = self.model.image_shape
+        expected = f"a {width}x{height} PNG file in base64"
+        try:
+            content = base64.b64decode(png, validate=True)
+            file = decode_picture(content, None, channels, height * width)
+        except (TypeError, ValueError):
+            refuse(name, expected, png)
+        if file.pixels.shape != self.model.image_shape:
+            refuse(name, expected, file.pixels)
+        return file.pixels
+
+    # What `Glow` has too, without the machinery of `predict`: for so few images
+    # it would take longer than the model.
+
+    def _quantized(self, images):
+        """Images in the grey levels that the model knows."""
+        centers = self.model.dequantize(images, seed="center")
+        return self.model.quantize(centers)
+
+    def _encode(self, images):
+        centers = self.model.dequantize(images, seed="center")
+        return self.model.encoder.predict_on_batch(centers)
+
+    def _decode(self, z):
+        return self.model.quantize(self.model.decoder.predict_on_batch(z))
+
+    def _bits_per_dim(self, images):
+        """As `Glow.bits_per_dim`, but equal images have equal numbers.
+
+        There image i has noise of its own; here all have the same.
+        """
+        x = [self.model.dequantize(image[None], seed=0) for image in images]
+        nats = self.model.scorer.predict_on_batch(np.concatenate(x))
+        return self.model.bits - nats / (self.model.dimensions * math.log(2))
+
+    def _pictures(self, images):
+        bits = self._bits_per_dim(images)
+        return [
+            {
+                "png": _png(image),
+                "bits_per_dim": float(value) if np.isfinite(value) else None,
+            }
+            for image, value in zip(images, bits, strict=True)
+        ]
+
+
+def _number(name, value, low, high):
+    """Returns a number within limits as a float."""
+    if type(value) not in (int, float) or not low <= value <= high:
+        refuse(name, f"a number {low}..{high}", value)
+    return float(value)
+
+
+def _png(image):
+    """An image `(height, width, 1 or 3)` as a PNG file in base64."""
+    file = io.BytesIO()
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(image).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
