@@ -1,0 +1,381 @@
+"""Exported models do what the original does, where there is no keras_glow."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from helpers import move_weights, random_images, to_numpy
+from numpy.testing import assert_allclose, assert_array_equal
+
+import keras_glow
+from keras_glow import export as export_module
+from keras_glow.cli import main
+from keras_glow.export import standalone
+from keras_glow.saving import partial_folder, whole_folder
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow exports"
+)
+CLASSES = 3
+# What inverts, factors or sorts where a constant should be.
+COMPUTED = ("Triangular", "Inver", "Qr", "Lu", "Det", "TopK", "BandPart")
+
+
+def small_glow(num_classes=None, **arguments):
+    arguments = {"levels": 2, "depth": 1, "width": 8, **arguments}
+    model = keras_glow.Glow((8, 8, 3), num_classes=num_classes, **arguments)
+    move_weights(model, 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With classes, so that there are labels."""
+    return small_glow(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """The folder of a format, written once."""
+    folders = {}
+
+    def folder(format):
+        if format not in folders:
+            folders[format] = tmp_path_factory.mktemp("export") / format
+            model.export(folders[format], format)
+        return folders[format]
+
+    return folder
+
+
+# Each loader takes a folder and a name, and returns a function of named arrays
+# to a dict of arrays.
+
+
+def load_saved_model(folder, name):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(folder / name)
+    function = loaded.signatures["serving_default"]
+
+    def run(**inputs):
+        inputs = {k: tf.constant(v) for k, v in inputs.items()}
+        return {k: v.numpy() for k, v in function(**inputs).items()}
+
+    run.loaded = loaded  # a signature holds none of its variables
+    return run
+
+
+def load_litert(folder, name):
+    if importlib.util.find_spec("ai_edge_litert"):
+        from ai_edge_litert.interpreter import Interpreter
+    else:
+        from tensorflow.lite import Interpreter
+    interpreter = Interpreter(str(folder / f"{name}.tflite"))
+    runner = interpreter.get_signature_runner()
+    return lambda **inputs: runner(**inputs)
+
+
+def load_onnx(folder, name):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+    names = [output.name for output in session.get_outputs()]
+    return lambda **inputs: dict(
+        zip(names, session.run(None, inputs), strict=True)
+    )
+
+
+LOADERS = {
+    "tf_saved_model": load_saved_model,
+    "litert": load_litert,
+    "onnx": load_onnx,
+}
+
+
+def check_equal(model, encoder, decoder):
+    """Compares exported functions with the original, for two batch sizes."""
+    for count in (5, 2):
+        images = random_images(count, (8, 8, 3), seed=count)
+        labels = None
+        more = {}
+        if model.num_classes:
+            labels = (np.arange(count) % CLASSES).astype("int32")
+            more = {"labels": labels}
+        encoded = encoder(images=images, **more)
+        z = model.encode(images, labels)
+        assert_allclose(encoded["z"], z, atol=1e-4)
+        log_prob = model.log_prob(images, seed="center", labels=labels)
+        assert_allclose(encoded["log_prob"], log_prob, rtol=1e-6, atol=1e-4)
+
+        def decoded(z, temperature):
+            temperature = np.array(temperature, "float32")
+            return decoder(z=z, temperature=temperature, **more)
+
+        back = decoded(encoded["z"], 1)["images"]
+        assert back.dtype == "uint8"
+        quantized = model.quantize(model.dequantize(images, seed="center"))
+        assert_array_equal(back, quantized)
+        noise = np.random.default_rng(count).normal(size=z.shape)
+        noise = noise.astype("float32")
+        for temperature in (0, 0.7):
+            scaled = noise * np.float32(temperature)
+            inputs = scaled if labels is None else [scaled, labels]
+            x = to_numpy(model.decoder(inputs))
+            actual = decoded(noise, temperature)
+            assert_allclose(actual["x"], x, atol=1e-4)
+            # A value beside the edge of a bin may leave it by rounding.
+            inside = np.abs((x + 0.5) * 2**model.bits % 1 - 0.5) < 0.4
+            assert inside.any()
+            images = model.decode(scaled, labels)
+            assert_array_equal(actual["images"][inside], images[inside])
+
+
+VARIANTS = [
+    {},
+    {"permutation": "shuffle", "coupling": "additive", "bits": 5},
+    {"permutation": "reverse", "num_classes": CLASSES, "border": True},
+    {"levels": 1, "depth": 2, "memory": "reversible"},
+]
+
+
+@pytest.mark.parametrize("arguments", VARIANTS)
+def test_standalone_equals_the_original(arguments):
+    model = small_glow(**arguments)
+    functions = [
+        lambda part=part, **inputs: {
+            name: to_numpy(tensor) for name, tensor in part(inputs).items()
+        }
+        for part in standalone(model)
+    ]
+    check_equal(model, *functions)
+
+
+def check_format(format, model, folder):
+    functions = [LOADERS[format](folder, n) for n in ("encoder", "decoder")]
+    check_equal(model, *functions)
+    signature = json.loads((folder / "signature.json").read_text())
+    for name in ("encoder", "decoder"):
+        assert (folder / signature[name]["file"]).exists()
+
+
+@on_tensorflow
+@pytest.mark.parametrize("format", ["tf_saved_model", "litert"])
+def test_exported_equals_the_original(format, model, exported):
+    check_format(format, model, exported(format))
+
+
+@on_tensorflow
+@pytest.mark.slow
+def test_exported_to_onnx_equals_the_original(model, exported):
+    for package in ("tf2onnx", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    import onnx
+
+    folder = exported("onnx")
+    check_format("onnx", model, folder)
+    for name in ("encoder", "decoder"):
+        graph = onnx.load(folder / f"{name}.onnx").graph
+        found = {node.op_type for node in graph.node}
+        assert "MatMul" in found
+        assert not computed(found)
+
+
+@on_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize("format", LOADERS)
+@pytest.mark.parametrize("arguments", VARIANTS[:3])
+def test_every_kind_in_every_format(format, arguments, tmp_path):
+    if format == "onnx":
+        for package in ("tf2onnx", "onnx", "onnxruntime"):
+            pytest.importorskip(package)
+    model = small_glow(**arguments)
+    model.export(tmp_path / "new" / "out", format)
+    check_format(format, model, tmp_path / "new" / "out")
+
+
+def operations(graph):
+    """The kinds of operations in a GraphDef and in its functions."""
+    nodes = [*graph.node]
+    for function in graph.library.function:
+        nodes += function.node_def
+    return {node.op for node in nodes}
+
+
+def computed(names):
+    return [n for n in names if any(part in n for part in COMPUTED)]
+
+
+@on_tensorflow
+def test_inverses_are_constants(model, exported):
+    import tensorflow as tf
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    for name in ("encoder", "decoder"):
+        file = exported("tf_saved_model") / name / "saved_model.pb"
+        saved = SavedModel.FromString(file.read_bytes())
+        found = operations(saved.meta_graphs[0].graph_def)
+        assert "MatMul" in found
+        assert not computed(found)
+        # Operations that LiteRT has not are named Flex, and need TensorFlow.
+        file = exported("litert") / f"{name}.tflite"
+        assert b"Flex" not in file.read_bytes()
+    # The original computes them, so the search can find them.
+    z = tf.zeros((1, model.dimensions))
+    labels = tf.zeros((1,), "int32")
+    decode = tf.function(lambda z, labels: model.decoder([z, labels]))
+    graph = decode.get_concrete_function(z, labels).graph.as_graph_def()
+    assert computed(operations(graph))
+
+
+WITHOUT_PACKAGE = """
+    import sys
+    sys.modules["keras_glow"] = sys.modules["keras"] = None  # not importable
+    import numpy as np
+    import tensorflow as tf
+    folder, data = sys.argv[1:]
+    data = np.load(data)
+    encoder, decoder = (
+        tf.saved_model.load(f"{folder}/{name}").signatures["serving_default"]
+        for name in ("encoder", "decoder")
+    )
+    labels = tf.constant(data["labels"])
+    encoded = encoder(images=tf.constant(data["images"]), labels=labels)
+    decoded = decoder(
+        z=encoded["z"], temperature=tf.constant(1.0), labels=labels
+    )
+    assert np.abs(encoded["z"] - data["z"]).max() < 1e-4
+    assert np.array_equal(decoded["images"], data["images"])
+    print("equal")
+"""
+
+
+@on_tensorflow
+def test_loads_where_the_package_is_not(model, exported, tmp_path):
+    images = random_images(3, (8, 8, 3))
+    labels = np.arange(3, dtype="int32")
+    z = model.encode(images, labels)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels, z=z)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", textwrap.dedent(WITHOUT_PACKAGE)),
+            *(exported("tf_saved_model"), tmp_path / "data.npz"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+@on_tensorflow
+def test_exporting_changes_nothing_in_the_model(model, exported, tmp_path):
+    model.save(tmp_path / "before.keras")
+    nodes = [len(layer._inbound_nodes) for layer in model.bijections]
+    standalone(model)
+    assert nodes == [len(layer._inbound_nodes) for layer in model.bijections]
+    again = keras.saving.load_model(tmp_path / "before.keras")
+    for one, two in zip(model.weights, again.weights, strict=True):
+        assert_array_equal(to_numpy(one), to_numpy(two))
+
+
+@on_tensorflow
+def test_nothing_is_left_where_it_fails(model, tmp_path, monkeypatch):
+    def fail(self, path, *args, **kwargs):
+        with open(path, "w") as file:
+            file.write("half")
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(keras.Model, "export", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        model.export(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "out"
+    # What a killed process leaves is not taken for the folder, nor kept.
+    partial = partial_folder(path) / path.name
+    partial.mkdir(parents=True)
+    (partial / "old").write_text("half")
+    with whole_folder(path) as folder:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "file").write_text("whole")
+        assert not path.exists()
+    assert [f.name for f in path.rglob("*")] == ["inside", "file"]
+    assert [f.name for f in path.parent.iterdir()] == ["out"]
+    with pytest.raises(FileExistsError, match="out exists already"):
+        with whole_folder(path):
+            pass
+    assert (path / "inside" / "file").read_text() == "whole"
+
+
+def test_what_cannot_be_exported_is_told(model, tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    with pytest.raises(ValueError, match="`format` is expected.*'pickle'"):
+        model.export(path, "pickle")
+    backend = keras.backend.backend()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(ValueError, match="TensorFlow backend.*numpy"):
+        model.export(path)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        export_module.importlib.util,
+        "find_spec",
+        lambda name: None if name == "tf2onnx" else find(name),
+    )
+    with pytest.raises(ImportError, match="pip install tf2onnx"):
+        model.export(path, "onnx")
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    wide = small_glow(dtype="float64")
+    if backend == "tensorflow":
+        with pytest.raises(ValueError, match="float32.*'float64'"):
+            wide.export(path)
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+def test_command_line(model, exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model.save("model.keras")
+    calls = []
+
+    def copy(model, path, format):
+        calls.append(format)
+        with whole_folder(path) as folder:
+            shutil.copytree(exported(format), folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(keras_glow.Glow, "export", copy)
+    command = ["export", "model.keras"]
+    assert main([*command, "--out=a/b"]) == 0
+    assert main([*command, "--out=c", "--format=litert"]) == 0
+    assert calls == ["tf_saved_model", "litert"]
+    assert capsys.readouterr().out.split() == ["a/b", "c"]
+    assert (tmp_path / "c" / "decoder.tflite").is_file()
+    (tmp_path / "file").write_text("mine")
+    for arguments, code, names in (
+        (["model.keras", "--out=c"], 1, "c exists already"),
+        (["model.keras", "--out=file"], 1, "file exists already"),
+        (["model.keras", "--out=file/new"], 1, "file/new cannot be written"),
+        (["absent.keras", "--out=new"], 1, "absent.keras does not exist"),
+        (["file", "--out=new"], 1, "file is expected to be a .keras file"),
+        (["model.keras"], 2, "--out"),
+        (["model.keras", "--out=new", "--format=pickle"], 2, "pickle"),
+        (["--out=new"], 2, "MODEL"),
+    ):
+        try:
+            actual = main(["export", *arguments])
+        except SystemExit as exit:
+            actual = exit.code
+        error = capsys.readouterr().err.strip()
+        assert actual == code
+        assert names in error and "\n" not in error
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
