@@ -139,28 +139,35 @@ def _fixed(bijection):
 
 
 class _Row(Bijection):
-    """Bijections one after another as a layer of its own.
+    """Bijections one after another, all of their weights constants.
 
-    Called through it, they do not become layers of one more model.
+    As a layer of its own it has no part in the model they are of.
     """
 
     def __init__(self, bijections):
         super().__init__(dtype=bijections[0].dtype)
-        self.bijections = bijections
-
-    def build(self, input_shape):
-        pass  # all of them are
+        weights = [
+            (variable, ops.convert_to_numpy(variable))
+            for bijection in bijections
+            for variable in bijection.variables
+        ]
+        # In functions, where Keras does not find the variables, and does not
+        # write them beside the graph.
+        self.parts = lambda: bijections
+        self.constants = lambda: keras.StatelessScope(weights)
 
     def _forward(self, x):
         total = 0.0
-        for bijection in self.bijections:
-            x, log_det = bijection._forward(x)
-            total = total + log_det
+        with self.constants():
+            for bijection in self.parts():
+                x, log_det = bijection._forward(x)
+                total = total + log_det
         return x, total
 
     def _inverse(self, z):
-        for bijection in reversed(self.bijections):
-            z = bijection._inverse(z)
+        with self.constants():
+            for bijection in reversed(self.parts()):
+                z = bijection._inverse(z)
         return z
 
 
