@@ -32,7 +32,7 @@ COMPUTED = ("Triangular", "Inver", "Qr", "Lu", "Det", "TopK", "BandPart")
 def small_glow(num_classes=None, **arguments):
     arguments = {"levels": 2, "depth": 1, "width": 8, **arguments}
     model = keras_glow.Glow((8, 8, 3), num_classes=num_classes, **arguments)
-    move_weights(model, 0.1)
+    move_weights(model, 0.05)
     return model
 
 
