@@ -25,6 +25,9 @@ NOT_SETTINGS = (
     *("on_bad", "upscale"),
 )
 
+# Names of `export` to those of `keras.Model.export`.
+EXPORTS = {"savedmodel": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
+
 
 def main(arguments=None):
     """Runs one command.
@@ -239,6 +242,11 @@ def _convert(options):
     print(out)
 
 
+def _export(options):
+    _load(options.model).export(options.out, EXPORTS[options.format])
+    print(options.out)
+
+
 def _doctor(options):
     model = _load(options.model)
     data = _load_for(model, options.data, options.upscale)[: options.count]
@@ -371,6 +379,7 @@ def _parser():
         _add_interpolate,
         _add_info,
         _add_convert,
+        _add_export,
         _add_doctor,
         _add_demo,
         _add_presets,
@@ -551,6 +560,20 @@ def _add_convert(commands):
         help="per subpixel that it was trained with, which no file holds",
     )
     add("--prefix", help="what stands before the names of its weights")
+
+
+def _add_export(commands):
+    command = _add_command(
+        commands,
+        "export",
+        _export,
+        "Write the encoder and the decoder as files that run without this "
+        "package, and what they take and give, signature.json.",
+    )
+    _add_model(command)
+    add = command.add_argument
+    add("--format", choices=sorted(EXPORTS), default="savedmodel")
+    add("--out", metavar="DIR", required=True, help="folder to make")
 
 
 def _add_doctor(commands):

@@ -34,6 +34,7 @@ from keras_glow.data import ImageSequence, first_images, split
 from keras_glow.dequantization import dequantize, quantize
 from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
 from keras_glow.ema import averaged_weights
+from keras_glow.export import export
 from keras_glow.initialization import (
     INITIALIZATION_IMAGES,
     check_inverses,
@@ -779,6 +780,26 @@ class Glow(keras.Model):
             return
         with whole_file(filepath) as partial:
             super().save(partial, **kwargs)
+
+    def export(self, filepath, format="tf_saved_model"):
+        """Writes encoder and decoder as files that run without this package.
+
+        `signature.json` beside them says what goes in and what comes out, see
+        `keras_glow.export.standalone`; `docs/export.md` how each is loaded. It
+        needs the TensorFlow backend, and `"onnx"` the packages tf2onnx and
+        onnx.
+
+        Args:
+            filepath: of the folder to make.
+            format: `"tf_saved_model"`, `"litert"` or `"onnx"`.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
+            ImportError: naming the packages that are missing.
+            OSError: naming the folder and the reason, such as that there is
+                one already; nothing is written.
+        """
+        export(self, filepath, format)
 
     def get_config(self):
         return {

@@ -56,6 +56,34 @@ def whole_file(path, previous=None):
             _sync(path.parent)  # the new name itself
 
 
+@contextlib.contextmanager
+def whole_folder(path):
+    """A new folder that is there whole, or not at all: see `whole_file`.
+
+    Args:
+        path: of the folder, where there is nothing yet.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        OSError: naming the folder and the reason.
+    """
+    path = pathlib.Path(path)
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already: choose another folder")
+    remove_partial(path)
+    with _partial_file(path) as partial:
+        partial.mkdir()
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        os.rename(partial, path)
+        if os.name == "posix":
+            _sync(path.parent)  # the new name itself
+
+
 def check_writable(path):
     """Fails where `whole_file` would, before hours of work: see its errors."""
     with _partial_file(pathlib.Path(path)) as partial:

@@ -187,7 +187,9 @@ def test_info(run, capsys):
 
 
 def test_help_of_every_command(capsys):
-    commands = "train sample evaluate reconstruct interpolate info doctor"
+    commands = (
+        "train sample evaluate reconstruct interpolate info export doctor"
+    )
     for command in commands.split():
         with pytest.raises(SystemExit) as exit:
             main([command, "--help"])

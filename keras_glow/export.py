@@ -1,0 +1,243 @@
+"""Models that run without this package: SavedModel, LiteRT and ONNX."""
+
+import importlib.util
+import json
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow.architecture import Level, build_decoder, build_encoder
+from keras_glow.checks import check_choice, refuse
+from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.invertible_conv import InvertibleConv1x1
+from keras_glow.layers.shuffle import Shuffle
+from keras_glow.losses import LogProb
+from keras_glow.saving import whole_folder
+
+# Formats of `keras.Model.export`, and how the names of their files end; a
+# SavedModel is a folder.
+SUFFIXES = {"tf_saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
+MEANINGS = {
+    "images": "pixels 0..255",
+    "labels": "class of each image, from 0",
+    "z": "standardised latents of all levels, finest first, flat",
+    "temperature": "scales z first; 1 gives back the images of z",
+    "x": "continuous images in [-0.5, 0.5), before they are quantised",
+    "log_prob": "log-likelihood of each image in nats, with every pixel at the "
+    "centre of its bin",
+}
+
+
+def export(model, path, format="tf_saved_model"):
+    """Writes what runs without this package: see `Glow.export`."""
+    check_choice("format", format, sorted(SUFFIXES))
+    _check_backend(model)
+    if format == "onnx":
+        _check_packages("tf2onnx", "onnx")
+    signature = {
+        "format": format,
+        "bits": model.bits,
+        "num_classes": model.num_classes,
+        "latent_shapes": model.latent_shapes,
+    }
+    with whole_folder(path) as folder:
+        for exported in standalone(model):
+            file = folder / f"{exported.name}{SUFFIXES[format]}"
+            inputs = {
+                name: keras.InputSpec(tensor.dtype, tensor.shape, name=name)
+                for name, tensor in exported.input.items()
+            }
+            exported.export(
+                str(file), format, verbose=False, input_signature=[inputs]
+            )
+            signature[exported.name] = {
+                "file": file.name,
+                "inputs": _describe(exported.input),
+                "outputs": _describe(exported.output),
+            }
+        text = json.dumps(signature, indent=2)
+        (folder / "signature.json").write_text(text + "\n")
+
+
+def standalone(model):
+    """The encoder and the decoder of a `Glow` as models to export.
+
+    All that is random, learned in another form or asked of the host is done
+    with: what is inverted, or sorted, is a constant of the graph.
+
+    Args:
+        model: a `Glow`.
+
+    Returns:
+        Tuple of two functional models of dicts of tensors, each with `labels`,
+        int32 `(batch,)`, beside the other inputs if the model has classes:
+
+        - encoder: `images`, uint8 `(batch, height, width, channels)`, to `z`,
+          float `(batch, D)`, as of `Glow.encode`, and `log_prob`, `(batch,)`,
+          as of `Glow.log_prob` with `seed="center"`.
+        - decoder: `z` and `temperature`, float `()`, to `images`, uint8, as
+          `Glow.decode` has it of `z * temperature`, and to `x`, the continuous
+          images that these were.
+    """
+    size = model.depth + 2  # of a level: squeeze, steps, prior
+    flow = []
+    for start in range(0, len(model.bijections), size):
+        squeeze, *steps, prior = model.bijections[start : start + size]
+        parts = [_fixed(part) for step in steps for part in step.parts()]
+        flow.append(Level(_Row([squeeze]), _Row(parts), _Row([prior])))
+    return _encoder(model, flow), _decoder(model, flow)
+
+
+def _encoder(model, flow):
+    arguments = flow, model.image_shape, model.num_classes, model.dtype
+    inputs, z, log_det = build_encoder(*arguments)
+    encode = keras.Model(inputs, [z, log_det])
+    shape = model.image_shape
+    inputs = {"images": keras.Input(shape, dtype="uint8", name="images")}
+    # As `Glow.dequantize` with `seed="center"`, which runs on the host.
+    bins = ops.cast(inputs["images"], model.dtype) / 2 ** (8 - model.bits)
+    x = (ops.floor(bins) + 0.5) / 2**model.bits - 0.5
+    z, log_det = encode(_with_labels(model, x, inputs))
+    log_det = log_det - model.dimensions * model.bits * math.log(2)
+    log_prob = LogProb(dtype=model.dtype)(z, log_det)
+    return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
+
+
+def _decoder(model, flow):
+    arguments = flow, model.image_shape, model.num_classes, model.dtype
+    decode = keras.Model(*build_decoder(*arguments))
+    shapes = {"z": (None, model.dimensions), "temperature": ()}
+    inputs = {
+        name: keras.Input(batch_shape=shape, dtype=model.dtype, name=name)
+        for name, shape in shapes.items()
+    }
+    z = inputs["z"] * inputs["temperature"]
+    x = decode(_with_labels(model, z, inputs))
+    # As `Glow.quantize`, likewise.
+    bins = ops.clip(ops.floor((x + 0.5) * 2**model.bits), 0, 2**model.bits - 1)
+    images = ops.cast(bins * 2 ** (8 - model.bits), "uint8")
+    return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
+
+
+def _with_labels(model, tensor, inputs):
+    """The tensor and, if there are classes, labels that join the inputs."""
+    if model.num_classes is None:
+        return tensor
+    inputs["labels"] = keras.Input((), dtype="int32", name="labels")
+    return [tensor, inputs["labels"]]
+
+
+def _fixed(bijection):
+    """What does the same as a bijection whose inverse has to be computed."""
+    if isinstance(bijection, InvertibleConv1x1):
+        return _FixedMatrix(bijection)
+    if isinstance(bijection, Shuffle):
+        return _FixedOrder(bijection)
+    return bijection
+
+
+class _Row(Bijection):
+    """Bijections one after another, all of their weights constants.
+
+    As a layer of its own it has no part in the model they are of.
+    """
+
+    def __init__(self, bijections):
+        super().__init__(dtype=bijections[0].dtype)
+        weights = [
+            (variable, ops.convert_to_numpy(variable))
+            for bijection in bijections
+            for variable in bijection.variables
+        ]
+        # In functions, where Keras does not find the variables, and does not
+        # write them beside the graph.
+        self.parts = lambda: bijections
+        self.constants = lambda: keras.StatelessScope(weights)
+
+    def _forward(self, x):
+        total = 0.0
+        with self.constants():
+            for bijection in self.parts():
+                x, log_det = bijection._forward(x)
+                total = total + log_det
+        return x, total
+
+    def _inverse(self, z):
+        with self.constants():
+            for bijection in reversed(self.parts()):
+                z = bijection._inverse(z)
+        return z
+
+
+class _FixedMatrix(Bijection):
+    """An `InvertibleConv1x1` with W and W^-1 as constants."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name, dtype=layer.dtype)
+        matrix = ops.convert_to_numpy(layer.matrix()).astype("float64")
+        # Pixels are rows, hence transposed.
+        self.matrix = matrix.T.astype(self.dtype)
+        self.inverse_matrix = np.linalg.inv(matrix).T.astype(self.dtype)
+        self.log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
+
+    def _forward(self, x):
+        _, height, width, _ = x.shape
+        log_det = self.zero_log_det(x) + height * width * self.log_abs_det
+        return _mix(x, self.matrix), log_det
+
+    def _inverse(self, z):
+        return _mix(z, self.inverse_matrix)
+
+
+def _mix(x, matrix):
+    _, height, width, channels = x.shape
+    mixed = ops.reshape(x, (-1, channels)) @ ops.convert_to_tensor(matrix)
+    return ops.reshape(mixed, (-1, height, width, channels))
+
+
+class _FixedOrder(Bijection):
+    """A `Shuffle` with its order and the inverse of it as constants."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name, dtype=layer.dtype)
+        self.order = ops.convert_to_numpy(layer.permutation)
+        self.inverse_order = np.argsort(self.order).astype("int32")
+
+    def _forward(self, x):
+        return ops.take(x, self.order, axis=-1), self.zero_log_det(x)
+
+    def _inverse(self, z):
+        return ops.take(z, self.inverse_order, axis=-1)
+
+
+def _check_backend(model):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Export expects the TensorFlow backend, which loads the files of "
+            f"every other. Received: {keras.backend.backend()}"
+        )
+    if model.dtype != "float32":
+        refuse("dtype", "float32 in a model to export", model.dtype)
+
+
+def _check_packages(*names):
+    missing = [name for name in names if not importlib.util.find_spec(name)]
+    if missing:
+        raise ImportError(
+            f"Export to ONNX expects {' and '.join(missing)}: "
+            f"pip install {' '.join(missing)}"
+        )
+
+
+def _describe(tensors):
+    """Names to what is worth knowing of the tensors; None: any batch size."""
+    return {
+        name: {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "meaning": MEANINGS[name],
+        }
+        for name, tensor in tensors.items()
+    }
