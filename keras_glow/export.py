@@ -146,6 +146,8 @@ class _Row(Bijection):
 
     def __init__(self, bijections):
         super().__init__(dtype=bijections[0].dtype)
+        # Of a prior, alone in its row: whether labels come with the inputs.
+        self.num_classes = getattr(bijections[0], "num_classes", None)
         weights = [
             (variable, ops.convert_to_numpy(variable))
             for bijection in bijections
