@@ -51,6 +51,11 @@ from keras_glow.noise import (
     uniform,
 )
 from keras_glow.optimizer import guarded
+from keras_glow.replicas import (
+    count_replicas,
+    count_shards,
+    differ_by_replica,
+)
 from keras_glow.saving import whole_file
 
 MEMORY = ("store", "remat", "reversible")
@@ -267,6 +272,7 @@ class Glow(keras.Model):
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise
             )
+            noise = differ_by_replica(noise)
         else:
             noise = self.test_noise(self._count(images), self.dtype)
         x = dequantize(images, noise, self.bits)
@@ -289,7 +295,9 @@ class Glow(keras.Model):
     ):
         # Nothing to predict but the latents themselves: y is not looked at.
         # Keras' own sum takes no float64 beside the float32 of its losses.
-        losses = self._compile_loss(y_pred, y_pred), *self.losses
+        # On each of n replicas of `tf.distribute` Keras takes an n-th of it.
+        replicas = count_replicas()
+        losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density of a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
@@ -299,7 +307,7 @@ class Glow(keras.Model):
             taken = ops.isfinite(nll)  # or else the optimiser leaves it out
             bits, count = (ops.where(taken, v, 0.0) for v in (bits, count))
         self.bits_per_dim_tracker.update_state(bits, sample_weight=count)
-        return nll
+        return nll / replicas
 
     def train_step(self, *args):
         batch = self._labels_to_inputs(args[-1])
@@ -679,12 +687,14 @@ class Glow(keras.Model):
     def _predict(self, model, inputs, labels, batch_size):
         """Runs a model in batches whose sizes are few: each is compiled once.
 
-        The last batch is filled up to `batch_size`, a lone one to a power of 2.
+        The last batch is filled up to `batch_size`, a lone one to a power of 2;
+        all of them to what divides among the devices.
         """
         count = len(inputs)
         if not count:
             return np.zeros((0, *model.output_shape[1:]), self.dtype)
         size = min(batch_size, 1 << (count - 1).bit_length())
+        size += -size % count_shards()
         filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
         if labels is not None:
             labels = labels[filled]

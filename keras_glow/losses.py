@@ -18,10 +18,11 @@ def mean_loss(log_det):
     """`-mean(log_det)` over the batch, in nats: what `add_loss` takes.
 
     Keras sums the elements of a loss, so the mean has to be taken before; and
-    `ops.mean` rounds float64 to float32 on JAX.
+    `ops.mean` rounds float64 to float32 on JAX. Of no example, as a replica may
+    get in the last batch, it is 0.
     """
     count = ops.cast(ops.shape(log_det)[0], log_det.dtype)
-    return -ops.sum(log_det) / count
+    return -ops.sum(log_det) / ops.maximum(count, 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
