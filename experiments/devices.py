@@ -116,7 +116,9 @@ class Worker:
         devices = [
             self.replicas(v) for a in actnorm for v in (a.bias, a.log_scale)
         ]
-        set_on = [np.concatenate(values) for values in zip(*devices)]
+        set_on = [
+            np.concatenate(values) for values in zip(*devices, strict=True)
+        ]
         # One step of length 1 is minus the gradient.
         self.train([first], 1.0)
         gradient = start - self.weights()
@@ -158,6 +160,8 @@ def same_noise(glow):
 
 
 class Mirrored(Worker):
+    """Replicas of one process, `tf.distribute.MirroredStrategy`."""
+
     def set_up(self):
         import tensorflow as tf
 
@@ -174,6 +178,8 @@ class Mirrored(Worker):
 
 
 class MultiWorker(Mirrored):
+    """A process each, `tf.distribute.MultiWorkerMirroredStrategy`."""
+
     def set_up(self):
         workers = [f"127.0.0.1:{self.port + i}" for i in range(self.count)]
         os.environ["TF_CONFIG"] = json.dumps(
@@ -188,6 +194,8 @@ class MultiWorker(Mirrored):
 
 
 class Jax(Worker):
+    """`keras.distribution.DataParallel`, in one process or more."""
+
     def set_up(self):
         import keras
 
@@ -208,6 +216,8 @@ class Jax(Worker):
 
 
 class Torch(Worker):
+    """`DistributedDataParallel`, a process for each device."""
+
     def set_up(self):
         from torch import distributed
 
@@ -261,6 +271,7 @@ WORKERS = {
 
 
 def work(options):
+    """One process of an engine."""
     worker = WORKERS[options.worker](options.rank, options.count, options.port)
     np.savez(options.out, **worker.measure())
 
@@ -269,6 +280,7 @@ def work(options):
 
 
 def free_port():
+    """A port of this machine that nothing listens to."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
@@ -290,7 +302,7 @@ def run(engine, backend, processes, devices, python, folder):
         command = [python, __file__, "--worker", engine, f"--rank={rank}"]
         command += [f"--count={processes}", f"--port={port}"]
         started.append(
-            subprocess.Popen(
+            subprocess.Popen(  # noqa: S603
                 [*command, f"--out={files[-1]}"],
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -348,6 +360,7 @@ def measure(engines, pythons):
 
 
 def table(rows):
+    """The rows as Markdown."""
     lines = [
         "| engine | ActNorm apart | gradient | loss after "
         f"{STEPS} steps | a bad batch on one replica |",
@@ -369,7 +382,8 @@ def table(rows):
 
 
 def importable(backend, python):
-    done = subprocess.run(
+    """Whether an interpreter has the package of a backend."""
+    done = subprocess.run(  # noqa: S603
         [
             *(python, "-c"),
             "import importlib.util, sys;"
@@ -380,6 +394,7 @@ def importable(backend, python):
 
 
 def main():
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engines", nargs="+", choices=ENGINES)
     parser.add_argument("--python", nargs="+", metavar="BACKEND=PATH")

@@ -55,6 +55,8 @@ from keras_glow.replicas import (
     count_replicas,
     count_shards,
     differ_by_replica,
+    of_first_process,
+    replica_of_strategy,
 )
 from keras_glow.saving import whole_file
 
@@ -287,8 +289,10 @@ class Glow(keras.Model):
         count = ops.shape(images)[0]
         first = ops.convert_to_tensor(state)[1]
         one = ops.convert_to_tensor([0, 1], state.dtype)
-        state.assign(state + one * ops.cast(count, state.dtype))
-        return ops.cast(first, "int32") + ops.arange(count, dtype="int32")
+        replica, replicas = replica_of_strategy()  # each with its part
+        state.assign(state + one * ops.cast(count * replicas, state.dtype))
+        first = ops.cast(first, "int32") + replica * count
+        return first + ops.arange(count, dtype="int32")
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -450,6 +454,7 @@ class Glow(keras.Model):
         images, x = first_images(
             x, INITIALIZATION_IMAGES, self.seed, self._check_batch
         )
+        images = of_first_process(images)
         inputs = self.dequantize(images, seed=self.seed)
         # The prior, which alone sees labels, comes after the last ActNorm.
         labels = np.zeros(len(images), "int32") if self.num_classes else None

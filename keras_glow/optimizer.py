@@ -22,6 +22,8 @@ ELEMENTWISE = (
     keras.optimizers.RMSprop,
     keras.optimizers.SGD,
 )
+# Where Keras has what Torch gets in place of them.
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 def guarded(optimizer):
@@ -105,7 +107,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def _may_pack(self, variables):
         inner = self.inner_optimizer
         return (
-            type(inner) in ELEMENTWISE
+            _keras_class(inner) in ELEMENTWISE
             and inner.clipnorm is None
             and inner.ema_overwrite_frequency is None
             and not hasattr(inner, "_exclude_from_weight_decay")
@@ -228,6 +230,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        if inner["module"].startswith(TORCH_OPTIMIZERS):
+            inner["module"] = "keras.optimizers"  # for the other backends
         if self.use_ema:
             inner["config"]["use_ema"] = True
         return {"inner_optimizer": inner, "name": self.name}
@@ -238,6 +242,14 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             config["inner_optimizer"], custom_objects
         )
         return cls(**{**config, "inner_optimizer": inner})
+
+
+def _keras_class(optimizer):
+    """The class of an optimiser, as it is called on all backends."""
+    kind = type(optimizer)
+    if kind.__module__.startswith(TORCH_OPTIMIZERS):
+        return getattr(keras.optimizers, kind.__name__)
+    return kind
 
 
 def _pack(tensors):

@@ -9,7 +9,10 @@
 import contextlib
 
 import keras
+import numpy as np
 from keras import ops
+
+from keras_glow.checks import refuse
 
 
 def count_replicas():
@@ -29,34 +32,94 @@ def count_shards():
     return distribution.num_model_replicas
 
 
+def of_first_process(images):
+    """The images of process 0, of an array that all JAX processes have.
+
+    What is computed of them outside a step has to be the same everywhere. Torch
+    copies weights from process 0 itself.
+    """
+    if keras.backend.backend() != "jax":
+        return images
+    import jax
+
+    if jax.process_count() == 1:
+        return images
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(images))
+
+
+def replica_of_strategy():
+    """Number of this replica of `tf.distribute`, and how many there are."""
+    count = count_replicas()
+    if count == 1:
+        return 0, 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return (
+        (0, 1)
+        if context is None
+        else (
+            context.replica_id_in_sync_group,
+            count,
+        )
+    )
+
+
 def differ_by_replica(noise):
     """Noise that is uniform in [0, 1) and another on each replica.
 
     All have the same seed and draw the same numbers. Replica r of n shifts them
     by r/n: uniform still, and spread more evenly than independent draws.
     """
-    replica, count = _replica()
+    replica, count = replica_of_strategy()
+    if keras.backend.backend() == "torch":
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            replica = distributed.get_rank()
+            count = distributed.get_world_size()
     if count == 1:
         return noise
     shift = ops.cast(replica, noise.dtype) / count
     return (noise + shift) % 1
 
 
-def _replica():
-    """Number of this replica and how many there are."""
+@contextlib.contextmanager
+def devices(count):
+    """In this context models are made for, and trained on, several devices.
+
+    Args:
+        count: int >= 1, the first devices of this machine: GPUs or, if there
+            are none, CPUs.
+
+    Raises:
+        ValueError: if there are not so many, or the backend has no such way.
+    """
+    if count == 1:
+        yield
+        return
     backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        refuse(
+            "devices",
+            f"1 on {backend}, where each device has a process of its own "
+            "(docs/devices.md)",
+            count,
+        )
+    found = keras.distribution.list_devices()
+    if len(found) < count:
+        refuse("devices", f"{len(found)} at most, as there are here", count)
     if backend == "tensorflow":
         import tensorflow as tf
 
-        context = tf.distribute.get_replica_context()
-        if context is not None:
-            return context.replica_id_in_sync_group, count_replicas()
-    if backend == "torch":
-        from torch import distributed
-
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+        names = [name.upper() for name in found[:count]]
+        scope = tf.distribute.MirroredStrategy(names).scope()
+    else:
+        scope = keras.distribution.DataParallel(devices=found[:count]).scope()
+    with scope:
+        yield
 
 
 # For optimisers on TensorFlow
