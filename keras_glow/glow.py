@@ -290,9 +290,11 @@ class Glow(keras.Model):
         first = ops.convert_to_tensor(state)[1]
         one = ops.convert_to_tensor([0, 1], state.dtype)
         replica, replicas = replica_of_strategy()  # each with its part
-        state.assign(state + one * ops.cast(count * replicas, state.dtype))
         first = ops.cast(first, "int32") + replica * count
-        return first + ops.arange(count, dtype="int32")
+        numbers = first + ops.arange(count, dtype="int32")
+        # Only now: on Torch, what was read of the state changes with it.
+        state.assign(state + one * ops.cast(count * replicas, state.dtype))
+        return numbers
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
