@@ -55,7 +55,7 @@ from keras_glow.replicas import (
     count_replicas,
     count_shards,
     differ_by_replica,
-    of_first_process,
+    of_all_processes,
     replica_of_strategy,
 )
 from keras_glow.saving import whole_file
@@ -456,7 +456,7 @@ class Glow(keras.Model):
         images, x = first_images(
             x, INITIALIZATION_IMAGES, self.seed, self._check_batch
         )
-        images = of_first_process(images)
+        images = of_all_processes(images)
         inputs = self.dequantize(images, seed=self.seed)
         # The prior, which alone sees labels, comes after the last ActNorm.
         labels = np.zeros(len(images), "int32") if self.num_classes else None

@@ -32,10 +32,10 @@ def count_shards():
     return distribution.num_model_replicas
 
 
-def of_first_process(images):
-    """The images of process 0, of an array that all JAX processes have.
+def of_all_processes(images):
+    """The images of this process and, on JAX, of the others: one array.
 
-    What is computed of them outside a step has to be the same everywhere. Torch
+    What is computed of them outside a step is then the same everywhere. Torch
     copies weights from process 0 itself.
     """
     if keras.backend.backend() != "jax":
@@ -46,7 +46,7 @@ def of_first_process(images):
         return images
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.broadcast_one_to_all(images))
+    return np.asarray(multihost_utils.process_allgather(images, tiled=True))
 
 
 def replica_of_strategy():

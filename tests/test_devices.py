@@ -67,10 +67,11 @@ def test_two_devices_do_what_one_does(engine, one_device, tmp_path):
 
 def test_replicas_have_other_noise(monkeypatch):
     noise = np.random.default_rng(0).random((4, 8, 8, 3), "float32")
-    same = keras.ops.convert_to_numpy(replicas.differ_by_replica(noise))
+    tensor = keras.ops.convert_to_tensor(noise)
+    same = keras.ops.convert_to_numpy(replicas.differ_by_replica(tensor))
     assert np.array_equal(same, noise)
     monkeypatch.setattr(replicas, "replica_of_strategy", lambda: (1, 2))
-    other = keras.ops.convert_to_numpy(replicas.differ_by_replica(noise))
+    other = keras.ops.convert_to_numpy(replicas.differ_by_replica(tensor))
     assert 0 <= other.min() and other.max() < 1
     apart = np.abs(other - noise)
     assert_allclose(apart, 0.5, atol=1e-6)
