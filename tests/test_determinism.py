@@ -173,8 +173,8 @@ def state():
     else:
         import torch
 
-        # Not its generator: the DataLoader that Keras reads arrays through draws
-        # a number of it for every pass.
+        # Not its generator: the DataLoader that Keras reads arrays through
+        # draws a number of it for every pass.
         seen["torch"] = [
             torch.is_grad_enabled(),
             str(torch.get_default_dtype()),
