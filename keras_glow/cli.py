@@ -12,7 +12,7 @@ import sys
 import keras
 import numpy as np
 
-from keras_glow import __version__, demo, images, latent, training
+from keras_glow import __version__, demo, images, latent, replicas, training
 from keras_glow.checks import MAX_WEIGHTS_SEED
 from keras_glow.conversion import FORMATS, convert
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
@@ -22,7 +22,7 @@ from keras_glow.presets import PRESETS, load_preset, preset_path
 # Options of `train` that say where things are, or are in its images anyhow.
 NOT_SETTINGS = (
     *("run", "data", "validation", "out", "resume"),
-    *("on_bad", "upscale"),
+    *("on_bad", "upscale", "devices"),
 )
 
 # Names of `export` to those of `keras.Model.export`.
@@ -98,7 +98,8 @@ def _train(options):
         for name, value in vars(options).items()
         if name not in NOT_SETTINGS
     }
-    training.train(options.out, train_images, validation, settings)
+    with replicas.devices(options.devices):
+        training.train(options.out, train_images, validation, settings)
     print(pathlib.Path(options.out) / "model.keras")
 
 
@@ -476,6 +477,12 @@ def _add_train(commands):
         help="of the coupling networks while training",
     )
     add("--seed", type=_seed, default=0)
+    add(
+        "--devices",
+        type=_count,
+        default=1,
+        help="of this machine that share each batch, on TensorFlow and JAX",
+    )
 
 
 def _add_sample(commands):

@@ -42,7 +42,7 @@ def log_skipped(model, result):
         out. As it was if nothing guards the steps.
     """
     optimizer = model.optimizer
-    if getattr(optimizer, "replicas", 0) != 1:
+    if not hasattr(optimizer, "replicas"):
         return result
     counters = [optimizer.skipped, optimizer.skipped_in_a_row]
     if keras.backend.backend() != "jax":

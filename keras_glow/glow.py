@@ -43,7 +43,7 @@ from keras_glow.initialization import (
 )
 from keras_glow.jax_state import weights_kept
 from keras_glow.layers.bijection import flow_dtype
-from keras_glow.losses import StandardNormalNLL
+from keras_glow.losses import StandardNormalNLL, mean
 from keras_glow.noise import (
     IndexedNoise,
     keyed_generators,
@@ -53,6 +53,13 @@ from keras_glow.noise import (
     uniform,
 )
 from keras_glow.optimizer import guarded
+from keras_glow.replicas import (
+    count_replicas,
+    count_shards,
+    differ_by_replica,
+    of_all_processes,
+    replica_of_strategy,
+)
 from keras_glow.saving import whole_file
 
 MEMORY = ("store", "remat", "reversible")
@@ -297,6 +304,7 @@ class Glow(keras.Model):
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise
             )
+            noise = differ_by_replica(noise)
         else:
             noise = self.test_noise(self._count(images), self.dtype)
         x = dequantize(images, noise, self.bits)
@@ -311,15 +319,21 @@ class Glow(keras.Model):
         count = ops.shape(images)[0]
         first = ops.convert_to_tensor(state)[1]
         one = ops.convert_to_tensor([0, 1], state.dtype)
-        state.assign(state + one * ops.cast(count, state.dtype))
-        return ops.cast(first, "int32") + ops.arange(count, dtype="int32")
+        replica, replicas = replica_of_strategy()  # each with its part
+        first = ops.cast(first, "int32") + replica * count
+        numbers = first + ops.arange(count, dtype="int32")
+        # Only now: on Torch, what was read of the state changes with it.
+        state.assign(state + one * ops.cast(count * replicas, state.dtype))
+        return numbers
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         # Nothing to predict but the latents themselves: y is not looked at.
         # Keras' own sum takes no float64 beside the float32 of its losses.
-        losses = self._compile_loss(y_pred, y_pred), *self.losses
+        # On each of n replicas of `tf.distribute` Keras takes an n-th of it.
+        replicas = count_replicas()
+        losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density of a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
@@ -337,10 +351,10 @@ class Glow(keras.Model):
         if training:
             taken = ops.isfinite(loss)  # or else the optimiser leaves it out
             count = ops.where(taken, count, 0.0)
-        for tracker, mean in means.items():
-            mean = ops.where(taken, mean, 0.0)
-            tracker.update_state(mean, sample_weight=count)
-        return loss
+        for tracker, value in means.items():
+            value = ops.where(taken, value, 0.0)
+            tracker.update_state(value, sample_weight=count)
+        return loss / replicas
 
     def _classify(self, z, labels):
         """Mean cross entropy in nats, and the share of right guesses."""
@@ -355,9 +369,10 @@ class Glow(keras.Model):
         right = ops.equal(
             ops.argmax(logits, axis=-1), ops.cast(labels, "int64")
         )
-        right = ops.cast(right, self.dtype)
-        cross_entropy = ops.cast(ops.mean(cross_entropy), self.dtype)
-        return cross_entropy, ops.mean(right)
+        return [
+            mean(ops.cast(values, self.dtype))
+            for values in (cross_entropy, right)
+        ]
 
     def loss_of(self, logs):
         """The loss in nats per image, of the metrics it is the sum of."""
@@ -508,6 +523,7 @@ class Glow(keras.Model):
         images, x = first_images(
             x, INITIALIZATION_IMAGES, self.seed, self._check_batch
         )
+        images = of_all_processes(images)
         inputs = self.dequantize(images, seed=self.seed)
         # The priors, which alone see labels, let nothing of them on to ActNorm.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
@@ -745,12 +761,14 @@ class Glow(keras.Model):
     def _predict(self, model, inputs, labels, batch_size):
         """Runs a model in batches whose sizes are few: each is compiled once.
 
-        The last batch is filled up to `batch_size`, a lone one to a power of 2.
+        The last batch is filled up to `batch_size`, a lone one to a power of 2;
+        all of them to what divides among the devices.
         """
         count = len(inputs)
         if not count:
             return np.zeros((0, *model.output_shape[1:]), self.dtype)
         size = min(batch_size, 1 << (count - 1).bit_length())
+        size += -size % count_shards()
         filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
         if labels is not None:
             labels = labels[filled]

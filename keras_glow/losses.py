@@ -14,14 +14,22 @@ def standard_normal_log_prob(z):
     return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
 
 
+def mean(values):
+    """The mean over the batch: `(batch,)` to `()`, in the same dtype.
+
+    `ops.mean` rounds float64 to float32 on JAX. Of no example, as a replica may
+    get in the last batch, it is 0.
+    """
+    count = ops.cast(ops.shape(values)[0], values.dtype)
+    return ops.sum(values) / ops.maximum(count, 1)
+
+
 def mean_loss(log_det):
     """`-mean(log_det)` over the batch, in nats: what `add_loss` takes.
 
-    Keras sums the elements of a loss, so the mean has to be taken before; and
-    `ops.mean` rounds float64 to float32 on JAX.
+    Keras sums the elements of a loss, so the mean has to be taken before.
     """
-    count = ops.cast(ops.shape(log_det)[0], log_det.dtype)
-    return -ops.sum(log_det) / count
+    return -mean(log_det)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")

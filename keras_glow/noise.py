@@ -94,5 +94,7 @@ class IndexedNoise:
         """Noise `(count, height, width, channels)` of images by number."""
         indices = ops.cast(indices, "int32") % int(NOISE_STEPS)
         indices = ops.reshape(indices, (-1, 1, 1, 1))
-        points = (self.start + indices * self.step) % int(NOISE_STEPS)
+        # Torch adds no NumPy array to a tensor.
+        start, step = map(ops.convert_to_tensor, (self.start, self.step))
+        points = (start + indices * step) % int(NOISE_STEPS)
         return ops.cast(points, dtype) / NOISE_STEPS

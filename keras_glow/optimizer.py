@@ -7,6 +7,8 @@ import warnings
 import keras
 from keras import ops
 
+from keras_glow import replicas
+
 # They treat every number by itself: all weights may as well be one.
 ELEMENTWISE = (
     keras.optimizers.Adadelta,
@@ -20,6 +22,8 @@ ELEMENTWISE = (
     keras.optimizers.RMSprop,
     keras.optimizers.SGD,
 )
+# Where Keras has what Torch gets in place of them.
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 def guarded(optimizer):
@@ -47,7 +51,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     the same. Optimisers and settings that look at a weight as a whole (`Lamb`,
     `Muon`, `clipnorm`, exclusions from weight decay, classes of your own) get
     the weights one by one, as ever. So does training on several replicas under
-    `tf.distribute`, and there no step is left out.
+    `tf.distribute`, where a step is left out on all of them or on none.
 
     Args:
         inner_optimizer: a keras.optimizers.Optimizer, not built yet.
@@ -73,13 +77,14 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         self.skipped_in_a_row = self._counter("skipped_in_a_row")
 
     def _counter(self, name):
-        return self.add_variable((), dtype="int32", name=name)
+        return self.add_variable(
+            (), dtype="int32", aggregation="only_first_replica", name=name
+        )
 
     def build(self, variables):
         if self.built:
             return
-        strategy = getattr(self, "_distribution_strategy", None)  # TensorFlow
-        self.replicas = getattr(strategy, "num_replicas_in_sync", 1)
+        self.replicas = replicas.optimizer_replicas(self)
         self.packed = self.replicas == 1 and self._may_pack(variables)
         if self.packed:
             # Averages are kept weight by weight, where Keras looks for them.
@@ -94,13 +99,15 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             object.__setattr__(self, "_row", row)
         else:
             self.use_ema = False
-        self.inner_optimizer.build([self._row] if self.packed else variables)
-        super().build(variables)
+        with replicas.optimizer_scope(self):
+            inner_variables = [self._row] if self.packed else variables
+            self.inner_optimizer.build(inner_variables)
+            super().build(variables)
 
     def _may_pack(self, variables):
         inner = self.inner_optimizer
         return (
-            type(inner) in ELEMENTWISE
+            _keras_class(inner) in ELEMENTWISE
             and inner.clipnorm is None
             and inner.ema_overwrite_frequency is None
             and not hasattr(inner, "_exclude_from_weight_decay")
@@ -115,15 +122,13 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         variables = trainable_variables or self._trainable_variables
         if not self.built:
             self.build(variables)
-        if self.replicas > 1:
-            # A condition around an update of all replicas is not possible.
-            self.inner_optimizer.apply(grads, variables)
-            return
         # No condition: with one, XLA takes minutes to compile on TensorFlow.
         # What a bad gradient did is taken back instead.
         if not self.packed:
             finite = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
             finite = ops.all(ops.stack(finite))
+            if self.replicas > 1:
+                finite = replicas.everywhere(finite)
             self._apply_inner(grads, variables, finite)
         else:
             grads = self._pack_gradients(grads, variables)
@@ -137,9 +142,15 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         state = [*variables, *self.inner_optimizer.variables]
         before = [ops.copy(v) for v in state]
         self.inner_optimizer.apply(grads, variables)
-        for variable, value in zip(state, before, strict=True):
-            after = ops.convert_to_tensor(variable)
-            self.assign(variable, ops.where(finite, after, value))
+        taken = [
+            ops.where(finite, ops.convert_to_tensor(variable), value)
+            for variable, value in zip(state, before, strict=True)
+        ]
+        if self.replicas > 1:
+            replicas.assign_on_each(self, state, taken)
+            return
+        for variable, value in zip(state, taken, strict=True):
+            self.assign(variable, value)
 
     def _pack_gradients(self, grads, variables):
         given = dict(zip(map(id, variables), grads, strict=True))
@@ -219,6 +230,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        if inner["module"].startswith(TORCH_OPTIMIZERS):
+            inner["module"] = "keras.optimizers"  # for the other backends
         if self.use_ema:
             inner["config"]["use_ema"] = True
         return {"inner_optimizer": inner, "name": self.name}
@@ -229,6 +242,14 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             config["inner_optimizer"], custom_objects
         )
         return cls(**{**config, "inner_optimizer": inner})
+
+
+def _keras_class(optimizer):
+    """The class of an optimiser, as it is called on all backends."""
+    kind = type(optimizer)
+    if kind.__module__.startswith(TORCH_OPTIMIZERS):
+        return getattr(keras.optimizers, kind.__name__)
+    return kind
 
 
 def _pack(tensors):

@@ -13,9 +13,11 @@ import numpy as np
 
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
 from keras_glow.checkpoint import Progress, load_checkpoint
+from keras_glow.checks import refuse
 from keras_glow.data import ImageSequence
 from keras_glow.ema import averaged_weights
 from keras_glow.glow import Glow
+from keras_glow.replicas import count_shards
 from keras_glow.saving import remove_partials, whole_file
 from keras_glow.schedules import warmup_cosine
 
@@ -137,10 +139,13 @@ def train(
     if labels is not None:
         settings["labels"] = fingerprint(labels)
     checkpoint = Checkpoint(folder / CHECKPOINT, settings)
+    images, labels = _shared(images, labels, settings["batch_size"])
     steps = math.ceil(len(images) / settings["batch_size"])
     validation_data = None
     if validation is not None:
-        validation_data = validation, validation_labels
+        validation_data = _shared(
+            validation, validation_labels, settings["batch_size"]
+        )
     with locked(folder), stopped_by_signals(checkpoint):
         remove_partials(folder)
         model, progress = resume(folder, settings) or (
@@ -168,6 +173,7 @@ def train(
                 epochs=end,
                 initial_epoch=progress.epoch,
                 validation_data=validation_data,
+                validation_batch_size=settings["batch_size"],
                 # The checkpoint is last: what a kill keeps from the others in
                 # an epoch, the same epoch has to bring once more.
                 callbacks=[
@@ -183,6 +189,17 @@ def train(
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
+
+
+def _shared(images, labels, batch_size):
+    """As many of the images as make batches that the devices share evenly."""
+    shards = count_shards()
+    if batch_size % shards:
+        refuse("batch_size", f"a multiple of {shards} devices", batch_size)
+    count = len(images) - len(images) % shards
+    if not count:
+        refuse("images", f"{shards} or more, one for each device", images)
+    return images[:count], None if labels is None else labels[:count]
 
 
 def fingerprint(images):

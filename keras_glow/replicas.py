@@ -1,0 +1,164 @@
+"""Training on several devices: what the backends have to be told or asked.
+
+- TensorFlow: the replicas of a `tf.distribute` strategy, each with its part of
+  the batch and its own copy of the step.
+- JAX: the shards of a `keras.distribution`; the step is one program for all.
+- Torch: the processes of `torch.distributed`.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow.checks import refuse
+
+
+def count_replicas():
+    """How many replicas of `tf.distribute` share a batch here; 1 elsewhere."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def count_shards():
+    """Into how many equal parts JAX has to be able to cut a batch."""
+    distribution = keras.distribution.distribution()
+    if keras.backend.backend() != "jax" or distribution is None:
+        return 1
+    return distribution.num_model_replicas
+
+
+def of_all_processes(images):
+    """The images of this process and, on JAX, of the others: one array.
+
+    What is computed of them outside a step is then the same everywhere. Torch
+    copies weights from process 0 itself.
+    """
+    if keras.backend.backend() != "jax":
+        return images
+    import jax
+
+    if jax.process_count() == 1:
+        return images
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(images, tiled=True))
+
+
+def replica_of_strategy():
+    """Number of this replica of `tf.distribute`, and how many there are."""
+    count = count_replicas()
+    if count == 1:
+        return 0, 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return (
+        (0, 1)
+        if context is None
+        else (
+            context.replica_id_in_sync_group,
+            count,
+        )
+    )
+
+
+def differ_by_replica(noise):
+    """Noise that is uniform in [0, 1) and another on each replica.
+
+    All have the same seed and draw the same numbers. Replica r of n shifts them
+    by r/n: uniform still, and spread more evenly than independent draws.
+    """
+    replica, count = replica_of_strategy()
+    if keras.backend.backend() == "torch":
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            replica = distributed.get_rank()
+            count = distributed.get_world_size()
+    if count == 1:
+        return noise
+    shift = ops.cast(replica, noise.dtype) / count
+    return (noise + shift) % 1
+
+
+@contextlib.contextmanager
+def devices(count):
+    """In this context models are made for, and trained on, several devices.
+
+    Args:
+        count: int >= 1, the first devices of this machine: GPUs or, if there
+            are none, CPUs.
+
+    Raises:
+        ValueError: if there are not so many, or the backend has no such way.
+    """
+    if count == 1:
+        yield
+        return
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        refuse(
+            "devices",
+            f"1 on {backend}, where each device has a process of its own "
+            "(docs/devices.md)",
+            count,
+        )
+    found = keras.distribution.list_devices()
+    if len(found) < count:
+        refuse("devices", f"{len(found)} at most, as there are here", count)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        names = [name.upper() for name in found[:count]]
+        scope = tf.distribute.MirroredStrategy(names).scope()
+    else:
+        scope = keras.distribution.DataParallel(devices=found[:count]).scope()
+    with scope:
+        yield
+
+
+# For optimisers on TensorFlow
+
+
+def optimizer_replicas(optimizer):
+    """How many replicas of `tf.distribute` an optimiser was made for."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    return getattr(strategy, "num_replicas_in_sync", 1)
+
+
+def optimizer_scope(optimizer):
+    """The scope in which the variables of an optimiser are to be made."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def everywhere(condition):
+    """Whether a bool tensor is true on all replicas."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    count = context.all_reduce("SUM", ops.cast(condition, "int32"))
+    return ops.equal(count, context.num_replicas_in_sync)
+
+
+def assign_on_each(optimizer, variables, values):
+    """Assigns to the copy of each replica what that replica computed."""
+    import tensorflow as tf
+
+    def assign(strategy, values):
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(
+                getattr(variable, "value", variable),
+                lambda own, value: own.assign(value),
+                args=(value,),
+                group=False,
+            )
+
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        assign, optimizer._distribution_strategy, values
+    )
