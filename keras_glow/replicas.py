@@ -32,6 +32,13 @@ def count_shards():
     return distribution.num_model_replicas
 
 
+def count_devices(model):
+    """How many devices `predict` of a model shares a batch among."""
+    if keras.backend.backend() == "tensorflow":
+        return model.distribute_strategy.num_replicas_in_sync
+    return count_shards()
+
+
 def of_all_processes(images):
     """The images of this process and, on JAX, of the others: one array.
 
@@ -58,12 +65,7 @@ def replica_of_strategy():
 
     context = tf.distribute.get_replica_context()
     return (
-        (0, 1)
-        if context is None
-        else (
-            context.replica_id_in_sync_group,
-            count,
-        )
+        (0, 1) if context is None else (context.replica_id_in_sync_group, count)
     )
 
 

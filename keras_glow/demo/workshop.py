@@ -190,20 +190,16 @@ class Workshop:
             refuse(name, expected, file.pixels)
         return file.pixels
 
-    # What `Glow` has too, without the machinery of `predict`: for so few images
-    # it would take longer than the model.
-
     def _quantized(self, images):
         """Images in the grey levels that the model knows."""
         centers = self.model.dequantize(images, seed="center")
         return self.model.quantize(centers)
 
     def _encode(self, images):
-        centers = self.model.dequantize(images, seed="center")
-        return self.model.encoder.predict_on_batch(centers)
+        return self.model.encode(images, batch_size=SAMPLES)
 
     def _decode(self, z):
-        return self.model.quantize(self.model.decoder.predict_on_batch(z))
+        return self.model.decode(z, batch_size=SAMPLES)
 
     def _bits_per_dim(self, images):
         """As `Glow.bits_per_dim`, but equal images have equal numbers.
