@@ -4,23 +4,30 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+OTHERS := .venv-others
 BENCH := .venv-bench
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test slow bench reliability notebooks lint clean
+.PHONY: demo test slow bench reliability notebooks lint browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-# The whole suite on TensorFlow, then the core of it on JAX, compiled without
-# optimisation: compiling takes most of the time. What the layers do in float32
-# and under mixed policies, TensorFlow alone shows here.
-test: $(VENV)/.installed lint
+# The whole suite on TensorFlow; then, where there is no TensorFlow, the core of
+# it on JAX and on Torch. JAX compiles without optimisation, since compiling
+# takes most of the time there. What the layers do in float32 and under mixed
+# policies, TensorFlow alone shows here.
+test: $(VENV)/.installed $(OTHERS)/.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
+		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
+		tests/test_backends.py tests/test_devices.py tests/test_layers.py \
+		tests/test_determinism.py tests/test_arguments.py \
+		tests/test_optimizer.py tests/test_checkpoint.py
 	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 \
-		$(BIN)/python -m pytest $(PARALLEL) \
+		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
 		tests/test_bijections.py tests/test_layers.py tests/test_glow.py \
-		tests/test_optimizer.py \
+		tests/test_optimizer.py tests/test_backends.py \
 		-k '(not test_glow and not any_policy and not in_float32) or history or averaged or agrees or set_from_data or inside'
 
 slow: $(VENV)/.installed
@@ -48,6 +55,22 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,notebook,test]'
 	touch $@
 
+# A fixed Torch, by far the largest thing to fetch: a newer one is fetched anew.
+$(OTHERS)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(OTHERS)
+	$(OTHERS)/bin/python -m pip install --quiet --upgrade pip
+	$(OTHERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(OTHERS)/bin/python -m pip install --quiet -e '.[jax,test]'
+	touch $@
+
+# For the tests of the page that `keras-glow demo` serves: without Chromium they
+# are skipped. Installed by Debian's package manager where it may be.
+browser:
+	@command -v chromium > /dev/null || { \
+		apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends chromium; \
+	} > /dev/null 2>&1 || echo "No Chromium: its tests are skipped"
+
 $(BENCH)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --upgrade pip
@@ -55,4 +78,4 @@ $(BENCH)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) demo build dist *.egg-info
+	rm -rf $(VENV) $(OTHERS) $(BENCH) demo build dist *.egg-info
