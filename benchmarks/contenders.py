@@ -19,7 +19,7 @@ LEARNING_RATE = 1e-4
 class KerasGlow:
     """This package."""
 
-    modules = ("keras", "keras_glow")
+    modules = ("keras_glow", "keras")  # in this order, see keras_glow/__init__
 
     def __init__(self, depth, width, batch_size, network_dtype=None):
         import keras

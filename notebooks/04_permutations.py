@@ -19,6 +19,8 @@ import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Faster convolutions, where TensorFlow would leave them out.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import matplotlib.pyplot as plt
