@@ -34,7 +34,7 @@ def flat_tensor(tensors):
 
 
 def jacobian(function, x):
-    """The autodiff Jacobian of a function at a vector: shape (outputs, D)."""
+    """The autodiff Jacobian of a function at x: (outputs, *shape of x)."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -303,7 +303,7 @@ def test_training_noise_is_new_in_every_step_and_reproducible(images):
 
 
 def test_the_encoder_trains_by_itself(images):
-    model = small()
+    model = small(depth=1)
     x = model.dequantize(images, seed=0)
     model.encoder.compile(keras.optimizers.Adam(1e-3), StandardNormalNLL())
     for targets in (None, x, np.zeros((len(x), 1))):

@@ -103,8 +103,8 @@ def fitted(memory, images, jit_compile=False):
     [
         ("remat", False),
         ("reversible", False),
-        ("reversible", True),
         # XLA on TensorFlow compiles for long.
+        pytest.param("reversible", True, marks=pytest.mark.slow),
         pytest.param("remat", True, marks=pytest.mark.slow),
     ],
 )

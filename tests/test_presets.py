@@ -157,6 +157,7 @@ def test_unknown_presets_are_refused(capsys):
     assert "is no preset" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_preset_trains_on(model):
     if model.image_shape != (32, 32, 3):
         pytest.skip("one will do")
