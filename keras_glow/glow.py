@@ -367,7 +367,8 @@ class Glow(keras.Model):
             labels, logits, from_logits=True
         )
         right = ops.equal(
-            ops.argmax(logits, axis=-1), ops.cast(labels, "int64")
+            ops.cast(ops.argmax(logits, axis=-1), "int32"),
+            ops.cast(labels, "int32"),
         )
         return [
             mean(ops.cast(values, self.dtype))
