@@ -29,7 +29,11 @@ from keras_glow.checks import (
     is_dataset,
     nan_outside,
 )
-from keras_glow.compilation import prepare_chains, resolve_jit_compile
+from keras_glow.compilation import (
+    predict_batches,
+    prepare_chains,
+    resolve_jit_compile,
+)
 from keras_glow.data import ImageSequence, first_images, split
 from keras_glow.dequantization import dequantize, quantize
 from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
@@ -772,23 +776,17 @@ class Glow(keras.Model):
         devices = count_devices(model)
         size += -size % devices
         filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
-        if labels is not None:
-            labels = labels[filled]
-        x = _join(inputs[filled], labels)
         with weights_kept(self):
             if devices > 1:
-                return model.predict(x, batch_size=size, verbose=0)[:count]
-            # `predict` sets up a pipeline: for arrays it costs more than it
-            # gains, and for a few images more than the model.
-            outputs = [
-                model.predict_on_batch(
-                    keras.tree.map_structure(
-                        lambda array, start=start: array[start : start + size],
-                        x,
-                    )
+                x = _join(
+                    inputs[filled], None if labels is None else labels[filled]
                 )
-                for start in range(0, len(filled), size)
-            ]
+                return model.predict(x, batch_size=size, verbose=0)[:count]
+            batches = (
+                _join(inputs[rows], None if labels is None else labels[rows])
+                for rows in np.split(filled, len(filled) // size)
+            )
+            outputs = predict_batches(model, batches)
         return np.concatenate(outputs)[:count]
 
     # Saving
