@@ -127,13 +127,11 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         if not self.packed:
             finite = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
             finite = ops.all(ops.stack(finite))
-            if self.replicas > 1:
-                finite = replicas.everywhere(finite)
-            self._apply_inner(grads, variables, finite)
+            finite = self._apply_inner(grads, variables, finite)
         else:
             grads = self._pack_gradients(grads, variables)
             finite = ops.all(ops.isfinite(grads))
-            self._apply_packed(grads, variables, finite)
+            finite = self._apply_packed(grads, variables, finite)
         skipped = 1 - ops.cast(finite, "int32")
         self.skipped.assign_add(skipped)
         self.skipped_in_a_row.assign((self.skipped_in_a_row + 1) * skipped)
@@ -142,15 +140,24 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         state = [*variables, *self.inner_optimizer.variables]
         before = [ops.copy(v) for v in state]
         self.inner_optimizer.apply(grads, variables)
+        # The square of a gradient may overflow where itself it does not.
+        floats = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
+        after = [
+            ops.all(ops.isfinite(ops.convert_to_tensor(v))) for v in floats
+        ]
+        finite = ops.logical_and(finite, ops.all(ops.stack(after)))
+        if self.replicas > 1:
+            finite = replicas.everywhere(finite)
         taken = [
             ops.where(finite, ops.convert_to_tensor(variable), value)
             for variable, value in zip(state, before, strict=True)
         ]
         if self.replicas > 1:
             replicas.assign_on_each(self, state, taken)
-            return
+            return finite
         for variable, value in zip(state, taken, strict=True):
             self.assign(variable, value)
+        return finite
 
     def _pack_gradients(self, grads, variables):
         given = dict(zip(map(id, variables), grads, strict=True))
@@ -161,7 +168,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def _apply_packed(self, grads, variables, finite):
         row, first = self._row, ops.equal(self.iterations, 0)
         self.assign(row, _pack(self._trainable_variables))
-        self._apply_inner([grads], [row], finite)
+        finite = self._apply_inner([grads], [row], finite)
         self._unpack(row, self._trainable_variables, only=variables)
         if self.use_ema:
             averages = self._model_variables_moving_average
@@ -170,6 +177,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             momentum = ops.cast(momentum, row.dtype)
             after = momentum * before + (1 - momentum) * row
             self._unpack(ops.where(finite, after, before), averages)
+        return finite
 
     def _unpack(self, row, variables, only=None):
         sizes = [math.prod(v.shape) for v in variables]

@@ -94,8 +94,11 @@ def test_updates_are_those_of_the_optimizer_inside(name):
 
 
 @pytest.mark.parametrize("name", ["averages", "momentum", "Lamb"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+# The square of the last is not finite.
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 def test_a_step_that_is_not_finite_leaves_no_trace(name, bad):
+    if name == "momentum" and bad == 1e30:
+        pytest.skip("it squares nothing")
     kind, arguments = {**OPTIMIZERS, **WHOLE}[name]
     variables = new_variables()
     optimizer = guarded(kind(learning_rate=0.1, **arguments))
