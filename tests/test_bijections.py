@@ -171,6 +171,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian(case):
     check_log_det(case, 1e-9)
 
 
+@pytest.mark.slow
 def test_log_det_is_that_of_the_autodiff_jacobian_in_float32(case32):
     check_log_det(case32, 1e-5)
 

@@ -216,6 +216,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.slow
 def test_no_global_state_is_touched(tmp_path, record_property):
     done = subprocess.run(
         [sys.executable, "-c", PROBE],

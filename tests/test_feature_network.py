@@ -46,6 +46,7 @@ def test_features_of_an_image_are_the_same_in_any_batch(experiment):
         features(images[..., :1])
 
 
+@pytest.mark.slow
 def test_training_and_loading(experiment, tmp_path):
     images = random_images(96, (8, 8, 3))
     bright = images.mean(axis=(1, 2)) > 128
