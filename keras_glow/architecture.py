@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.encoder import Encoder
+from keras_glow.inverses import apply
 from keras_glow.layers.chain import Chain
 from keras_glow.losses import LogDetLoss, LogProb
 
@@ -95,11 +96,11 @@ def build_encoder(flow, image_shape, num_classes, dtype):
         for layer in (level.squeeze, level.steps):
             h, log_det = layer(h, log_det=log_det)
         if level is not flow[-1]:
-            (h, latent), log_det = level.prior(
-                _inputs(level.prior, labels, h), log_det=log_det
+            (h, latent), log_det = apply(
+                level.prior, h, labels, log_det=log_det
             )
             latents.append(latent)
-    h, log_det = level.prior(_inputs(level.prior, labels, h), log_det=log_det)
+    h, log_det = apply(level.prior, h, labels, log_det=log_det)
     flat = [
         keras.layers.Flatten(dtype=dtype)(latent) for latent in (*latents, h)
     ]
@@ -126,13 +127,10 @@ def build_decoder(flow, image_shape, num_classes, dtype):
             keras.layers.Reshape(shape, dtype=dtype)(z[:, start:stop])
         )
         start = stop
-    top = flow[-1].prior
-    h = top.inverse(_inputs(top, labels, latents.pop()))
+    h = apply(flow[-1].prior, latents.pop(), labels, inverse=True)
     for level in reversed(flow):
         if level is not flow[-1]:
-            h = level.prior.inverse(
-                _inputs(level.prior, labels, h, latents.pop())
-            )
+            h = apply(level.prior, [h, latents.pop()], labels, inverse=True)
         for layer in (level.steps, level.squeeze):
             h = layer.inverse(h)
     return z if labels is None else [z, labels], h
@@ -142,13 +140,6 @@ def _labels(num_classes):
     return (
         keras.Input((), dtype="int32", name="labels") if num_classes else None
     )
-
-
-def _inputs(prior, labels, *tensors):
-    """Tensors as a prior takes them: with labels, if it has classes."""
-    if prior.num_classes:
-        tensors = *tensors, labels
-    return list(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def assemble(flow, image_shape, num_classes, dtype):
