@@ -1,5 +1,6 @@
 """What `Glow.fit` takes: batches in a reproducible order, the first images."""
 
+import copy
 import itertools
 
 import keras
@@ -16,7 +17,7 @@ from keras_glow.checks import (
 
 
 class ImageSequence(keras.utils.PyDataset):
-    """Shuffled batches of an image array, flipped at random if asked.
+    """Batches of an image array, shuffled, and flipped at random if asked.
 
     The order and the flips of an epoch are a function of `(seed, epoch)` alone,
     so a run that is resumed at `epoch` sees what it would have seen
@@ -27,6 +28,7 @@ class ImageSequence(keras.utils.PyDataset):
             memory map will do.
         labels: int array `(count,)` or None.
         batch_size: int >= 1; the last batch of an epoch may be smaller.
+        shuffle: bool; without it every epoch has the order of the array.
         flip: bool, whether half of the images, drawn anew each epoch, are
             mirrored left to right.
         seed: int 0..2**32 - 1.
@@ -45,6 +47,7 @@ class ImageSequence(keras.utils.PyDataset):
         images,
         labels=None,
         batch_size=32,
+        shuffle=True,
         flip=False,
         seed=0,
         epoch=0,
@@ -64,6 +67,7 @@ class ImageSequence(keras.utils.PyDataset):
         self.images = images
         self.labels = labels
         self.batch_size = check_integer("batch_size", batch_size, 1)
+        self.shuffle = check_boolean("shuffle", shuffle)
         self.flip = check_boolean("flip", flip)
         self.seed = check_seed(seed, or_none=False)
         batches = -(-len(images) // self.batch_size)
@@ -77,7 +81,9 @@ class ImageSequence(keras.utils.PyDataset):
         self.batch = batch
         self._begun = False
         rng = np.random.default_rng([self.seed, epoch])
-        self._order = rng.permutation(len(self.images))
+        self._order = np.arange(len(self.images))
+        if self.shuffle:
+            rng.shuffle(self._order)
         self._flipped = rng.random(len(self.images)) < 0.5
 
     def __len__(self):
@@ -101,6 +107,58 @@ class ImageSequence(keras.utils.PyDataset):
         # Keras also calls it before the first epoch.
         if self._begun:
             self._start(self.epoch + 1, batch=0)
+
+
+def pipeline(sequence):
+    """What Keras is to read an `ImageSequence` from, and the callbacks for it.
+
+    On TensorFlow a `tf.data.Dataset` of the batches of whichever epoch the
+    sequence is at when it is begun. Keras would make one too, with autotuning,
+    whose thread can sleep through the end of an epoch: the epoch then waits for
+    it to wake, up to as long as it lasted (docs/performance.md). One generator
+    has nothing to tune. What is left to Keras, which counts the batches of each
+    epoch anew and knows of workers, is the sequence as it is.
+    """
+    if (
+        keras.backend.backend() != "tensorflow"
+        or sequence.batch
+        or sequence.workers > 1
+    ):
+        return sequence, []
+    import tensorflow as tf
+
+    def batches():
+        epoch = copy.copy(sequence)  # which may go on to the next meanwhile
+        return (epoch[i] for i in range(len(epoch)))
+
+    signature = tuple(
+        tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+        for array in sequence[0]
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = (
+        tf.data.Dataset.from_generator(batches, output_signature=signature)
+        .apply(tf.data.experimental.assert_cardinality(len(sequence)))
+        .prefetch(2)
+        .with_options(options)
+    )
+    next_epoch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: sequence.on_epoch_begin(),
+        on_epoch_end=lambda epoch, logs: sequence.on_epoch_end(),
+    )
+    return dataset, [next_epoch]
+
+
+def in_order(x, y, batch_size):
+    """What Keras is to evaluate on, and None: arrays in batches, unshuffled.
+
+    A dataset comes back as it is.
+    """
+    if is_dataset(x):
+        return x, y
+    images = ImageSequence(x, y, batch_size or 32, shuffle=False)
+    return pipeline(images)[0], None
 
 
 def split(x, y, fraction):

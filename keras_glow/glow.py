@@ -34,7 +34,13 @@ from keras_glow.compilation import (
     prepare_chains,
     resolve_jit_compile,
 )
-from keras_glow.data import ImageSequence, first_images, split
+from keras_glow.data import (
+    ImageSequence,
+    first_images,
+    in_order,
+    pipeline,
+    split,
+)
 from keras_glow.dequantization import dequantize, quantize
 from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
 from keras_glow.ema import averaged_weights
@@ -469,27 +475,38 @@ class Glow(keras.Model):
             validation_data = self._check_dataset(test_x), test_y
         elif check_fraction("validation_split", validation_split):
             x, y, validation_data = split(x, y, validation_split)
+        if validation_data is not None:
+            validation_data = in_order(
+                *validation_data,
+                kwargs.get("validation_batch_size") or batch_size,
+            )
         if self.memory == "reversible" or not is_initialized(self.encoder):
             x = self._prepare(x)
         else:
             x = self._check_dataset(x)
-        if shuffle and not is_dataset(x):
-            x, y = self._sequence(x, y, batch_size or 32), None
-        if not isinstance(x, keras.utils.PyDataset) or isinstance(
-            x, ImageSequence
-        ):
-            shuffle = False  # done, or not for Keras to do
+        if not is_dataset(x):
+            x, y = self._sequence(x, y, batch_size or 32, shuffle), None
+        batches, next_epoch = x, []
+        if isinstance(x, ImageSequence):
+            batches, next_epoch = pipeline(x)
+            shuffle = False  # done
+        elif not isinstance(x, keras.utils.PyDataset):
+            shuffle = False  # not for Keras to do
         # Built outside the traced step, the slots cost a third of its time.
         self.optimizer.build(self.trainable_variables)
         try:
             with weights_kept(self):
                 return super().fit(
-                    x,
+                    batches,
                     y,
                     batch_size,
                     epochs,
                     verbose,
-                    [StopIfDiverged(x), *keras.tree.flatten(callbacks or [])],
+                    [
+                        StopIfDiverged(x),
+                        *next_epoch,
+                        *keras.tree.flatten(callbacks or []),
+                    ],
                     validation_data=validation_data,
                     shuffle=shuffle,
                     **kwargs,
@@ -515,13 +532,13 @@ class Glow(keras.Model):
         check_batch(images, labels, self.image_shape, self.num_classes)
         return x
 
-    def _sequence(self, images, labels, batch_size):
+    def _sequence(self, images, labels, batch_size, shuffle):
         # It goes on where the optimiser stands: two fits of one epoch see what
         # one of two epochs sees.
         steps = -(-len(images) // batch_size)
         epoch = int(ops.convert_to_numpy(self.optimizer.iterations)) // steps
         return ImageSequence(
-            images, labels, batch_size, seed=self.seed, epoch=epoch
+            images, labels, batch_size, shuffle, seed=self.seed, epoch=epoch
         )
 
     def _prepare(self, x):
@@ -558,7 +575,7 @@ class Glow(keras.Model):
             batch_size = check_integer("batch_size", batch_size, 1)
         if not kwargs.get("_use_cached_eval_dataset"):  # by fit, which looked
             x, y = check_data(x, y, self.image_shape, self.num_classes)
-            x = self._check_dataset(x)
+            x, y = in_order(self._check_dataset(x), y, batch_size)
         state = self.test_count.state
         state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
         if kwargs.get("_use_cached_eval_dataset"):  # called by fit

@@ -1,10 +1,11 @@
 """Order, flips and first images."""
 
+import keras
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from keras_glow.data import ImageSequence, first_images
+from keras_glow.data import ImageSequence, first_images, pipeline
 
 
 @pytest.fixture
@@ -48,6 +49,43 @@ def test_labels_stay_with_their_images(images):
     sequence = ImageSequence(images, np.arange(10), batch_size=4)
     batch, labels = sequence[1]
     assert_array_equal(batch[:, 0, 0, 0], labels)
+
+
+def test_unshuffled_batches_have_the_order_of_the_array(images):
+    sequence = ImageSequence(images, batch_size=4, shuffle=False, epoch=3)
+    assert_array_equal(epoch(sequence), images)
+
+
+def test_a_pipeline_gives_the_epoch_at_which_it_is_begun(images):
+    sequence = ImageSequence(images, np.arange(10), batch_size=4, seed=1)
+    orders = [
+        epoch(ImageSequence(images, batch_size=4, seed=1, epoch=number))
+        for number in range(2)
+    ]
+    batches, callbacks = pipeline(sequence)
+    if keras.backend.backend() != "tensorflow":
+        assert batches is sequence and not callbacks
+        return
+    assert not batches.options().autotune.enabled and len(batches) == 3
+    begun = iter(batches)
+    first = [next(begun)]
+    for callback in callbacks:
+        callback.on_epoch_begin(0, None)
+        callback.on_epoch_end(0, None)
+    first += list(begun)
+    for order, found in zip(orders, (first, list(batches)), strict=True):
+        found, labels = (
+            np.concatenate(part) for part in zip(*found, strict=True)
+        )
+        assert_array_equal(found, order)
+        assert_array_equal(found[:, 0, 0, 0], labels)
+
+
+@pytest.mark.parametrize("argument", [{"batch": 1}, {"workers": 2}])
+def test_what_keras_counts_or_does_itself_has_no_pipeline(images, argument):
+    sequence = ImageSequence(images, batch_size=4, **argument)
+    batches, callbacks = pipeline(sequence)
+    assert batches is sequence and not callbacks
 
 
 def test_first_images_of_a_generator_are_not_lost(images):
