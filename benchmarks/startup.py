@@ -37,7 +37,7 @@ def measure(depth, width):
 
     lap()
     model = keras_glow.Glow((32, 32, 3), levels=3, depth=depth, width=width)
-    model.compile(keras.optimizers.Adam(1e-3))
+    model.compile(keras.optimizers.Adam(1e-4))
     lap()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH_SIZE * STEPS, 32, 32, 3), "uint8")

@@ -271,7 +271,8 @@ class Glow(keras.Model):
         """Configures training, as `keras.Model.compile` does.
 
         Args:
-            optimizer: a Keras optimiser or its name.
+            optimizer: a Keras optimiser or its name. With networks in float16
+                it gets a `keras.optimizers.LossScaleOptimizer` around it.
             loss: None, for `keras_glow.losses.StandardNormalNLL()`. One of
                 Keras's own would compare latents with themselves.
             jit_compile: bool, or `"auto"`, which leaves XLA out where
@@ -286,7 +287,7 @@ class Glow(keras.Model):
         jit_compile = resolve_jit_compile(jit_compile, self)
         prepare_chains(self.encoder, jit_compile)
         super().compile(
-            optimizer=guarded(optimizer),
+            optimizer=guarded(optimizer, self.network_dtype),
             loss=StandardNormalNLL() if loss is None else loss,
             jit_compile=jit_compile,
             **kwargs,

@@ -26,16 +26,20 @@ ELEMENTWISE = (
 TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
-def guarded(optimizer):
+def guarded(optimizer, network_dtype=None):
     """The optimiser inside a `GuardedOptimizer`.
 
+    For networks in float16, whose small gradients would be 0, inside a
+    `LossScaleOptimizer` too, as Keras has it under the policy `mixed_float16`.
     A `LossScaleOptimizer` stays as it is: it leaves out steps by itself.
     """
     optimizer = keras.optimizers.get(optimizer)
     guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
-    if isinstance(optimizer, guards):
-        return optimizer
-    return GuardedOptimizer(optimizer)
+    if not isinstance(optimizer, guards):
+        optimizer = GuardedOptimizer(optimizer)
+    if network_dtype == "float16" and isinstance(optimizer, GuardedOptimizer):
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -186,7 +190,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         for variable, part in zip(variables, parts, strict=True):
             # A frozen weight stays.
             if id(variable) in chosen:
-                self.assign(variable, ops.reshape(part, variable.shape))
+                self.assign(variable, _shaped(part, variable.shape))
 
     def scale_loss(self, loss):
         # A loss that is not finite may have a gradient that is.
@@ -261,4 +265,9 @@ def _keras_class(optimizer):
 
 
 def _pack(tensors):
-    return ops.concatenate([ops.reshape(t, (-1,)) for t in tensors])
+    return ops.concatenate([_shaped(t, (-1,)) for t in tensors])
+
+
+def _shaped(tensor, shape):
+    """Half of the weights are rows: operations less for TensorFlow to trace."""
+    return tensor if tensor.ndim == len(shape) else ops.reshape(tensor, shape)

@@ -395,6 +395,8 @@ def test_schedules():
 def test_low_precision_networks_leave_everything_else_exact(images, half):
     model = small(network_dtype=half)
     model.compile(keras.optimizers.Adam(1e-3))
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (half == "float16")
     history = model.fit(images, epochs=2, verbose=0).history
     assert history["loss"][1] < history["loss"][0]
     assert {w.dtype for w in model.weights} <= {"float32", "int32"}

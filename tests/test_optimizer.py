@@ -160,3 +160,12 @@ def test_what_is_guarded_already_stays():
     assert guarded(optimizer) is optimizer
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
     assert guarded(scaled) is scaled
+    assert guarded(scaled, "float16") is scaled
+
+
+def test_networks_in_float16_have_a_loss_scale():
+    scaled = guarded(guarded("adam"), "float16")
+    assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(scaled.inner_optimizer, GuardedOptimizer)
+    assert guarded(scaled, "float16") is scaled
+    assert isinstance(guarded("adam", "bfloat16"), GuardedOptimizer)
