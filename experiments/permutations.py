@@ -81,7 +81,7 @@ def main():
     validation = keras_glow.images.load_images(options.validation, 32)
     results = {}
     combinations = itertools.product(
-        range(options.seeds), options.couplings, PERMUTATIONS
+        range(options.seeds), options.couplings, options.permutations
     )
     for seed, coupling, permutation in combinations:
         folder = options.out / f"{permutation}-{coupling}-{seed}"
@@ -113,7 +113,7 @@ def main():
         draw_curves(options.out, results)
     rows = [
         options.out / f"{name}-{options.couplings[0]}-0" / "samples.png"
-        for name in PERMUTATIONS
+        for name in options.permutations
     ]
     stack_pictures(rows, options.out / "samples.png")
     print((options.out / "table.md").read_text())
@@ -128,6 +128,12 @@ def parse():
     add("--out", required=True, type=pathlib.Path)
     add("--images", type=int, help="train on the first so many only")
     add("--seeds", type=int, default=1)
+    add(
+        "--permutations",
+        nargs="+",
+        default=PERMUTATIONS,
+        choices=PERMUTATIONS,
+    )
     add("--couplings", nargs="+", default=COUPLINGS, choices=COUPLINGS)
     add("--epochs", type=int, default=4)
     add("--levels", type=int, default=3)
