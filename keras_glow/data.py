@@ -28,13 +28,13 @@ class ImageSequence(keras.utils.PyDataset):
             memory map will do.
         labels: int array `(count,)` or None.
         batch_size: int >= 1; the last batch of an epoch may be smaller.
-        shuffle: bool; without it every epoch has the order of the array.
         flip: bool, whether half of the images, drawn anew each epoch, are
             mirrored left to right.
         seed: int 0..2**32 - 1.
         epoch: int >= 0, the epoch to begin with.
         batch: int >= 0, the batch of that epoch to begin with: its first epoch
             has so many batches less.
+        shuffle: bool; without it every epoch has the order of the array.
         **kwargs: `keras.utils.PyDataset` arguments (`workers`, ...).
 
     Raises:
@@ -47,11 +47,11 @@ class ImageSequence(keras.utils.PyDataset):
         images,
         labels=None,
         batch_size=32,
-        shuffle=True,
         flip=False,
         seed=0,
         epoch=0,
         batch=0,
+        shuffle=True,
         **kwargs,
     ):
         super().__init__(**kwargs)

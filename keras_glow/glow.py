@@ -539,7 +539,12 @@ class Glow(keras.Model):
         steps = -(-len(images) // batch_size)
         epoch = int(ops.convert_to_numpy(self.optimizer.iterations)) // steps
         return ImageSequence(
-            images, labels, batch_size, shuffle, seed=self.seed, epoch=epoch
+            images,
+            labels,
+            batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            shuffle=shuffle,
         )
 
     def _prepare(self, x):
