@@ -151,14 +151,16 @@ def pipeline(sequence):
 
 
 def in_order(x, y, batch_size):
-    """What Keras is to evaluate on, and None: arrays in batches, unshuffled.
+    """What Keras is to evaluate on, and its labels if they are apart.
 
-    A dataset comes back as it is.
+    Arrays become batches in their order. Of an `ImageSequence` each evaluation
+    sees the epoch that it is at; other datasets come back as they are.
     """
-    if is_dataset(x):
-        return x, y
-    images = ImageSequence(x, y, batch_size or 32, shuffle=False)
-    return pipeline(images)[0], None
+    if not is_dataset(x):
+        x, y = ImageSequence(x, y, batch_size or 32, shuffle=False), None
+    if isinstance(x, ImageSequence):
+        x, _ = pipeline(x)
+    return x, y
 
 
 def split(x, y, fraction):
