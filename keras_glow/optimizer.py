@@ -270,4 +270,6 @@ def _pack(tensors):
 
 def _shaped(tensor, shape):
     """Half of the weights are rows: operations less for TensorFlow to trace."""
-    return tensor if tensor.ndim == len(shape) else ops.reshape(tensor, shape)
+    # Its sparse gradients, which `reshape` makes dense, have no `ndim`.
+    same = getattr(tensor, "ndim", None) == len(shape)
+    return tensor if same else ops.reshape(tensor, shape)
