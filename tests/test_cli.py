@@ -71,6 +71,7 @@ def test_a_second_run_needs_another_folder(run, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # test_checkpoint.py has it without the command line
 def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path, capsys):
     folder, arguments = run
     other = [*arguments[:-1], str(tmp_path / "run")]

@@ -213,6 +213,7 @@ assert [end(process) for process in (start(False), start(False))] == [0, 0]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_processes_that_prepare_the_same_cache(
     faces, tmp_path, record_property

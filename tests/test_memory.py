@@ -101,7 +101,7 @@ def fitted(memory, images, jit_compile=False):
 @pytest.mark.parametrize(
     "memory, jit_compile",
     [
-        ("remat", False),
+        pytest.param("remat", False, marks=pytest.mark.slow),
         ("reversible", False),
         # XLA on TensorFlow compiles for long.
         pytest.param("reversible", True, marks=pytest.mark.slow),
@@ -124,6 +124,7 @@ def test_training_is_that_of_store(memory, jit_compile, images):
     assert_array_equal(decoded, images[:8])
 
 
+@pytest.mark.slow
 def test_a_file_loads_whatever_the_memory(tmp_path):
     x = np.random.default_rng(0).uniform(-0.5, 0.5, (2, *SHAPE))
     x = x.astype("float32")
