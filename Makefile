@@ -49,22 +49,18 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Python compiles what is imported, a small part of all, when it is: half of
-# the time of setting up would go into compiling the rest.
-INSTALL := pip install --quiet --no-compile
-
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m $(INSTALL) -e '.[cpu,jax,demo,notebook,test]'
+	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,notebook,test]'
 	touch $@
 
 # A fixed Torch, by far the largest thing to fetch: a newer one is fetched anew.
 $(OTHERS)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(OTHERS)
 	$(OTHERS)/bin/python -m pip install --quiet --upgrade pip
-	$(OTHERS)/bin/python -m $(INSTALL) torch==2.13.0
-	$(OTHERS)/bin/python -m $(INSTALL) -e '.[jax,test]'
+	$(OTHERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(OTHERS)/bin/python -m pip install --quiet -e '.[jax,test]'
 	touch $@
 
 # For the tests of the page that `keras-glow demo` serves: without Chromium they
