@@ -314,7 +314,7 @@ def test_the_encoder_trains_by_itself(images):
     model = small(depth=1)
     x = model.dequantize(images, seed=0)
     model.encoder.compile(keras.optimizers.Adam(1e-3), StandardNormalNLL())
-    for targets in (None, np.zeros((len(x), 1))):
+    for targets in (None, x, np.zeros((len(x), 1))):
         history = model.encoder.fit(x, targets, epochs=2, verbose=0).history
         assert history["loss"][1] < history["loss"][0]
     assert is_initialized(model)

@@ -108,11 +108,11 @@ def test_probabilities_of_all_images_sum_to_1(kwargs, record_property):
 
     With noise at the centre of the bins, their sum is the integral of the
     density by the midpoint rule. The density has to be wide beside a bin, and
-    narrow beside the cube of all images: up to 0.2 % are outside, depending on
-    the first weights, which each backend draws for itself.
+    narrow beside the cube of all images, whatever the first weights, which each
+    backend draws for itself: so the weights are moved but a little.
     """
     model = Glow((2, 2, 1), levels=1, depth=2, width=8, bits=4, **kwargs)
-    move_weights(model, 0.1)
+    move_weights(model, 0.05)
     rng = np.random.default_rng(0)
     data = 0.09 * rng.normal(size=(512, 2, 2, 1)).astype("float32")
     labels = None
@@ -132,4 +132,4 @@ def test_probabilities_of_all_images_sum_to_1(kwargs, record_property):
         f"{model.coupling}",
         f"{total:.5f}",
     )
-    assert abs(total - 1) <= 3e-3
+    assert abs(total - 1) <= 1e-3
