@@ -69,8 +69,9 @@ class ActNorm(Bijection):
         if not self.built:
             self.build(x.shape)
         # Two passes over centred values: a large mean costs no precision.
-        mean = ops.mean(x, axis=(0, 1, 2))
-        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(0, 1, 2)))
+        axes = tuple(range(x.ndim - 1))
+        mean = ops.mean(x, axis=axes)
+        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=axes))
         log_scale = -ops.log(deviation + self.epsilon)
         self.bias.assign(-mean)
         self.log_scale.assign(
@@ -82,7 +83,8 @@ class ActNorm(Bijection):
         if self.adapting:
             self.adapt(x)
         _, height, width, _ = x.shape
-        z = ops.exp(self.log_scale) * (x + self.bias)
+        # `ops.add` of a bias on TensorFlow has a gradient that needs no x.
+        z = ops.exp(self.log_scale) * ops.add(x, self.bias)
         log_det = height * width * ops.sum(self.log_scale)
         return z, self.zero_log_det(x) + log_det
 
