@@ -110,11 +110,14 @@ class InvertibleConv1x1(Bijection):
     def _triangles(self):
         # Masked at every call: the optimiser also moves the unused entries.
         # By constants: `ops.tril` is a dozen operations on TensorFlow.
-        identity = np.eye(self.lower.shape[0], dtype=self.dtype)
-        below = np.tril(np.ones_like(identity), -1)
+        channels = self.lower.shape[0]
+        identity = ops.convert_to_tensor(np.eye(channels), self.dtype)
+        below = np.tril(np.ones((channels, channels)), -1)
+        above = ops.convert_to_tensor(below.T, self.dtype)
+        below = ops.convert_to_tensor(below, self.dtype)
         diagonal = self.sign * ops.exp(self.log_s)
         lower = self.lower * below + identity
-        return lower, self.upper * below.T + identity * diagonal
+        return lower, self.upper * above + identity * diagonal
 
     def _forward(self, x):
         _, height, width, _ = x.shape
