@@ -8,7 +8,8 @@ Alike on TensorFlow, JAX and Torch:
   pulls gradients back through it, at once;
 - `wait_for(tensor, zero)` is `tensor`, computed after what `zero` comes of;
 - `traced_once(function)` is `function`, in a compiled program once;
-- `compiled(function)` is `function` as a compiled program, where there are any.
+- `compiled(function)` is `function` as a compiled program, where there are any;
+- `choose(condition, one, other)` is one of two tensors.
 """
 
 import keras
@@ -100,6 +101,16 @@ def compiled(function):
 
         return jax.jit(function)
     return function
+
+
+def choose(condition, one, other):
+    """One tensor if a bool scalar is true, the other one if not."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.where(condition, one, other)
+    import tensorflow as tf
+
+    # Hands one of them on, where `tf.where` would write a third.
+    return tf.raw_ops.Select(condition=condition, x=one, y=other)
 
 
 def _backend(name):
