@@ -21,7 +21,7 @@ from keras_glow.presets import PRESETS
 
 PACKAGES = {
     "tf_saved_model": ["tensorflow"],
-    "litert": ["ai_edge_litert"],
+    "litert": ["tensorflow"],
     "onnx": ["tf2onnx", "onnx", "onnxruntime"],
 }
 
@@ -116,7 +116,12 @@ def load_saved_model(folder, name):
 
 def load_litert(folder, name):
     """Likewise, a LiteRT file."""
-    from ai_edge_litert.interpreter import Interpreter
+    if importlib.util.find_spec("ai_edge_litert"):
+        from ai_edge_litert.interpreter import Interpreter
+    else:  # TensorFlow's own is older, and is going to be taken out of it.
+        from tensorflow import lite
+
+        Interpreter = lite.Interpreter
 
     file = (folder / f"{name}.tflite").read_bytes()
     interpreter = Interpreter(model_content=file, num_threads=2)

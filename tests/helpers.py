@@ -7,11 +7,22 @@ import pathlib
 import keras
 import numpy as np
 
+ROOT = pathlib.Path(__file__).parents[1]
+
 # The environment of a process that uses no backend: NumPy's, which needs JAX
 # for a part of it, takes the least time to import.
 WITHOUT_BACKEND = dict(os.environ)
 if importlib.util.find_spec("jax"):
     WITHOUT_BACKEND["KERAS_BACKEND"] = "numpy"
+
+
+def load_experiment(name):
+    """A script of `experiments` as a module."""
+    path = ROOT / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def to_numpy(tensor):
@@ -65,7 +76,7 @@ def data_file(name):
     """A file of the data folder, as the notebooks have it; None if missing."""
     folder = os.environ.get("KERAS_GLOW_DATA")
     if not folder:
-        folder = pathlib.Path(__file__).parents[2] / "shared" / "data"
+        folder = ROOT.parent / "shared" / "data"
     path = pathlib.Path(folder) / name
     return path if path.is_file() else None
 

@@ -3,29 +3,19 @@
 `experiments/backends.py --golden tests/golden` made the files and the numbers.
 """
 
-import importlib.util
 import json
-import pathlib
 import sys
 
 import keras
 import numpy as np
 import pytest
+from helpers import ROOT, load_experiment
 from numpy.testing import assert_allclose
 
-ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
 
-def load_experiment():
-    path = ROOT / "experiments" / "backends.py"
-    spec = importlib.util.spec_from_file_location("backends", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXPERIMENT = load_experiment()
+EXPERIMENT = load_experiment("backends")
 IMAGES, SCORED = EXPERIMENT.load_images(None)
 
 

@@ -1,15 +1,13 @@
 """Two devices do what one does, on the engines of this backend."""
 
-import importlib.util
 import os
-import pathlib
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from helpers import random_images
+from helpers import load_experiment, random_images
 from numpy.testing import assert_allclose
 
 import keras_glow.glow
@@ -17,19 +15,10 @@ from keras_glow import replicas
 from keras_glow.cli import main
 from keras_glow.losses import mean_loss
 
-ROOT = pathlib.Path(__file__).parents[1]
 BACKEND = keras.backend.backend()
 
 
-def load_experiment():
-    path = ROOT / "experiments" / "devices.py"
-    spec = importlib.util.spec_from_file_location("devices", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXPERIMENT = load_experiment()
+EXPERIMENT = load_experiment("devices")
 FAST = ("MirroredStrategy", "DataParallel", "DistributedDataParallel")
 # It fails inside Keras 3.15 for any model, see docs/devices.md.
 FAILS = "MultiWorkerMirroredStrategy"

@@ -10,7 +10,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from helpers import move_weights, random_images, to_numpy
+from helpers import load_experiment, move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
@@ -22,6 +22,7 @@ from keras_glow.saving import partial_folder, whole_folder
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow exports"
 )
+LOADERS = load_experiment("export").LOADERS
 CLASSES = 3
 # What inverts, factors or sorts where a constant should be.
 COMPUTED = ("Triangular", "Inver", "Qr", "Lu", "Det", "TopK", "BandPart")
@@ -60,52 +61,6 @@ def exported(model, tmp_path_factory):
         return out
 
     return folder
-
-
-# Each loader takes a folder and a name, and returns a function of named arrays
-# to a dict of arrays.
-
-
-def load_saved_model(folder, name):
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(folder / name).signatures
-    function = signatures["serving_default"]
-
-    def run(**inputs):
-        inputs = {k: tf.constant(v) for k, v in inputs.items()}
-        return {k: v.numpy() for k, v in function(**inputs).items()}
-
-    return run
-
-
-def load_litert(folder, name):
-    if importlib.util.find_spec("ai_edge_litert"):
-        from ai_edge_litert.interpreter import Interpreter
-    else:
-        from tensorflow import lite
-
-        Interpreter = lite.Interpreter
-    interpreter = Interpreter(str(folder / f"{name}.tflite"))
-    runner = interpreter.get_signature_runner()
-    return lambda **inputs: runner(**inputs)
-
-
-def load_onnx(folder, name):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
-    names = [output.name for output in session.get_outputs()]
-    return lambda **inputs: dict(
-        zip(names, session.run(None, inputs), strict=True)
-    )
-
-
-LOADERS = {
-    "tf_saved_model": load_saved_model,
-    "litert": load_litert,
-    "onnx": load_onnx,
-}
 
 
 def original(model):

@@ -1,30 +1,19 @@
 """The network behind the distances of faces, as it is shipped."""
 
-import importlib.util
-import os
-import pathlib
-
 import keras
 import numpy as np
 import pytest
-from helpers import random_images
-from numpy.testing import assert_allclose
+from helpers import data_file, load_experiment, random_images
+from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow.saving import save_atomically
 
-ROOT = pathlib.Path(__file__).parents[1]
-DATA = pathlib.Path(
-    os.environ.get("KERAS_GLOW_DATA", ROOT.parent / "shared" / "data")
-)
+FACES = data_file("faces32_valid.npz")
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    path = ROOT / "experiments" / "feature_network.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_experiment("feature_network")
 
 
 def test_the_shipped_network_is_small_and_plain(experiment):
@@ -65,12 +54,25 @@ def test_roc_area(experiment):
     assert np.isnan(experiment.roc_area(np.ones(5), scores))
 
 
+def test_damage_is_done_to_some_pixels(experiment):
+    images = random_images(10, (8, 8, 3))
+    done = dict(experiment.damaged(images, np.random.default_rng(0)))
+    assert_array_equal(done.pop("nothing"), images)
+    assert len(done) == 9
+    for changed in done.values():
+        assert changed.shape == images.shape and changed.dtype == "uint8"
+        assert np.any(changed != images)
+    # Blocks of 2 x 2 keep their mean where all their pixels were equal.
+    flat = np.full((2, 8, 8, 3), 77, "uint8")
+    blurred = dict(experiment.damaged(flat, np.random.default_rng(0)))
+    assert_array_equal(blurred["shrunk by 2 and enlarged"], flat)
+
+
 @pytest.mark.skipif(
-    not (DATA / "faces32_valid.npz").exists(),
-    reason="needs faces32_valid.npz: set KERAS_GLOW_DATA",
+    not FACES, reason="needs faces32_valid.npz: set KERAS_GLOW_DATA"
 )
 def test_the_shipped_network_knows_faces_of_other_people(experiment):
-    with np.load(DATA / "faces32_valid.npz") as file:
+    with np.load(FACES) as file:
         images, labels = file["images"], file["attributes"]
         names = list(file["attribute_names"])
     model = keras.saving.load_model(experiment.WEIGHTS)

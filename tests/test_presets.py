@@ -7,7 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers import data_file, faces, random_images
+from helpers import ROOT, data_file, faces, random_images
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import Glow, ModelFileError, presets
@@ -16,7 +16,6 @@ from keras_glow.diagnosis import errors_by_kind, out_of_distribution_images
 from keras_glow.noise import standard_normal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module", params=presets.PRESETS)
