@@ -1,5 +1,6 @@
 # Two commands for a fresh machine: `make demo` and `make test`.
-# Each makes the virtual environment it needs; nothing else is installed.
+# Each makes the virtual environments it needs; `make test` installs Chromium
+# too, by apt-get, where it may.
 
 PYTHON ?= python3.11
 VENV ?= .venv

@@ -1,7 +1,7 @@
 """Time and peak memory of training, by depth, width, image size and batch.
 
     python benchmarks/scaling.py --depths 4 8 16 32 64 --plot docs/depth.png \
-        --memory store remat reversible --sizes 64 --levels 1 --batch-sizes 48
+        --memory store remat reversible --sizes 64 --levels 1 --batch-sizes 16
     python benchmarks/scaling.py --widths 32 64 128 256 512
 
 A process for each combination of the lists given. It trains an untrained model

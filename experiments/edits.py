@@ -266,8 +266,11 @@ def main():
         f"By `python experiments/edits.py {command} --encoded "
         f"{options.encoded} --faces {options.faces} --odd {options.odd}`\n",
         f"{options.model}: directions from {len(z):,} training faces, "
-        f"{len(faces)} validation faces edited, of which those that the judge "
-        "sees without the attribute; ridge "
+        f"those of {len(faces)} validation faces edited that the judge, the "
+        "network of `weights/face_features.keras`, sees without the attribute. "
+        "A cell: the share of them that it sees with the attribute afterwards, "
+        "and how many of the other 39 changed, on average. Orthogonal: what is "
+        "left of a direction without those of all others; ridge: "
         f"{options.ridge:g}. The judge is right about the attributes of "
         "unedited faces in "
         + ", ".join(f"{right[c]:.0%} ({name})" for name, c in columns.items())

@@ -2,7 +2,8 @@
 
     python experiments/mnist.py mnist.npz --out runs/mnist
     python experiments/mnist.py mnist.npz --out runs/mnist-classes --classes \
-        --depth 6 --width 48 --learning-rate 4e-3
+        --class-priors top --depth 6 --width 48 --learning-rate 4e-3 \
+        --epochs 2 --ema 0.99
 
 The digits are padded with black from 28x28 to 32x32 and stay grey. Bits/dim
 are those of all 32x32 pixels, divided by the 28 x 28 dimensions of a digit: a

@@ -24,6 +24,7 @@ TITLES = {
     "test_cli": "The command line",
     "test_conversion": "Checkpoints of other projects",
     "test_decoding_fuzz": "Damaged image files",
+    "test_demo": "The page of `keras-glow demo`",
     "test_determinism": "Determinism",
     "test_divergence": "Steps that are not finite",
     "test_endurance": "Long runs",
@@ -49,8 +50,9 @@ are sizes and counts, not verdicts. This table: Python {python}, TensorFlow
 
 Not covered, or not held:
 
-- A GPU, Torch, Windows, a power cut, and several replicas under
-  `tf.distribute`, where no step is left out.
+- A GPU, Windows, a power cut. The tests run on Torch and JAX too
+  ([backends.md](backends.md)), but record no figure there. Several replicas:
+  [devices.md](devices.md).
 - Very deep flows at the start of training. At 96 steps of flow, width 16 and a
   learning rate of 1e-3 without warm-up, 49,622 of 196,608 values did not come
   back after 25 steps of training, 801 after 50 and none after 75; noise still

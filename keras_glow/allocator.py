@@ -26,8 +26,9 @@ def keep_freed_memory():
 
     TensorFlow takes the memory of every activation from `malloc`, and frees it
     within the step. glibc hands large blocks back to the kernel at once, which
-    has to clear every page of them again for the next step: a third of the
-    time of training, or more (`benchmarks/allocator.py`). The price is memory
+    may have to clear every page of them again for the next step: up to half of
+    the time of training on one machine, none of it on another
+    (`benchmarks/allocator.py`). The price is memory
     that lies between two blocks, and that the process holds its peak until
     `return_freed_memory`: so a `Glow` that asks for less memory does without.
 

@@ -1,5 +1,7 @@
 """The network behind the distances of faces, as it is shipped."""
 
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ def experiment():
 
 def test_the_shipped_network_is_small_and_plain(experiment):
     assert experiment.WEIGHTS.stat().st_size < 1e6
+    digest = hashlib.sha256(experiment.WEIGHTS.read_bytes()).hexdigest()
+    assert digest in experiment.WEIGHTS.with_suffix(".md").read_text()
     model = keras.saving.load_model(experiment.WEIGHTS, safe_mode=True)
     assert not model.compiled
     assert model.output_shape == (None, 40)
