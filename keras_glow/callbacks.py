@@ -9,7 +9,12 @@ import numpy as np
 
 from keras_glow import diagnosis
 from keras_glow.checkpoint import Progress, save_checkpoint
-from keras_glow.checks import check_integer, check_seed, check_temperature
+from keras_glow.checks import (
+    check_integer,
+    check_seed,
+    check_temperature,
+    refuse,
+)
 from keras_glow.ema import averaged_weights
 from keras_glow.images import save_grid
 from keras_glow.saving import check_writable, whole_file
@@ -53,6 +58,8 @@ class SampleGrid(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         # Before the first epoch, not after it.
+        if not np.ndim(self.temperatures):
+            refuse("temperatures", "a sequence", self.temperatures)
         for temperature in self.temperatures:
             check_temperature(temperature, self.model.levels)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -84,6 +91,10 @@ class HistoryFile(keras.callbacks.CSVLogger):
     def on_epoch_end(self, epoch, logs=None):
         with _warned(self.filename):
             super().on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        with _warned(self.filename):
+            super().on_train_end(logs)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -138,10 +149,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.batch = epoch, 0
+        self.first = self.progress.batch if self.progress else 0
         if self.progress is not None:
             # Keras has just set the metrics to zero: an epoch that goes on has
             # to go on with what it had gathered.
-            self.batch = self.progress.batch
+            self.batch = self.first
             if self.batch:
                 for variable, value in zip(
                     self.model.metrics_variables,
@@ -155,8 +167,10 @@ class Checkpoint(keras.callbacks.Callback):
             self._leave()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.batch += 1
-        if self.stop and batch + 1 < self.params["steps"]:
+        # With `steps_per_execution` not every batch is told of.
+        self.batch = self.first + batch + 1
+        steps = self.params["steps"]  # None where it is not known
+        if self.stop and (steps is None or batch + 1 < steps):
             self._save()
             self._leave()
 

@@ -237,17 +237,19 @@ def check_batch(images, labels, image_shape, num_classes):
     expected = f"integers 0..255 of shape ({expected})"
     if not hasattr(images, "shape"):
         refuse("x", f"batches of {expected}", images)
-    shape = tuple(images.shape)
-    wanted = (None, *image_shape)
-    known = [(a, b) for a, b in zip(shape, wanted, strict=False) if a and b]
-    if (
-        not keras.backend.is_int_dtype(images.dtype)
-        or len(shape) != 4
-        or any(a != b for a, b in known)
+    try:
+        shape = tuple(images.shape)
+    except ValueError:  # TensorFlow may not know how many dimensions there are
+        shape = (None,)
+    if not keras.backend.is_int_dtype(images.dtype) or shape[1:] != tuple(
+        image_shape
     ):
+        hint = ""
+        if shape == (None,) or None in shape[1:]:
+            hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
         raise ValueError(
             f"`x` is expected to be batches of {expected}. "
-            f"Received: dtype={_dtype_name(images)}, shape={shape}"
+            f"Received: dtype={_dtype_name(images)}, shape={shape}{hint}"
         )
     if num_classes is None:
         return

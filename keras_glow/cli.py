@@ -86,7 +86,7 @@ def _train(options):
     if options.validation:
         validation = images.load_images(
             options.validation,
-            train_images.shape[1],
+            _size(train_images.shape[1:]),
             keys=images.TEST_KEYS,
             cache=out / "validation.npy",
             **reading,
@@ -128,7 +128,10 @@ def _one_image(path):
 
 def _sample(options):
     model = _load(options.model)
-    samples = model.sample(options.count, options.temperature, options.seed)
+    labels = _labels(model, options, options.count, needed=False)
+    samples = model.sample(
+        options.count, options.temperature, options.seed, labels
+    )
     if options.grid:
         images.save_grid(samples, options.grid)
         print(options.grid)
@@ -141,7 +144,7 @@ def _sample(options):
 
 def _evaluate(options):
     model = _load(options.model)
-    data = _load_for(model, options.data, options.upscale)
+    data, labels = _load_for(model, options.data, options.upscale)
     chunk = 256
     progress = keras.utils.Progbar(
         len(data), unit_name="image", verbose=0 if options.json else 1
@@ -154,11 +157,14 @@ def _evaluate(options):
                 data[start : start + chunk],
                 draws=options.draws,
                 seed=options.seed + start,
+                labels=_rows(labels, slice(start, start + chunk)),
             )
         )
         progress.update(min(start + chunk, len(data)))
     values = np.concatenate(values)
-    error = float(np.std(values) / math.sqrt(len(values)))
+    error = None  # of one image nothing is known of the spread
+    if len(values) > 1:
+        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
     result = {
         "bits_per_dim": float(np.mean(values)),
         "standard_error": error,
@@ -170,18 +176,21 @@ def _evaluate(options):
         print(json.dumps(result))
     else:
         print(
-            f"{result['bits_per_dim']:.4f} +- {error:.4f} bits/dim "
-            f"({len(values)} images, {options.draws} draws, {model.bits} bits)"
+            f"{result['bits_per_dim']:.4f}"
+            + (f" +- {error:.4f}" if error is not None else "")
+            + f" bits/dim ({len(values)} images, {options.draws} draws, "
+            f"{model.bits} bits)"
         )
 
 
 def _reconstruct(options):
     model = _load(options.model)
     originals = _load_files(model, options.images)
-    decoded = model.decode(model.encode(originals))
+    labels = _labels(model, options, len(originals))
+    decoded = model.decode(model.encode(originals, labels), labels)
     quantized = model.quantize(model.dequantize(originals, seed="center"))
     wrong = np.sum(decoded != quantized, axis=(1, 2, 3))
-    bits = model.bits_per_dim(originals, seed=0)
+    bits = model.bits_per_dim(originals, seed=0, labels=labels)
     for file, count, value in zip(options.images, wrong, bits, strict=True):
         verdict = "exact" if not count else f"{count} values differ"
         print(f"{file}: {verdict}, {value:.3f} bits/dim")
@@ -196,10 +205,16 @@ def _reconstruct(options):
 
 def _interpolate(options):
     model = _load(options.model)
-    z = model.encode(_load_files(model, [options.a, options.b]))
+    ends = _load_files(model, [options.a, options.b])
+    labels = _labels(model, options, 2)
+    z = model.encode(ends, labels)
     shares = np.linspace(0, 1, options.steps)
     between = latent.interpolate(z, shares, options.spherical)
-    images.save_grid(model.decode(between), options.grid, columns=options.steps)
+    # Of the class of the nearer end.
+    labels = _rows(labels, (shares > 0.5).astype(int))
+    images.save_grid(
+        model.decode(between, labels), options.grid, columns=options.steps
+    )
     print(options.grid)
 
 
@@ -250,8 +265,9 @@ def _export(options):
 
 def _doctor(options):
     model = _load(options.model)
-    data = _load_for(model, options.data, options.upscale)[: options.count]
-    found = model.diagnose(data)
+    data, labels = _load_for(model, options.data, options.upscale)
+    chosen = slice(options.count)
+    found = model.diagnose(data[chosen], _rows(labels, chosen))
     if options.json:
         # JSON knows no nan: numbers that are not finite become strings.
         text = json.dumps(found.to_dict())
@@ -303,25 +319,56 @@ def _load(model):
 
 
 def _load_for(model, path, upscale=False):
-    height, width, channels = model.image_shape
-    if height != width:
+    """Images for a model, and their labels if it has classes."""
+    size, keys = _size(model.image_shape), images.TEST_KEYS
+    folder = pathlib.Path(path).is_dir()
+    if size is None and folder:
         raise ValueError("Only models of square images read image files")
-    data = images.load_images(
-        path, height, channels, images.TEST_KEYS, upscale=upscale
-    )
+    if model.num_classes and folder:
+        raise ValueError(
+            f"A model with classes is expected to get an .npz file with labels "
+            f"beside the images. Received: {path}"
+        )
+    channels = model.image_shape[-1]
+    data = images.load_images(path, size, channels, keys, upscale=upscale)
     if data.shape[1:] != model.image_shape:
         raise ValueError(
             f"{path} is expected to hold images {model.image_shape}. "
             f"Received: {data.shape[1:]}"
         )
-    return data
+    return data, images.load_labels(path, keys) if model.num_classes else None
 
 
 def _load_files(model, files):
-    height, _, channels = model.image_shape
-    return np.stack(
-        [images.load_image(file, height, channels) for file in files]
-    )
+    size, channels = _size(model.image_shape), model.image_shape[-1]
+    if size is None:
+        raise ValueError("Only models of square images read image files")
+    return np.stack([images.load_image(file, size, channels) for file in files])
+
+
+def _size(image_shape):
+    """What images are resized to: None if they are not square."""
+    height, width, _ = image_shape
+    return height if height == width else None
+
+
+def _labels(model, options, count, needed=True):
+    """The classes of `--labels`, one for each of `count` images."""
+    labels = options.labels
+    if labels is None and not (needed and model.num_classes):
+        return None
+    if not model.num_classes:
+        raise ValueError("--labels is expected with a model with classes only")
+    if labels is None or len(labels) not in (1, count):
+        raise ValueError(
+            f"--labels is expected to be one class 0..{model.num_classes - 1} "
+            f"for all images, or {count} joined by commas, for each of them"
+        )
+    return np.resize(labels, count)
+
+
+def _rows(labels, rows):
+    return None if labels is None else labels[rows]
 
 
 # The options
@@ -357,6 +404,11 @@ def _temperature(text):
     """One number, or several joined by commas, one per level."""
     values = [_number(float, 0)(part) for part in text.split(",")]
     return values[0] if len(values) == 1 else values
+
+
+def _classes(text):
+    """One class, or several joined by commas."""
+    return [_number(int, 0)(part) for part in text.split(",")]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -497,6 +549,7 @@ def _add_sample(commands):
         help="a number, or one per level joined by commas, finest first",
     )
     add("--seed", type=_seed, default=0)
+    _add_labels(command)
     target = command.add_mutually_exclusive_group(required=True)
     target.add_argument("--grid", metavar="FILE.png", help="one picture of all")
     target.add_argument("--out", metavar="DIR", help="a PNG for each image")
@@ -520,6 +573,7 @@ def _add_reconstruct(commands):
         commands, "reconstruct", _reconstruct, "Encode images and decode them."
     )
     _add_model(command)
+    _add_labels(command)
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command.add_argument(
         "--grid", metavar="FILE.png", help="both, as a picture"
@@ -536,6 +590,7 @@ def _add_interpolate(commands):
     _add_model(command)
     command.add_argument("a", metavar="A", help="image file")
     command.add_argument("b", metavar="B", help="image file")
+    _add_labels(command)
     command.add_argument("--steps", type=_number(int, 2), default=8)
     command.add_argument(
         "--spherical", action="store_true", help="along the great circle"
@@ -642,6 +697,15 @@ def _add_upscale(command):
         "--upscale",
         action="store_true",
         help="enlarge images of a folder that are too small",
+    )
+
+
+def _add_labels(command):
+    command.add_argument(
+        "--labels",
+        type=_classes,
+        help="of a model with classes: one for all images, or one for each, "
+        "joined by commas",
     )
 
 

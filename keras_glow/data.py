@@ -204,11 +204,10 @@ def first_images(x, count, seed, check=None):
     """
     if hasattr(x, "shape"):
         chosen = np.random.default_rng(seed).permutation(len(x))[:count]
-        return np.asarray(x[np.sort(chosen)]), x
-    if isinstance(x, keras.utils.PyDataset):
-        batches = (x[i] for i in range(len(x)))
-    else:
-        batches = iter(x)
+        # Of a memory map the chosen ones alone are read.
+        array = x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
+        return np.asarray(array[np.sort(chosen)]), x
+    batches = iter(x)
     taken, images = [], []
     for batch in batches:
         taken.append(batch)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_glow.data import first_images
+from keras_glow.inverses import apply
 
 PATIENCE = 10  # steps left out in a row
 IMAGES = 256
@@ -106,24 +107,35 @@ class StopIfDiverged(keras.callbacks.Callback):
             return
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-        layer = first_nonfinite_layer(self.model, self._images())
-        where = (
-            f"The first layer whose output is not finite: {layer}"
-            if layer
-            else "The outputs of all layers are finite: the gradients are not"
-        )
         raise TrainingDiverged(
             f"{PATIENCE} steps in a row had a loss or a gradient that is not "
             f"finite, up to epoch {self.epoch + 1}, step {self.step + 1}. "
-            f"{where}"
+            f"{self._reason()}"
         )
 
-    def _images(self):
-        """Those of the step, or some, where it is not known which they were."""
-        if not isinstance(self.x, keras.utils.PyDataset):
-            return first_images(self.x, IMAGES, seed=0)[0]
-        batch = self.x[min(self.step, len(self.x) - 1)]
-        return keras.utils.unpack_x_y_sample_weight(batch)[0]
+    def _reason(self):
+        """Where it begins, as far as images to look at can be had."""
+        own = isinstance(self.x, keras.utils.PyDataset)
+        if iter(self.x) is self.x:  # `fit` reads the same generator
+            return "Its images are gone: no layer was looked at"
+        try:
+            layer = first_nonfinite_layer(
+                self.model,
+                self._batch() if own else first_images(self.x, IMAGES, 0)[0],
+            )
+        except Exception as error:
+            # Datasets are of anybody's making, and their images may be why.
+            return f"No layer could be looked at: {error}"
+        if layer:
+            return f"The first layer whose output is not finite: {layer}"
+        if own:
+            return "The outputs of all layers are finite: the gradients are not"
+        return "Of the first images of the dataset all outputs are finite"
+
+    def _batch(self):
+        batches = self.x.num_batches
+        step = self.step if batches is None else min(self.step, batches - 1)
+        return keras.utils.unpack_x_y_sample_weight(self.x[step])[0]
 
 
 def first_nonfinite_layer(model, images):
@@ -139,11 +151,10 @@ def first_nonfinite_layer(model, images):
         there is none.
     """
     h = model.dequantize(images, seed="center")
+    labels = ops.zeros(len(images), "int32")
     for layer in model.bijections:
         for part in layer.parts():
-            if part is model.bijections[-1] and model.num_classes:
-                h = [h, ops.zeros(len(images), "int32")]
-            outputs = part(h, log_det=0.0, training=True)
+            outputs = apply(part, h, labels, log_det=0.0, training=True)
             if not all(
                 ops.convert_to_numpy(ops.all(ops.isfinite(output)))
                 for output in keras.tree.flatten(outputs)

@@ -9,6 +9,7 @@ from keras_glow.initialization import (
     check_inverses,
     initialize,
 )
+from keras_glow.jax_state import weights_kept
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -16,8 +17,8 @@ class Encoder(keras.Model):
     """A functional model of latents that can be trained by itself.
 
     Compile it with `keras_glow.losses.StandardNormalNLL()` and fit it to
-    continuous images; targets are ignored. ActNorm is set before the first
-    step, as in `Glow.fit`.
+    continuous images, or to `[images, labels]` if it takes both; targets are
+    ignored. ActNorm is set before the first step, as in `Glow.fit`.
     """
 
     def compile(self, *args, jit_compile="auto", **kwargs):
@@ -28,7 +29,11 @@ class Encoder(keras.Model):
         return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
 
     def fit(self, x=None, *args, **kwargs):
-        inputs, x = first_images(x, INITIALIZATION_IMAGES, seed=0)
-        initialize(self, inputs)
-        check_inverses(self, inputs)
-        return super().fit(x, *args, **kwargs)
+        if isinstance(x, (list, tuple)):  # the same rows of each
+            first = [first_images(a, INITIALIZATION_IMAGES, 0)[0] for a in x]
+        else:
+            first, x = first_images(x, INITIALIZATION_IMAGES, seed=0)
+        initialize(self, first)
+        check_inverses(self, first)
+        with weights_kept(self):
+            return super().fit(x, *args, **kwargs)

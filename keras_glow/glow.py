@@ -62,7 +62,7 @@ from keras_glow.noise import (
     standard_normal,
     uniform,
 )
-from keras_glow.optimizer import guarded
+from keras_glow.optimizer import batches_seen, guarded
 from keras_glow.replicas import (
     count_devices,
     count_replicas,
@@ -433,7 +433,8 @@ class Glow(keras.Model):
         the inverses on a few of them.
 
         A step whose loss or gradient is not finite is left out, and counted in
-        `skipped_steps` of the logs. Ten of them in a row end the training.
+        `skipped_steps` of the logs. Ten of them in a row end the training. In
+        float16 the LossScaleOptimizer leaves steps out, and counts none.
 
         Args:
             x: images, or a dataset of images or of (images, labels).
@@ -538,7 +539,8 @@ class Glow(keras.Model):
         # It goes on where the optimiser stands: two fits of one epoch see what
         # one of two epochs sees.
         steps = -(-len(images) // batch_size)
-        epoch = int(ops.convert_to_numpy(self.optimizer.iterations)) // steps
+        # Rounded: steps that a loss scale left out are counted nowhere.
+        epoch = round(batches_seen(self.optimizer) / steps)
         return ImageSequence(
             images,
             labels,
@@ -822,15 +824,17 @@ class Glow(keras.Model):
         before with it.
 
         Args:
-            filepath: where to; missing folders are made.
+            filepath: where to; missing folders are made. What Keras takes of
+                addresses (`gs://...`) is written as Keras does.
             overwrite: bool, whether to replace a file without asking.
             **kwargs: other arguments of `keras.Model.save`.
 
         Raises:
             OSError: naming the file and the reason; the one before is left.
         """
-        if not overwrite or not str(filepath).endswith(".keras"):
-            # Keras asks, or says what a file is to be called.
+        name = str(filepath)
+        if not overwrite or not name.endswith(".keras") or "://" in name:
+            # Keras asks, says what a file is to be called, or sends it away.
             super().save(filepath, overwrite, **kwargs)
             return
         with whole_file(filepath) as partial:

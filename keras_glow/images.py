@@ -7,13 +7,15 @@ import zipfile
 
 import numpy as np
 
-from keras_glow.checks import check_choice
+from keras_glow.checks import check_choice, check_integer, refuse
 from keras_glow.decoding import BadImage, fit_pixels, read_picture
 from keras_glow.folder import Report, check_folder, load_folder, shown
 
 # What each key of an .npz file is for, in the order of preference.
 TRAIN_KEYS = ("images", "x_train")
 TEST_KEYS = ("images", "x_test", "x_train")
+# And of the labels beside them.
+LABEL_KEYS = {"images": "labels", "x_train": "y_train", "x_test": "y_test"}
 
 
 def load_images(
@@ -95,7 +97,8 @@ def check_data(
         A `keras_glow.folder.Report`.
 
     Raises:
-        ValueError: if `path` is neither a folder nor an `.npz` file of images.
+        ValueError: if `path` is neither a folder nor an `.npz` file of images,
+            or of images that cannot be resized.
     """
     _check_size(size, channels)
     path = pathlib.Path(path)
@@ -107,9 +110,30 @@ def check_data(
     report.duplicates = len(images) - len(digests)
     height, width = images.shape[1:3]
     if size is not None and (height, width) != (size, size):
+        _check_resizable(images, path)
         note = f"holds images of {width}x{height}: resized to {size}x{size}"
         report.notes.append(("", note))
     return report
+
+
+def load_labels(path, keys=TRAIN_KEYS):
+    """The labels beside the images that `load_images` reads from a file.
+
+    Args:
+        path: `.npz` file with `labels`, `y_train` or `y_test`, `(count,)`,
+            beside `images`, `x_train` or `x_test`.
+        keys: names of the images, the first that exists.
+
+    Returns:
+        Array `(count,)`, as it is in the file.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    key, _ = _read_npz(path, keys)
+    _, labels = _read_npz(path, (LABEL_KEYS[key],))
+    return labels
 
 
 def load_image(file, size, channels=3):
@@ -129,13 +153,12 @@ def load_image(file, size, channels=3):
 
 def _check_size(size, channels):
     check_choice("channels", channels, (1, 3))
-    if size is not None and (type(size) is not int or size < 1):
-        raise ValueError(
-            f"`size` is expected to be an integer >= 1. Received: size={size!r}"
-        )
+    if size is not None:
+        check_integer("size", size, 1)
 
 
-def _load_npz(path, size, keys):
+def _read_npz(path, keys):
+    """The first of `keys` that is in a file, and its array."""
     if path.suffix != ".npz" or not path.is_file():
         raise ValueError(
             f"{shown(path)} is expected to be a folder of images or an .npz "
@@ -147,7 +170,7 @@ def _load_npz(path, size, keys):
         with np.load(path) as arrays:
             names = list(arrays)
             key = next((key for key in keys if key in names), None)
-            images = None if key is None else arrays[key]
+            array = None if key is None else arrays[key]
     except Exception as error:
         # NumPy reports damage by many types of exception.
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -157,6 +180,11 @@ def _load_npz(path, size, keys):
             f"{shown(path)} is expected to hold one of {', '.join(keys)}. "
             f"Received: {', '.join(names) or 'nothing'}"
         )
+    return key, array
+
+
+def _load_npz(path, size, keys):
+    key, images = _read_npz(path, keys)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != "uint8" or not images.size:
@@ -169,12 +197,8 @@ def _load_npz(path, size, keys):
         return images
     from PIL import Image
 
+    _check_resizable(images, path)
     channels = images.shape[-1]
-    if channels not in (1, 3):
-        raise ValueError(
-            f"{key} in {shown(path)} is expected to have 1 or 3 channels to be "
-            f"resized. Received: shape={images.shape}"
-        )
     return np.stack(
         [
             fit_pixels(
@@ -185,6 +209,14 @@ def _load_npz(path, size, keys):
             for image in images
         ]
     )
+
+
+def _check_resizable(images, path):
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{shown(path)} is expected to hold images of 1 or 3 channels to "
+            f"be resized. Received: shape={images.shape}"
+        )
 
 
 def image_grid(images, columns=None, padding=2):
@@ -215,12 +247,18 @@ def image_grid(images, columns=None, padding=2):
 
 
 def save_image(image, path):
-    """Writes a uint8 array `(height, width, 1 or 3)` as a PNG, pixel by pixel.
+    """Writes a uint8 array `(height, width, channels)` as a PNG.
 
-    Missing folders are made.
+    There may be 1 channel, 3, or 4, of which the last is opacity. Missing
+    folders are made.
+
+    Raises:
+        ValueError: if there are others.
     """
     from PIL import Image
 
+    if image.shape[-1] not in (1, 3, 4):
+        refuse("image", "of 1, 3 or 4 channels to be a PNG", image)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(

@@ -138,11 +138,11 @@ def training_steps(path):
         content = io.BytesIO(_read_member(archive, layout))
         with h5py.File(content, "r") as weights:
             datasets = _datasets(weights)
-            # Of the optimiser that is wrapped in another, if there is one.
-            steps = datasets.get(
-                "optimizer/inner_optimizer/vars/0",
-                datasets.get("optimizer/vars/0"),
-            )
+            # Of the innermost optimiser: what wraps it counts none.
+            name, inner = "optimizer/vars/0", "optimizer/inner_optimizer/"
+            while name.replace("optimizer/", inner, 1) in datasets:
+                name = name.replace("optimizer/", inner, 1)
+            steps = datasets.get(name)
             if steps is None or steps.shape or steps.dtype.kind != "i":
                 return None
             return int(steps[()])

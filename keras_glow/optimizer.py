@@ -43,6 +43,17 @@ def guarded(optimizer, network_dtype=None):
     return optimizer
 
 
+def batches_seen(optimizer):
+    """Batches that an optimiser was given, whatever it made of them."""
+    skipped = 0
+    while hasattr(optimizer, "inner_optimizer"):
+        skipped = getattr(optimizer, "skipped", skipped)
+        optimizer = optimizer.inner_optimizer
+    # `iterations` are fewer where gradients are accumulated.
+    counts = (optimizer._iterations, skipped)
+    return sum(int(ops.convert_to_numpy(count)) for count in counts)
+
+
 @keras.saving.register_keras_serializable(package="keras_glow")
 class GuardedOptimizer(keras.optimizers.Optimizer):
     """Leaves out steps that are not finite, and updates all weights at once.

@@ -24,8 +24,8 @@ def remove_partial(path):
 
 
 def remove_partials(folder):
-    """Removes what killed saves left behind, in a folder and those in it."""
-    for partial in list(pathlib.Path(folder).rglob(".*.partial")):
+    """Removes what killed saves left behind in a folder."""
+    for partial in pathlib.Path(folder).glob(".*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 

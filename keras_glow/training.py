@@ -147,7 +147,9 @@ def train(
             validation, validation_labels, settings["batch_size"]
         )
     with locked(folder), stopped_by_signals(checkpoint):
+        # Not below: other runs may be at work in folders of their own.
         remove_partials(folder)
+        remove_partials(folder / "samples")
         model, progress = resume(folder, settings) or (
             new_model(settings, images.shape[1:], steps * settings["epochs"]),
             Progress(),

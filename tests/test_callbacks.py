@@ -8,7 +8,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from keras_glow import Glow
-from keras_glow.callbacks import Checkpoint, SampleGrid
+from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
+from keras_glow.checkpoint import read_progress
 from keras_glow.saving import save_atomically
 
 
@@ -37,6 +38,63 @@ def test_sample_grids(model, images, tmp_path):
     # After the last epoch the model holds the averages, which drew the grid.
     expected = model.sample(5, temperature=1, seed=3)
     assert_array_equal(picture[8:12, 26:30], expected[4])
+
+
+def test_images_that_are_no_picture_do_not_end_training(tmp_path):
+    model = Glow((4, 4, 5), levels=1, depth=1, width=8)
+    model.compile("adam")
+    images = random_images(16, (4, 4, 5))
+    with pytest.warns(UserWarning, match="1, 3 or 4 channels"):
+        model.fit(images, verbose=0, callbacks=[SampleGrid(tmp_path)])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="`temperatures`.*0.7"):
+        model.fit(images, callbacks=[SampleGrid(tmp_path, temperatures=0.7)])
+
+
+def batches_of(images):
+    for start in range(0, len(images), 8):
+        yield (images[start : start + 8],)
+
+
+@pytest.mark.parametrize(
+    "count, per_execution", [(3, 1), (4, 2)], ids=["unknown", "several"]
+)
+def test_a_stop_counts_the_batches(images, tmp_path, count, per_execution):
+    """Where the steps are not known, and where not each of them is told of."""
+    if per_execution > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras executes steps one by one on Torch")
+    model = Glow((4, 4, 3), levels=2, depth=1, width=8)
+    model.compile("adam", steps_per_execution=per_execution)
+    path = tmp_path / "run.keras"
+    checkpoint = Checkpoint(path)
+    x = batches_of(images) if per_execution == 1 else images
+
+    def stop(batch, logs):
+        checkpoint.stop = batch + 1 == count
+
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, batch_size=8, verbose=0, callbacks=[watch, checkpoint])
+    assert read_progress(path).batch == count
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == count
+
+
+def test_a_history_that_cannot_be_closed_ends_nothing(model, images, tmp_path):
+    class Full:
+        closed = False
+
+        def close(self):
+            raise OSError("No space left on device")
+
+    class Fails(HistoryFile):
+        def on_train_end(self, logs=None):
+            self.csv_file.close()
+            self.csv_file = Full()
+            super().on_train_end(logs)
+
+    file = str(tmp_path / "history.csv")
+    with pytest.warns(UserWarning, match="history.csv: No space"):
+        model.fit(images, verbose=0, callbacks=[Fails(file)])
 
 
 def test_training_goes_on_exactly_from_a_checkpoint(model, images, tmp_path):

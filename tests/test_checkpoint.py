@@ -140,8 +140,15 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_end(
 
 def test_a_run_that_is_finished_stays_as_it_is(images, finished):
     before = history(finished)
+    # What killed saves of its own left goes; another run may be in its folder.
+    left = [finished / ".a.partial", finished / "samples" / ".b.partial"]
+    other = finished / "other" / ".model.keras.partial"
+    for folder in (*left, other):
+        folder.mkdir(parents=True)
     training.train(finished, images, images[:20], SETTINGS)
     assert history(finished) == before
+    assert other.exists() and not any(folder.exists() for folder in left)
+    other.rmdir()
 
 
 def test_only_one_process_trains_in_a_folder(images, tmp_path):

@@ -10,11 +10,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import random_images
+from helpers import move_weights, random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from keras_glow import cli
+from keras_glow import Glow, cli
 from keras_glow.callbacks import SampleGrid
 from keras_glow.checkpoint import read_progress
 from keras_glow.cli import main
@@ -147,7 +147,7 @@ def test_evaluate(run, capsys):
     expected = keras.saving.load_model(model).bits_per_dim(test, seed=0)
     assert result["bits_per_dim"] == pytest.approx(expected.mean(), rel=1e-6)
     assert result["standard_error"] == pytest.approx(
-        expected.std() / np.sqrt(20), rel=1e-5
+        expected.std(ddof=1) / np.sqrt(20), rel=1e-5
     )
     assert result["images"] == 20
     assert main(["evaluate", model, str(folder / "faces"), "--draws=2"]) == 0
@@ -177,6 +177,88 @@ def test_reconstruct_and_interpolate(run, tmp_path, capsys):
     # Both ends are the images; what is between is another way.
     assert not differs[:12].any() and not differs[-12:].any()
     assert differs[12:-12].any()
+
+
+def test_one_image_has_no_standard_error(run, tmp_path, capsys):
+    folder, _ = run
+    np.savez(tmp_path / "one.npz", images=random_images(1, (8, 8, 3)))
+    evaluate = ["evaluate", str(folder / "run" / "model.keras")]
+    evaluate.append(str(tmp_path / "one.npz"))
+    assert main([*evaluate, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["standard_error"] is None
+    assert main(evaluate) == 0
+    assert re.search(r"\d bits/dim \(1 images", capsys.readouterr().out)
+
+
+def test_images_that_are_not_square(tmp_path, capsys):
+    images = random_images(40, (16, 8, 3))
+    np.savez(tmp_path / "train.npz", images=images[:32])
+    np.savez(tmp_path / "test.npz", images=images[32:])
+    train, test = (str(tmp_path / f"{n}.npz") for n in ("train", "test"))
+    out = tmp_path / "run"
+    arguments = [*TRAIN, "--epochs=1", f"--validation={test}", f"--out={out}"]
+    assert main(["train", train, *arguments]) == 0
+    model = str(out / "model.keras")
+    assert main(["evaluate", model, test]) == 0
+    assert main(["doctor", model, test]) == 0
+    (tmp_path / "faces").mkdir()
+    for command in (["evaluate", "faces"], ["reconstruct", "a.png"]):
+        file = str(tmp_path / command[1])
+        assert main([command[0], model, file]) == 1
+        assert "square" in capsys.readouterr().err
+
+
+def test_a_model_with_classes(tmp_path, capsys):
+    model = Glow((8, 8, 1), levels=2, depth=1, width=8, num_classes=3)
+    for layer in model.bijections:
+        if hasattr(layer, "num_classes"):  # or the classes are all the same
+            move_weights(layer, 0.1)
+    file = str(tmp_path / "model.keras")
+    model.save(file)
+    images = random_images(6, (8, 8, 1))
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    data = str(tmp_path / "data.npz")
+    np.savez(data, x_test=images[..., 0], y_test=labels, y_train=labels[:2])
+    assert main(["evaluate", file, data, "--json"]) == 0
+    bits = json.loads(capsys.readouterr().out)["bits_per_dim"]
+    expected = [
+        model.bits_per_dim(images, seed=0, labels=(labels + n) % 3).mean()
+        for n in range(2)
+    ]
+    assert bits == pytest.approx(expected[0], rel=1e-6)
+    assert bits != pytest.approx(expected[1], rel=1e-6)
+    assert main(["doctor", file, data]) == 0
+    faces = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for face, image in zip(faces, images, strict=False):
+        Image.fromarray(image[..., 0]).save(face)
+    assert main(["reconstruct", file, *faces, "--labels=2,1"]) == 0
+    assert capsys.readouterr().out.count(": exact, ") == 2
+    grid = str(tmp_path / "grid.png")
+    ends = ["--labels=2,1", f"--grid={grid}"]
+    assert main(["interpolate", file, *faces, *ends]) == 0
+    with Image.open(grid) as image:
+        row = np.asarray(image)[2:10]
+    assert_array_equal(row[:, 2:10], images[0, ..., 0])
+    assert_array_equal(row[:, -10:-2], images[1, ..., 0])
+    drawn = ["--labels=1", "--count=1", f"--grid={grid}"]
+    assert main(["sample", file, *drawn]) == 0
+    with Image.open(grid) as image:
+        drawn = np.asarray(image)[2:10, 2:10, None]
+    assert_array_equal(drawn, model.sample(1, seed=0, labels=1)[0])
+    capsys.readouterr()
+    np.savez(data, x_test=images[..., 0])
+    for arguments, message in (
+        (["evaluate", file, data], "data.npz.*y_test"),
+        (["doctor", file, str(tmp_path)], "classes.*labels"),
+        (["reconstruct", file, *faces], "--labels.*0..2.*2 joined"),
+        (["reconstruct", file, *faces, "--labels=0,1,2"], "--labels"),
+        (["reconstruct", file, *faces, "--labels=3"], "0 to 2"),
+        (["sample", "faces32", "--labels=1", f"--grid={grid}"], "--labels"),
+    ):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err.strip()
+        assert re.search(message, error), error
+        assert "\n" not in error
 
 
 def test_info(run, capsys):
@@ -225,6 +307,7 @@ WRONG_USE = [
     (["sample", "{model}", "--grid=a.png", "--temperature=inf"], "'inf'"),
     (["sample", "{model}", "--grid=a.png", "--temperature=1,hot"], "'hot'"),
     (["sample", "{model}", "--grid=a.png", "--temperature="], "''"),
+    (["sample", "{model}", "--grid=a.png", "--labels=1,x"], "--labels.*'x'"),
     (["evaluate", "{model}"], "DATA"),
     (["evaluate", "{model}", "{faces}", "--draws=0"], "--draws.*'0'"),
     (["reconstruct", "{model}"], "IMAGE"),

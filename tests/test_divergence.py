@@ -183,6 +183,39 @@ def test_the_layer_is_named(model, batches, index, part, name):
                 model.fit(x, epochs=2, batch_size=SIZE, verbose=0)
 
 
+def test_the_layer_is_named_with_classes():
+    model = Glow((8, 8, 1), levels=2, depth=1, width=8, num_classes=3)
+    images = random_images(4, (8, 8, 1))
+    assert first_nonfinite_layer(model, images) is None
+    weight = model.bijections[-1].trainable_weights[-1]  # beyond the split
+    weight.assign(np.full(weight.shape, np.nan))
+    assert first_nonfinite_layer(model, images) == "prior"
+
+
+def test_divergence_is_told_of_data_that_cannot_be_looked_at(model):
+    def generator():
+        for _ in range(10):
+            yield (bad_batch("loss"),)
+
+    # All of it is read when the end of training is decided.
+    with pytest.raises(TrainingDiverged, match="its images|Its images"):
+        model.fit(generator(), verbose=0)
+    # Values that a compiled program can only make nan of.
+    outside = [np.full((SIZE, 8, 8, 1), 300, "int32")] * 10
+    good = random_images(SIZE, (8, 8, 1)).astype("int32")
+    with pytest.raises(TrainingDiverged, match="step 11.*0..255.*300"):
+        fit(model, [good, *outside, good])
+
+
+def test_a_dataset_is_not_said_to_have_bad_gradients(model):
+    tf = pytest.importorskip("tensorflow")
+    good = random_images(SIZE, (8, 8, 1)).astype("int32")
+    batches = np.stack([*[good] * 20, *[np.full_like(good, 300)] * 10])
+    dataset = tf.data.Dataset.from_tensor_slices(batches)
+    with pytest.raises(TrainingDiverged, match="Of the first images"):
+        model.fit(dataset, verbose=0)
+
+
 def test_a_learning_rate_of_a_million_ends_training_and_no_checkpoint(
     model, batches, tmp_path, record_property
 ):

@@ -320,6 +320,56 @@ def test_the_encoder_trains_by_itself(images):
     assert is_initialized(model)
 
 
+def test_the_encoder_of_a_conditional_model_trains_by_itself(images):
+    model = small(depth=1, num_classes=3)
+    x = keras.ops.convert_to_tensor(model.dequantize(images, seed=0))
+    labels = np.arange(len(images), dtype="int32") % 3
+    model.encoder.compile(keras.optimizers.Adam(1e-3), StandardNormalNLL())
+    history = model.encoder.fit([x, labels], epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    assert is_initialized(model)
+
+
+def test_an_error_leaves_the_encoder_its_weights(images):
+    model = small(depth=1)
+    x = model.dequantize(images, seed=0)
+    model.encoder.compile(keras.optimizers.Adam(1e-3), StandardNormalNLL())
+
+    def fail(batch, logs):
+        raise RuntimeError("in the first step")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=fail)
+    with pytest.raises(RuntimeError, match="first step"):
+        model.encoder.fit(x, verbose=0, callbacks=[callback])
+    assert np.isfinite(model.log_prob(images, seed=0)).all()
+
+
+class Endless(keras.utils.PyDataset):
+    """Says how many batches it has by `num_batches`, as Keras 3 asks."""
+
+    def __init__(self, images, batches):
+        super().__init__()
+        self.images, self.batches = images, batches
+
+    @property
+    def num_batches(self):
+        return self.batches
+
+    def __getitem__(self, index):
+        return (self.images[:8],)
+
+
+@pytest.mark.parametrize("batches", [None, 40])
+def test_a_py_dataset_without_a_length(images, batches):
+    model = small(depth=1)
+    model.compile(keras.optimizers.Adam(1e-3))
+    dataset = Endless(images, batches)
+    model.fit(dataset, steps_per_epoch=2, shuffle=False, verbose=0)
+    assert is_initialized(model)
+    loss = model.evaluate(dataset, steps=2, verbose=0)
+    assert np.isfinite(loss).all()
+
+
 def test_loss_is_the_same_compiled_and_eager(images):
     losses = []
     for eager in (False, True):
@@ -502,6 +552,39 @@ def test_a_save_that_fails_leaves_the_file_before(
         model.save(path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["model.keras"]
+
+
+def test_an_address_is_not_taken_for_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = []
+
+    def save(model, path, *args, **kwargs):
+        written.append(path)
+
+    monkeypatch.setattr(keras.Model, "save", save)
+    small(depth=1).save("gs://bucket/model.keras")
+    assert written == ["gs://bucket/model.keras"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.data of unknown shapes"
+)
+def test_a_dataset_of_unknown_shape_is_refused_in_one_line(images):
+    import tensorflow as tf
+
+    model = small(depth=1)
+    model.compile(keras.optimizers.Adam(1e-3))
+    for shape in (None, (None, None, None, 3), (8, None, 8, 3)):
+        dataset = tf.data.Dataset.from_generator(
+            lambda: iter([images[:8]]),
+            output_signature=tf.TensorSpec(shape, "uint8"),
+        )
+        with pytest.raises(ValueError, match="`x` is.*ensure_shape") as error:
+            model.fit(dataset, verbose=0)
+        assert "\n" not in str(error.value)
+        known = dataset.map(lambda x: tf.ensure_shape(x, (None, 8, 8, 3)))
+        model.evaluate(known, verbose=0)
 
 
 def test_encoder_and_decoder_are_models_that_save(trained, images, tmp_path):

@@ -128,3 +128,24 @@ def test_a_grid_is_exact_to_the_pixel(tmp_path, channels):
     assert_array_equal(grid[8:12, 10:16], pictures[4])
     assert_array_equal(grid[8:12, 18:24], 255)  # no sixth picture
     assert_array_equal(grid[6:8], 255)
+
+
+def test_labels_beside_the_images(tmp_path):
+    file = tmp_path / "data.npz"
+    pictures, labels = random_images(4, (4, 4, 1)), np.arange(4)
+    np.savez(file, x_train=pictures, x_test=pictures[:2], y_test=labels[:2])
+    found = images.load_labels(file, images.TEST_KEYS)
+    assert_array_equal(found, labels[:2])
+    with pytest.raises(ValueError, match=r"data.npz.*y_train.*x_train"):
+        images.load_labels(file)
+
+
+def test_what_cannot_be_resized_is_told_beforehand(tmp_path):
+    np.savez(tmp_path / "four.npz", images=random_images(3, (8, 8, 4)))
+    file = tmp_path / "four.npz"
+    for read in (images.load_images, images.check_data):
+        read(file, np.int64(8))
+        with pytest.raises(ValueError, match="four.npz.*1 or 3 channels"):
+            read(file, 16)
+        with pytest.raises(ValueError, match="`size`.*True"):
+            read(file, True)

@@ -489,6 +489,12 @@ def test_a_ratio_to_a_background_model(model, linear):
             ),
             "draws",
         ),
+        (
+            lambda m: latent.mix_levels(
+                m, *2 * [np.zeros((1, m.dimensions))], levels=1
+            ),
+            "levels",
+        ),
         (lambda m: latent.super_resolve(m, IMAGES[:1]), "images"),
         (lambda m: latent.super_resolve(m, IMAGES[:1, :3, :3]), "images"),
         (lambda m: latent.anomaly_score(m, IMAGES[:1], "guess"), "method"),

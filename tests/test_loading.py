@@ -23,6 +23,7 @@ from numpy.testing import assert_array_equal
 import keras_glow
 from keras_glow import ModelFileError, load_model
 from keras_glow.loading import training_steps
+from keras_glow.optimizer import guarded
 from keras_glow.saving import save_atomically
 from keras_glow.weights_layout import optimizer_layout, weights_layout
 
@@ -160,6 +161,13 @@ def test_it_loads_what_was_saved(folder, model, content):
     assert_array_equal(loaded.sample(5, seed=0), model.sample(5, seed=0))
     assert loaded.get_config() == model.get_config()
     assert training_steps(path) == 7
+    # A loss scale, around the guard, around Adam: the innermost counts.
+    loaded.compile(keras.optimizers.LossScaleOptimizer(guarded("adam")))
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.optimizer.iterations.assign(5)
+    loaded.save(folder / "scaled.keras")
+    assert training_steps(folder / "scaled.keras") == 5
+    loaded = load_model(path)
     loaded.save(folder / "loaded.keras")
     assert training_steps(folder / "loaded.keras") is None
     with pytest.raises(ModelFileError, match=f"{digest}, not 000"):

@@ -7,7 +7,12 @@ from helpers import to_numpy
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_glow.optimizer import ELEMENTWISE, GuardedOptimizer, guarded
+from keras_glow.optimizer import (
+    ELEMENTWISE,
+    GuardedOptimizer,
+    batches_seen,
+    guarded,
+)
 
 SHAPES = [(3, 2), (4,), (), (2, 1, 3)]
 
@@ -169,3 +174,24 @@ def test_networks_in_float16_have_a_loss_scale():
     assert isinstance(scaled.inner_optimizer, GuardedOptimizer)
     assert guarded(scaled, "float16") is scaled
     assert isinstance(guarded("adam", "bfloat16"), GuardedOptimizer)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.Adam(1e-3),
+        keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
+    ],
+    ids=["plain", "accumulation", "loss scale"],
+)
+def test_batches_seen(optimizer):
+    optimizer = guarded(optimizer, None)
+    weights = [keras.Variable(np.ones(n, "float32")) for n in (2, 3)]
+    optimizer.build(weights)
+    for value in (1, 1, np.nan, 1, 1, 1):
+        grads = [keras.ops.full(w.shape, value, "float32") for w in weights]
+        optimizer.apply(grads, weights)
+    # A loss scale counts no step that it leaves out.
+    guards = isinstance(optimizer, GuardedOptimizer)
+    assert batches_seen(optimizer) == (6 if guards else 5)

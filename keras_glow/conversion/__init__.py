@@ -147,7 +147,7 @@ def raw_latents(model, x):
     They are the z of the projects that `convert` reads.
 
     Args:
-        model: a `Glow`.
+        model: a `Glow` without classes.
         x: continuous images `(batch, height, width, channels)`.
 
     Returns:

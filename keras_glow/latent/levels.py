@@ -30,6 +30,8 @@ def mix_levels(model, z, other, levels):
     other = check_latents(other, model.dimensions, model.dtype, "other")
     if other.shape != z.shape:
         refuse("other", f"latents of the shape {z.shape}", other)
+    if not np.ndim(levels):
+        refuse("levels", "a sequence of levels", levels)
     sizes = [math.prod(shape) for shape in model.latent_shapes]
     stops = np.cumsum(sizes)
     mixed = z.copy()
