@@ -187,11 +187,13 @@ def test_networks_in_float16_have_a_loss_scale():
 )
 def test_batches_seen(optimizer):
     optimizer = guarded(optimizer, None)
+    guards = isinstance(optimizer, GuardedOptimizer)
+    if not guards and keras.backend.backend() == "jax":
+        pytest.skip("on JAX a loss scale takes no step eagerly")
     weights = [keras.Variable(np.ones(n, "float32")) for n in (2, 3)]
     optimizer.build(weights)
     for value in (1, 1, np.nan, 1, 1, 1):
         grads = [keras.ops.full(w.shape, value, "float32") for w in weights]
         optimizer.apply(grads, weights)
     # A loss scale counts no step that it leaves out.
-    guards = isinstance(optimizer, GuardedOptimizer)
     assert batches_seen(optimizer) == (6 if guards else 5)
