@@ -28,9 +28,9 @@ def keep_freed_memory():
     within the step. glibc hands large blocks back to the kernel at once, which
     may have to clear every page of them again for the next step: up to half of
     the time of training on one machine, none of it on another
-    (`benchmarks/allocator.py`). The price is memory
-    that lies between two blocks, and that the process holds its peak until
-    `return_freed_memory`: so a `Glow` that asks for less memory does without.
+    (`benchmarks/allocator.py`). The price is memory that lies between two
+    blocks, and that the process holds its peak until `return_freed_memory`: so
+    a `Glow` that asks for less memory does without.
 
     It does nothing on other backends and systems, and nothing if the
     environment has settings of its own.
