@@ -20,15 +20,17 @@ class KerasGlow:
     """This package."""
 
     modules = ("keras_glow", "keras")  # in this order, see keras_glow/__init__
+    backend = "tensorflow"
+    network_dtype = None
 
-    def __init__(self, depth, width, batch_size, network_dtype=None):
+    def __init__(self, depth, width, batch_size):
         import keras
 
         import keras_glow
 
         self.batch_size = batch_size
         self.model = keras_glow.Glow(
-            SHAPE, LEVELS, depth, width, network_dtype=network_dtype
+            SHAPE, LEVELS, depth, width, network_dtype=self.network_dtype
         )
         self.model.compile(keras.optimizers.Adam(LEARNING_RATE))
 
@@ -48,8 +50,31 @@ class KerasGlow:
 class KerasGlowBfloat16(KerasGlow):
     """This package, with the coupling networks in bfloat16 while it trains."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments, network_dtype="bfloat16")
+    network_dtype = "bfloat16"
+
+
+class KerasGlowOnJax(KerasGlow):
+    """This package on JAX."""
+
+    backend = "jax"
+
+
+class KerasGlowOnJaxBfloat16(KerasGlowBfloat16):
+    """This package on JAX, coupling networks in bfloat16 while it trains."""
+
+    backend = "jax"
+
+
+class KerasGlowOnTorch(KerasGlow):
+    """This package on Torch."""
+
+    backend = "torch"
+
+
+class KerasGlowOnTorchBfloat16(KerasGlowBfloat16):
+    """This package on Torch, coupling networks in bfloat16 while it trains."""
+
+    backend = "torch"
 
 
 class _Torch:
@@ -62,9 +87,11 @@ class _Torch:
         import torch
 
         torch.set_num_threads(2)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.torch = torch
         self.batch_size = batch_size
         self.build(depth, width)
+        self.module.to(self.device)
         self.optimizer = torch.optim.Adam(
             self.module.parameters(), LEARNING_RATE
         )
@@ -75,7 +102,8 @@ class _Torch:
     def _batches(self, images):
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            x = self.torch.from_numpy(batch).permute(0, 3, 1, 2).float()
+            x = self.torch.from_numpy(batch).to(self.device)
+            x = x.permute(0, 3, 1, 2).float()
             yield (x + self.torch.rand_like(x)) / 256 - 0.5
 
     def train(self, images):
@@ -85,18 +113,25 @@ class _Torch:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+        self._wait()
 
     def score(self, images):
         self.module.eval()
         with self.torch.no_grad():
             for x in self._batches(images):
                 self.log_prob(x)
+        self._wait()
 
     def sample(self, count):
         self.module.eval()
         with self.torch.no_grad():
             for _ in range(0, count, self.batch_size):
                 self.draw(self.batch_size)
+        self._wait()
+
+    def _wait(self):
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
     def _network(self, channels_in, width, channels_out):
         nn = self.torch.nn
@@ -236,7 +271,10 @@ class Freia(_Torch):
         return log_det - (z**2).sum(1) / 2 - constant
 
     def draw(self, count):
-        latents = [self.torch.randn(count, *shape) for shape in self.shapes]
+        latents = [
+            self.torch.randn(count, *shape, device=self.device)
+            for shape in self.shapes
+        ]
         return self.module(latents, rev=True)
 
 
@@ -306,6 +344,10 @@ class TensorFlowProbability:
 CONTENDERS = {
     "keras_glow": KerasGlow,
     "keras_glow, bfloat16": KerasGlowBfloat16,
+    "keras_glow on JAX": KerasGlowOnJax,
+    "keras_glow on JAX, bfloat16": KerasGlowOnJaxBfloat16,
+    "keras_glow on Torch": KerasGlowOnTorch,
+    "keras_glow on Torch, bfloat16": KerasGlowOnTorchBfloat16,
     "normflows": Normflows,
     "FrEIA (fixed rotation)": Freia,
     "nflows (assembled)": Nflows,

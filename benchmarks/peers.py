@@ -14,13 +14,17 @@ median over the rounds of images per second, and under each table its ratio to
 the best of the others that compute the same model: FrEIA's rotation is fixed,
 so it stands in the table and not in the ratio. The rate of large matrix
 products is measured in the same rounds: it tells what the machine could do.
+
+Where there is a GPU, all work on it, JAX and Torch at their own settings of
+precision. `--contenders` says whom to compare, and `--batches 30` or so that
+there is to be more to do.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,21 +35,24 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for tfp alone
 
 import numpy as np
 from contenders import CONTENDERS, SHAPE
+from peak import peak
 
 CONFIGURATIONS = {  # depth, width, batch size, batches in a chunk
     "report": (10, 512, 32, 4),
     "small": (4, 128, 32, 30),
     "deep": (32, 512, 16, 3),
 }
-OURS = ("keras_glow", "keras_glow, bfloat16")
+OURS = [name for name in CONTENDERS if name.startswith("keras_glow")]
+DEFAULT = [name for name in CONTENDERS if " on " not in name]
 OTHER_MODEL = "FrEIA (fixed rotation)"
 WORK = ("train", "score", "sample")
 
 
-def child(name, configuration):
+def child(name, configuration, times):
     """Starts one contender, then does each line of input, and times it."""
     start = time.perf_counter()
     depth, width, batch_size, batches = CONFIGURATIONS[configuration]
+    batches *= times
     rng = np.random.default_rng(0)
     count = batch_size * batches
     images = rng.integers(0, 256, (count, *SHAPE), "uint8")
@@ -68,18 +75,24 @@ def child(name, configuration):
 
 def matrix_products():
     """A child that multiplies matrices: GFLOP/s on each line of input."""
-    matrix = np.ones((2048, 2048), "float32")
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(2048, 2048)).astype("float32")
+    wait = None
+    with contextlib.suppress(ImportError):
+        import torch
+
+        if torch.cuda.is_available():
+            matrix = torch.from_numpy(matrix).to("cuda")
+            wait = torch.cuda.synchronize
+            matrix @ matrix
     for _ in sys.stdin:
         before = time.perf_counter()
         for _ in range(10):
             matrix @ matrix
+        if wait:
+            wait()
         seconds = time.perf_counter() - before
         report(rate=10 * 2 * 2048**3 / seconds / 1e9)
-
-
-def peak():
-    """The most memory this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def report(**values):
@@ -91,8 +104,15 @@ class Child:
     """A contender in a process of its own."""
 
     def __init__(self, *arguments):
+        backend = getattr(CONTENDERS.get(arguments[0]), "backend", "torch")
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--child", *arguments],
+            [sys.executable, __file__, "--child", *map(str, arguments)],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                # JAX would take the memory of the GPU for itself.
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -115,17 +135,17 @@ class Child:
         self.process.wait()
 
 
-def compare(configuration, names, rounds):
+def compare(configuration, names, rounds, times):
     """Prints the table of one configuration."""
     children, start = {}, {}
     for name in names:
-        children[name] = Child(name, configuration)
+        children[name] = Child(name, configuration, times)
         try:
             start[name] = children[name].read()
         except RuntimeError as error:
             print(f"{name} does not run: {error}", file=sys.stderr)
             del children[name]
-    products = Child("matrix products", configuration)
+    products = Child("matrix products", configuration, times)
     rates = {name: {work: [] for work in WORK} for name in children}
     peaks, gigaflops = {}, []
     for number in range(rounds):
@@ -188,15 +208,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--configurations", nargs="+", default=list(CONFIGURATIONS))
-    add("--contenders", nargs="+", default=list(CONTENDERS))
+    add("--contenders", nargs="+", default=DEFAULT)
     add("--rounds", type=int, default=3)
-    add("--child", nargs=2, help=argparse.SUPPRESS)
+    add("--batches", type=int, default=1, help="so many times as many a chunk")
+    add("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.child:
         for configuration in options.configurations:
-            compare(configuration, options.contenders, options.rounds)
+            compare(
+                configuration,
+                options.contenders,
+                options.rounds,
+                options.batches,
+            )
     elif options.child[0] in CONTENDERS:
-        child(*options.child)
+        name, configuration, times = options.child
+        child(name, configuration, int(times))
     else:
         matrix_products()
 

@@ -8,18 +8,20 @@ A process for each combination of the lists given. It trains an untrained model
 on random images: one `fit` of a few steps, which compiles and is timed from the
 imports on, and one more, whose steps are timed. Printed are images per second
 by the median step, milliseconds of processor time an image, the seconds until
-the end of the first step, and the peak of resident memory less that after the
-imports, in MiB. `--plot` draws time and memory against depth.
+the end of the first step, and the peak of resident memory, or of the GPU's if
+there is one, less that after the imports, in MiB. `--plot` draws time and
+memory against depth.
 """
 
 import argparse
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+
+from peak import peak
 
 MEMORY = ("store", "remat", "reversible")
 AXES = ("depth", "width", "size", "batch_size")
@@ -88,11 +90,6 @@ class Steps:
         self.seconds.append(time.perf_counter() - self.begun)
 
 
-def peak():
-    """The most memory this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def rows(options):
     """Measures and prints every combination, and yields it."""
     for memory in options.memory:
@@ -103,7 +100,12 @@ def rows(options):
             command = [sys.executable, __file__, "--child", json.dumps(own)]
             run = subprocess.run(
                 [*command, *sys.argv[1:]],
-                env={**os.environ, "KERAS_BACKEND": options.backend},
+                env={
+                    **os.environ,
+                    "KERAS_BACKEND": options.backend,
+                    # What is in use on a GPU can be told in either case.
+                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,

@@ -67,6 +67,7 @@ def main():
     add = parser.add_argument
     add("--depths", type=int, nargs="+", default=[4, 10, 32])
     add("--width", type=int, default=128)
+    add("--backend", default="tensorflow")
     add("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -78,6 +79,7 @@ def main():
         command = [sys.executable, __file__, f"--width={options.width}"]
         output = subprocess.run(
             [*command, f"--child={depth}"],
+            env={**os.environ, "KERAS_BACKEND": options.backend},
             check=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -22,12 +22,14 @@ from keras_glow.conversion import convert
 from keras_glow.divergence import TrainingDiverged
 from keras_glow.glow import Glow
 from keras_glow.loading import ModelFileError, load_model
+from keras_glow.precision import allow_tf32
 
 __version__ = "0.1.0"
 __all__ = [
     "Glow",
     "ModelFileError",
     "TrainingDiverged",
+    "allow_tf32",
     "callbacks",
     "conversion",
     "convert",

@@ -3,7 +3,9 @@
 import concurrent.futures
 
 import keras
+import numpy as np
 
+from keras_glow.gradients import compiled
 from keras_glow.layers.chain import Chain
 
 
@@ -43,6 +45,8 @@ def predict_batches(model, batches):
         model: a functional `keras.Model`.
         batches: iterable of inputs, all of one shape.
     """
+    if keras.backend.backend() == "jax":
+        return _predict_on_jax(model, batches)
     if keras.backend.backend() != "tensorflow" or _has_gpu():
         return [model.predict_on_batch(batch) for batch in batches]
     batches = iter(batches)
@@ -50,6 +54,33 @@ def predict_batches(model, batches):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         outputs += pool.map(model.predict_on_batch, batches)
     return outputs
+
+
+def _predict_on_jax(model, batches):
+    """The same on JAX, where Keras would look for all weights in each batch.
+
+    While one batch is computed, the one before it comes back.
+    """
+    if not hasattr(model, "_predict_stateless"):
+        model._predict_stateless = compiled(
+            lambda *state_and_inputs: model.stateless_call(
+                *state_and_inputs, training=False
+            )[0]
+        )
+    state = [
+        [variable.value for variable in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+        )
+    ]
+    outputs, before = [], None
+    for batch in batches:
+        output = model._predict_stateless(*state, batch)
+        if before is not None:
+            outputs.append(np.asarray(before))
+        before = output
+    return [*outputs, np.asarray(before)]
 
 
 def _has_gpu():

@@ -91,8 +91,10 @@ class StopIfDiverged(keras.callbacks.Callback):
         self._raise_if_diverged()
 
     def on_train_batch_end(self, batch, logs=None):
-        if logs.pop("skipped_in_a_row", 0) >= PATIENCE and self.step is None:
-            self.step = batch
+        late = logs.pop("skipped_in_a_row", 0) - PATIENCE
+        if late >= 0 and self.step is None:
+            # Of a later step the thread may have come first.
+            self.step = max(batch - int(late), 0)
         if not logs.get("skipped_steps", 0):
             logs.pop("skipped_steps", None)  # not in the progress bar
 

@@ -9,6 +9,7 @@ Alike on TensorFlow, JAX and Torch:
 - `wait_for(tensor, zero)` is `tensor`, computed after what `zero` comes of;
 - `traced_once(function)` is `function`, in a compiled program once;
 - `compiled(function)` is `function` as a compiled program, where there are any;
+- `computed_once(tensor)` is a tensor that what reads it does not repeat;
 - `choose(condition, one, other)` is one of two tensors.
 """
 
@@ -101,6 +102,19 @@ def compiled(function):
 
         return jax.jit(function)
     return function
+
+
+def computed_once(tensor):
+    """The tensor, computed on its own, for all that read it.
+
+    XLA on JAX would compute a row of hundreds of weights inside of each
+    computation that reads it, and compile for minutes.
+    """
+    if keras.backend.backend() != "jax":
+        return tensor
+    import jax
+
+    return jax.lax.optimization_barrier(tensor)
 
 
 def choose(condition, one, other):

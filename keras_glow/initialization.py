@@ -1,8 +1,9 @@
-"""What is done once before training, eagerly: ActNorm from data, checks."""
+"""What is done once before training: ActNorm from data, checks."""
 
 import keras
 from keras import ops
 
+from keras_glow.gradients import compiled
 from keras_glow.layers import ActNorm
 from keras_glow.layers.chain import Chain
 
@@ -27,9 +28,9 @@ def is_initialized(model):
 def initialize(model, inputs):
     """Sets every ActNorm of a model that was never set, in layer order.
 
-    One eager pass: each layer is set from what the layers before it, already
-    set, make of the inputs. ActNorm inside coupling networks is included;
-    layers that training or a file has set before are left alone.
+    One pass: each layer is set from what the layers before it, already set,
+    make of the inputs. ActNorm inside coupling networks is included; layers
+    that training or a file has set before are left alone.
 
     It has to be a pass of its own: on JAX, Keras throws away what a trainable
     weight is assigned inside `fit`.
@@ -43,11 +44,31 @@ def initialize(model, inputs):
     for layer in layers:
         layer.adapting = True
     try:
-        if layers:
+        if layers and keras.backend.backend() == "jax":
+            _run_compiled(model, inputs)
+        elif layers:
             model(inputs)
     finally:
         for layer in layers:
             layer.adapting = False
+
+
+def _run_compiled(model, inputs):
+    """Calls a model as one program, and assigns what it assigns.
+
+    One by one, JAX would compile each kind of operation for each shape: it
+    takes two to three times as long.
+    """
+
+    def run(values, inputs):
+        with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+            model(inputs)
+        return [scope.get_current_value(variable) for variable in variables]
+
+    variables = model.variables
+    values = compiled(run)([variable.value for variable in variables], inputs)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def check_inverses(model, inputs):

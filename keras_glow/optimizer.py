@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_glow import replicas
-from keras_glow.gradients import choose
+from keras_glow.gradients import choose, computed_once
 
 # They treat every number by itself: all weights may as well be one.
 ELEMENTWISE = (
@@ -283,7 +283,7 @@ def _all_finite(tensors):
 
 
 def _pack(tensors):
-    return ops.concatenate([_shaped(t, (-1,)) for t in tensors])
+    return computed_once(ops.concatenate([_shaped(t, (-1,)) for t in tensors]))
 
 
 def _shaped(tensor, shape):

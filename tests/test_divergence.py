@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from keras_glow import Glow, TrainingDiverged
 from keras_glow.callbacks import Checkpoint
 from keras_glow.checkpoint import load_checkpoint, save_checkpoint
-from keras_glow.divergence import first_nonfinite_layer
+from keras_glow.divergence import StopIfDiverged, first_nonfinite_layer
 from keras_glow.losses import StandardNormalNLL
 
 SLOW = pytest.mark.slow
@@ -155,6 +155,13 @@ def test_ten_in_a_row_do_whatever_the_epochs(model):
     with pytest.raises(TrainingDiverged):
         fit(model, [bad_batch("loss")] * 4, epochs=3, callbacks=[keep])
     assert np.isnan(losses[2:]).all()
+
+
+def test_the_step_is_that_of_the_tenth_whichever_thread_comes_first():
+    callback = StopIfDiverged([])
+    callback.on_train_batch_end(3, {"skipped_in_a_row": 11})
+    callback.on_train_batch_end(2, {"skipped_in_a_row": 10})
+    assert callback.step == 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.losses import mean_loss
+from keras_glow.precision import turn_off_tf32
 
 
 def flow_dtype(dtype=None):
@@ -70,6 +71,7 @@ class Bijection(keras.layers.Layer):
     def __init__(self, **kwargs):
         kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
+        turn_off_tf32()
 
     def call(
         self, inputs, log_det=None, inverse=False, nudge=None, training=None
