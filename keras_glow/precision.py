@@ -28,7 +28,9 @@ def allow_tf32(allowed=True):
     """
     global _decided
     allowed = check_boolean("allowed", allowed)
-    _SETTERS[keras.backend.backend()](allowed)
+    backend = keras.backend.backend()
+    if backend in _SETTERS:  # the others have none
+        _SETTERS[backend](allowed)
     _decided = True
 
 

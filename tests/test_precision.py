@@ -59,15 +59,23 @@ def test_it_stays_as_it_was_set(fresh):
     assert not tf32_is_on()
 
 
+def test_a_backend_without_the_setting_is_left_alone(fresh, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "numpy")
+        keras_glow.allow_tf32(False)
+    assert tf32_is_on()
+
+
 def test_bad_argument():
     with pytest.raises(ValueError, match="True or False.*allowed='off'"):
         keras_glow.allow_tf32("off")
 
 
 def test_every_product_of_a_flow_says_so_to_jax():
-    jax = pytest.importorskip("jax")
     if keras.backend.backend() != "jax":
         pytest.skip("the others have a setting of the process only")
+    import jax
+
     model = keras_glow.Glow((8, 8, 1), levels=2, depth=1, width=4)
     x = np.zeros((1, 8, 8, 1), "float32")
     z = np.zeros((1, 64), "float32")
