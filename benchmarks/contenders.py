@@ -20,17 +20,15 @@ class KerasGlow:
     """This package."""
 
     modules = ("keras_glow", "keras")  # in this order, see keras_glow/__init__
-    backend = "tensorflow"
-    network_dtype = None
 
-    def __init__(self, depth, width, batch_size):
+    def __init__(self, depth, width, batch_size, network_dtype=None):
         import keras
 
         import keras_glow
 
         self.batch_size = batch_size
         self.model = keras_glow.Glow(
-            SHAPE, LEVELS, depth, width, network_dtype=self.network_dtype
+            SHAPE, LEVELS, depth, width, network_dtype=network_dtype
         )
         self.model.compile(keras.optimizers.Adam(LEARNING_RATE))
 
@@ -50,31 +48,8 @@ class KerasGlow:
 class KerasGlowBfloat16(KerasGlow):
     """This package, with the coupling networks in bfloat16 while it trains."""
 
-    network_dtype = "bfloat16"
-
-
-class KerasGlowOnJax(KerasGlow):
-    """This package on JAX."""
-
-    backend = "jax"
-
-
-class KerasGlowOnJaxBfloat16(KerasGlowBfloat16):
-    """This package on JAX, coupling networks in bfloat16 while it trains."""
-
-    backend = "jax"
-
-
-class KerasGlowOnTorch(KerasGlow):
-    """This package on Torch."""
-
-    backend = "torch"
-
-
-class KerasGlowOnTorchBfloat16(KerasGlowBfloat16):
-    """This package on Torch, coupling networks in bfloat16 while it trains."""
-
-    backend = "torch"
+    def __init__(self, *arguments):
+        super().__init__(*arguments, network_dtype="bfloat16")
 
 
 class _Torch:
@@ -344,10 +319,6 @@ class TensorFlowProbability:
 CONTENDERS = {
     "keras_glow": KerasGlow,
     "keras_glow, bfloat16": KerasGlowBfloat16,
-    "keras_glow on JAX": KerasGlowOnJax,
-    "keras_glow on JAX, bfloat16": KerasGlowOnJaxBfloat16,
-    "keras_glow on Torch": KerasGlowOnTorch,
-    "keras_glow on Torch, bfloat16": KerasGlowOnTorchBfloat16,
     "normflows": Normflows,
     "FrEIA (fixed rotation)": Freia,
     "nflows (assembled)": Nflows,

@@ -15,10 +15,9 @@ def peak():
 def _gpu_peak():
     """Bytes, of what this process has imported; None if that has no GPU."""
     if "jax" in sys.modules:
-        # None on CPUs.
-        return (sys.modules["jax"].devices()[0].memory_stats() or {}).get(
-            "peak_bytes_in_use"
-        )
+        device = sys.modules["jax"].devices()[0]
+        found = device.memory_stats() or {}  # None on CPUs
+        return found.get("peak_bytes_in_use")
     if "tensorflow" in sys.modules:
         tf = sys.modules["tensorflow"]
         if tf.config.list_physical_devices("GPU"):

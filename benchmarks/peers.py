@@ -15,9 +15,9 @@ the best of the others that compute the same model: FrEIA's rotation is fixed,
 so it stands in the table and not in the ratio. The rate of large matrix
 products is measured in the same rounds: it tells what the machine could do.
 
-Where there is a GPU, all work on it, JAX and Torch at their own settings of
-precision. `--contenders` says whom to compare, and `--batches 30` or so that
-there is to be more to do.
+Where there is a GPU, all work on it, the ports at their own settings of
+precision. `--backend` is that of keras_glow, `--contenders` says whom to
+compare, and `--batches 30` or so that there is to be more to do.
 """
 
 import argparse
@@ -32,6 +32,8 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for tfp alone
+# JAX would take the memory of a GPU for itself.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import numpy as np
 from contenders import CONTENDERS, SHAPE
@@ -42,8 +44,7 @@ CONFIGURATIONS = {  # depth, width, batch size, batches in a chunk
     "small": (4, 128, 32, 30),
     "deep": (32, 512, 16, 3),
 }
-OURS = [name for name in CONTENDERS if name.startswith("keras_glow")]
-DEFAULT = [name for name in CONTENDERS if " on " not in name]
+OURS = ("keras_glow", "keras_glow, bfloat16")
 OTHER_MODEL = "FrEIA (fixed rotation)"
 WORK = ("train", "score", "sample")
 
@@ -104,15 +105,8 @@ class Child:
     """A contender in a process of its own."""
 
     def __init__(self, *arguments):
-        backend = getattr(CONTENDERS.get(arguments[0]), "backend", "torch")
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--child", *map(str, arguments)],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                # JAX would take the memory of the GPU for itself.
-                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -208,12 +202,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--configurations", nargs="+", default=list(CONFIGURATIONS))
-    add("--contenders", nargs="+", default=DEFAULT)
+    add("--contenders", nargs="+", default=list(CONTENDERS))
+    add("--backend", default="tensorflow")
     add("--rounds", type=int, default=3)
     add("--batches", type=int, default=1, help="so many times as many a chunk")
     add("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.child:
+        os.environ["KERAS_BACKEND"] = options.backend
         for configuration in options.configurations:
             compare(
                 configuration,

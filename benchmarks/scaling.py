@@ -100,12 +100,7 @@ def rows(options):
             command = [sys.executable, __file__, "--child", json.dumps(own)]
             run = subprocess.run(
                 [*command, *sys.argv[1:]],
-                env={
-                    **os.environ,
-                    "KERAS_BACKEND": options.backend,
-                    # What is in use on a GPU can be told in either case.
-                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-                },
+                env={**os.environ, "KERAS_BACKEND": options.backend},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,

@@ -10,6 +10,7 @@ float64, in nats.
 """
 
 import argparse
+import math
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -24,11 +25,11 @@ from keras_glow.images import load_images
 
 def measure(model, images, expected):
     """Values lost, largest error, bits/dim, largest error of `log_prob`."""
-    lost = np.count_nonzero(model.decode(model.encode(images)) != images)
     x = model.dequantize(images, seed="center")
     back = model.decoder.predict(model.encoder.predict(x, verbose=0), verbose=0)
+    lost = np.count_nonzero(model.quantize(back) != images)
     log_prob = model.log_prob(images, seed=0)
-    bits = np.mean(model.bits_per_dim(images, seed=0))
+    bits = -np.mean(log_prob) / (model.dimensions * math.log(2))
     return lost, np.abs(back - x).max(), bits, np.abs(log_prob - expected).max()
 
 

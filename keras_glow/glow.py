@@ -802,18 +802,17 @@ class Glow(keras.Model):
         devices = count_devices(model)
         size += -size % devices
         filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
-        with weights_kept(self):
-            if devices > 1:
-                x = _join(
-                    inputs[filled], None if labels is None else labels[filled]
-                )
-                return model.predict(x, batch_size=size, verbose=0)[:count]
-            batches = (
-                _join(inputs[rows], None if labels is None else labels[rows])
-                for rows in np.split(filled, len(filled) // size)
+        if devices > 1:
+            x = _join(
+                inputs[filled], None if labels is None else labels[filled]
             )
-            outputs = predict_batches(model, batches)
-        return np.concatenate(outputs)[:count]
+            with weights_kept(self):
+                return model.predict(x, batch_size=size, verbose=0)[:count]
+        batches = (
+            _join(inputs[rows], None if labels is None else labels[rows])
+            for rows in np.split(filled, len(filled) // size)
+        )
+        return np.concatenate(predict_batches(model, batches))[:count]
 
     # Saving
 

@@ -56,8 +56,8 @@ def initialize(model, inputs):
 def _run_compiled(model, inputs):
     """Calls a model as one program, and assigns what it assigns.
 
-    One by one, JAX would compile each kind of operation for each shape: it
-    takes two to three times as long.
+    One by one, JAX would compile each kind of operation for each shape, which
+    takes longer.
     """
 
     def run(values, inputs):

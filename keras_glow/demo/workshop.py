@@ -14,6 +14,7 @@ from PIL import Image
 
 from keras_glow import latent
 from keras_glow.checks import check_boolean, check_seed, refuse
+from keras_glow.compilation import predict_batches
 from keras_glow.decoding import decode_picture
 from keras_glow.noise import standard_deviations, standard_normal
 
@@ -207,7 +208,7 @@ class Workshop:
         There image i has noise of its own; here all have the same.
         """
         x = [self.model.dequantize(image[None], seed=0) for image in images]
-        nats = self.model.scorer.predict_on_batch(np.concatenate(x))
+        [nats] = predict_batches(self.model.scorer, [np.concatenate(x)])
         return self.model.bits - nats / (self.model.dimensions * math.log(2))
 
     def _pictures(self, images):

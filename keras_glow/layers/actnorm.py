@@ -62,8 +62,8 @@ class ActNorm(Bijection):
     def adapt(self, x):
         """Sets the weights so that `x` leaves with mean 0 and variance 1.
 
-        Call it eagerly, not in a compiled function: on JAX, Keras throws away
-        what a trainable weight is assigned there.
+        Call it outside of `fit`: on JAX, Keras throws away what a trainable
+        weight is assigned there.
         """
         x = ops.convert_to_tensor(x, dtype=self.compute_dtype)
         if not self.built:
