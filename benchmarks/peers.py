@@ -136,6 +136,7 @@ def compare(configuration, names, rounds, times):
         children[name] = Child(name, configuration, times)
         try:
             start[name] = children[name].read()
+            print(name, start[name], file=sys.stderr, flush=True)
         except RuntimeError as error:
             print(f"{name} does not run: {error}", file=sys.stderr)
             del children[name]
@@ -149,6 +150,7 @@ def compare(configuration, names, rounds, times):
                 result = process.work(work)
                 rates[name][work].append(result["rate"])
                 peaks[name] = result["peak"]
+                print(name, work, result, file=sys.stderr, flush=True)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     for process in (products, *children.values()):
         process.end()

@@ -99,10 +99,10 @@ def main():
                 "network_dtype": options.network_dtype,
                 "learning_rate": options.learning_rate,
                 "warmup": options.warmup,
-                "clip": 1e5,
+                "clip": options.clip,
                 "ema": 0.0,
                 "epochs": options.epochs,
-                "batch_size": 32,
+                "batch_size": options.batch_size,
                 "flip": True,
                 "images": len(images),
             }
@@ -142,6 +142,8 @@ def parse():
     add("--network-dtype", choices=["float32", "bfloat16"])
     add("--learning-rate", type=float, default=4e-3)
     add("--warmup", type=int, default=300)
+    add("--batch-size", type=int, default=32)
+    add("--clip", type=float, default=1e5, help="highest norm of gradients")
     return parser.parse_args()
 
 

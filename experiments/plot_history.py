@@ -1,6 +1,8 @@
-"""Draws bits/dim over the epochs of one or more runs of `keras-glow train`.
+"""Draws bits/dim over the epochs of one or more runs, each in a colour.
 
-python experiments/plot_history.py run/history.csv --out curve.png
+    python experiments/plot_history.py run/history.csv --out curve.png
+
+Solid lines are validation, dashed ones training.
 """
 
 import argparse
@@ -18,9 +20,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("history", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--highest", type=float, help="of the axis, bits/dim")
     options = parser.parse_args()
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for history in options.history:
+    for number, history in enumerate(options.history):
         with open(history, newline="") as file:
             rows = list(csv.DictReader(file))
         epochs = [int(row["epoch"]) + 1 for row in rows]
@@ -32,8 +35,11 @@ def main():
                 values = [float(row[column]) for row in rows]
                 kind = "validation" if column[:3] == "val" else "training"
                 label = f"{history.parent.name}, {kind}"
-                axes.plot(epochs, values, style, marker=".", label=label)
+                axes.plot(
+                    epochs, values, style, color=f"C{number}", label=label
+                )
     axes.set(xlabel="epoch", ylabel="bits/dim")
+    axes.set_ylim(top=options.highest)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(options.out, dpi=120)

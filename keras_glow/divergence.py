@@ -47,14 +47,17 @@ def log_skipped(model, result):
         return result
     counters = [optimizer.skipped, optimizer.skipped_in_a_row]
     if keras.backend.backend() != "jax":
-        return _logs(model, result, *map(ops.copy, counters))
+        return _logs(model, result, *counters)
     logs, state = result
     indices = {id(v): i for i, v in enumerate(optimizer.variables)}
     counters = [state[2][indices[id(counter)]] for counter in counters]
     return _logs(model, logs, *counters), state
 
 
-def _logs(model, logs, skipped, skipped_in_a_row):
+def _logs(model, logs, *counters):
+    # As floats, like all other logs: as integers XLA on JAX would give them
+    # the memory of flags of the model, and copy those in every layer instead.
+    skipped, skipped_in_a_row = (ops.cast(c, "float32") for c in counters)
     return {
         **logs,
         # Keras's own mean keeps the loss of a step left out.

@@ -10,8 +10,11 @@ Alike on TensorFlow, JAX and Torch:
 - `traced_once(function)` is `function`, in a compiled program once;
 - `compiled(function)` is `function` as a compiled program, where there are any;
 - `computed_once(tensor)` is a tensor that what reads it does not repeat;
-- `choose(condition, one, other)` is one of two tensors.
+- `choose(condition, one, other)` is one of two tensors;
+- `relu(x)` keeps its output alone for the backward pass.
 """
+
+import functools
 
 import keras
 from keras import ops
@@ -125,6 +128,34 @@ def choose(condition, one, other):
 
     # Hands one of them on, where `tf.where` would write a third.
     return tf.raw_ops.Select(condition=condition, x=one, y=other)
+
+
+def relu(x):
+    """`max(x, 0)`, whose gradient is taken from the output.
+
+    Differentiated by JAX, `jax.nn.relu` keeps its input, which nothing else
+    needs, beside its output, which the next layer keeps as well. The other
+    backends keep the output by themselves.
+    """
+    if keras.backend.backend() != "jax":
+        return ops.relu(x)
+    return _jax_relu()(x)
+
+
+@functools.cache
+def _jax_relu():
+    import jax
+
+    @jax.custom_jvp
+    def relu(x):
+        # The barrier has XLA keep the output, not compute it anew from x.
+        return computed_once(jax.numpy.maximum(x, 0))
+
+    # `output > 0` XLA would turn into `x > 0`, and keep x for it.
+    relu.defjvps(
+        lambda tangent, output, x: jax.numpy.where(output != 0, tangent, 0)
+    )
+    return relu
 
 
 def _backend(name):

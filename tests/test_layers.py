@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import jacobian, to_numpy
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import layers
+from keras_glow.gradients import relu
 from keras_glow.layers.coupling_network import CouplingNetwork
 from keras_glow.layers.invertible_conv import plu_decomposition
 
@@ -236,3 +237,11 @@ def test_a_users_bijection_needs_two_methods(x):
     assert_allclose(to_numpy(layer.inverse(z)), x)
     with pytest.raises(NotImplementedError, match="Bijection must define"):
         layers.Bijection()(x)
+
+
+def test_relu_has_the_gradient_of_relu():
+    x = np.array([-2.0, -0.0, 0.0, 1e-30, 3.0], "float32")
+    assert_array_equal(
+        to_numpy(relu(ops.convert_to_tensor(x))), np.maximum(x, 0)
+    )
+    assert_array_equal(np.diag(jacobian(relu, x)), (x > 0).astype("float32"))

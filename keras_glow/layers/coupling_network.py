@@ -5,6 +5,7 @@ import operator
 import keras
 from keras import ops
 
+from keras_glow.gradients import relu
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.convolution import convolve, kernel_shape
 
@@ -111,4 +112,4 @@ def _hidden(h, convolve, kernel, norm):
     h = convolve(h, ops.cast(kernel * scale, h.dtype))
     # `ops.add`, not `+`: of a bias on TensorFlow it has a gradient that needs
     # no h, which a half of all activations would otherwise be kept for.
-    return ops.relu(ops.add(h, ops.cast(norm.bias * scale, h.dtype)))
+    return relu(ops.add(h, ops.cast(norm.bias * scale, h.dtype)))
