@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 import keras_glow
-from keras_glow.checkpoint import save_checkpoint
+from keras_glow.training.checkpoint import save_checkpoint
 
 
 def median_seconds(save, count):

@@ -41,8 +41,8 @@ def main():
     parser.add_argument("--count", type=int, default=20)
     options = parser.parse_args()
     start = time.perf_counter()
-    from keras_glow import demo
-    from keras_glow.presets import load_preset, preset_path
+    from keras_glow.cli import demo
+    from keras_glow.files.presets import load_preset, preset_path
 
     model = load_preset(options.model)
     file = demo.directions_of(preset_path(options.model))

@@ -17,7 +17,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from keras_glow.images import load_images
+from keras_glow.images.loading import load_images
 
 
 def write_images(folder, count, size, format):

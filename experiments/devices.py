@@ -239,7 +239,7 @@ class Torch(Worker):
 
         model = self.model
         if self.parallel is None:
-            from keras_glow.initialization import initialize
+            from keras_glow.flow.initialization import initialize
 
             images = model.dequantize(batches[0], seed=model.seed)
             initialize(model.encoder, images)

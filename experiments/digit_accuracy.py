@@ -21,7 +21,7 @@ import numpy as np
 from mnist import CLASSES, TEMPERATURES, load_digits
 
 import keras_glow
-from keras_glow.presets import PRESETS
+from keras_glow.files.presets import PRESETS
 
 
 def train_classifier(images, labels, epochs, seed):

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from keras_glow import Glow
-from keras_glow.presets import PRESETS
+from keras_glow.files.presets import PRESETS
 
 PACKAGES = {
     "tf_saved_model": ["tensorflow"],

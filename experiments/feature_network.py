@@ -25,7 +25,7 @@ import numpy as np
 from keras import layers, ops
 
 import keras_glow
-from keras_glow.saving import save_atomically
+from keras_glow.files.atomic import save_atomically
 
 WEIGHTS = pathlib.Path(__file__).parents[1] / "weights" / "face_features.keras"
 BATCH_SIZE = 128

@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 import keras_glow
-from keras_glow import training
+from keras_glow.cli import run as training
 
 BORDER = 2
 DIGIT_DIMENSIONS = 28 * 28

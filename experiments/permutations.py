@@ -31,7 +31,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import keras_glow
-from keras_glow import training
+from keras_glow.cli import run as training
 
 PERMUTATIONS = ("reverse", "shuffle", "invertible_conv")
 COUPLINGS = ("affine", "additive")

@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 import keras_glow
+from keras_glow.flow.noise import standard_normal
 from keras_glow.layers.affine_coupling import LOG_SCALES
-from keras_glow.noise import standard_normal
 
 
 def train(images, scale, steps, learning_rate, seed):

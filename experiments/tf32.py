@@ -20,7 +20,7 @@ import numpy as np
 from backends import float64_twin
 
 import keras_glow
-from keras_glow.images import load_images
+from keras_glow.images.loading import load_images
 
 
 def measure(model, images, expected):

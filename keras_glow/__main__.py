@@ -2,6 +2,6 @@
 
 import sys
 
-from keras_glow.cli import main
+from keras_glow.cli.main import main
 
 sys.exit(main())

@@ -7,17 +7,17 @@ import warnings
 import keras
 import numpy as np
 
-from keras_glow import diagnosis
-from keras_glow.checkpoint import Progress, save_checkpoint
+from keras_glow.analysis import diagnosis
 from keras_glow.checks import (
     check_integer,
     check_seed,
     check_temperature,
     refuse,
 )
-from keras_glow.ema import averaged_weights
-from keras_glow.images import save_grid
-from keras_glow.saving import check_writable, whole_file
+from keras_glow.files.atomic import check_writable, whole_file
+from keras_glow.images.loading import save_grid
+from keras_glow.training.checkpoint import Progress, save_checkpoint
+from keras_glow.training.ema import averaged_weights
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -104,7 +104,7 @@ class Checkpoint(keras.callbacks.Callback):
     exactly where it was, train on an `ImageSequence`, which keeps its order:
 
     ```python
-    model, progress = keras_glow.checkpoint.load_checkpoint(path)
+    model, progress = keras_glow.training.checkpoint.load_checkpoint(path)
     model.fit(
         ImageSequence(images, epoch=progress.epoch, batch=progress.batch),
         initial_epoch=progress.epoch,
@@ -121,9 +121,10 @@ class Checkpoint(keras.callbacks.Callback):
         path: the `.keras` file; the one before is kept beside it, as
             `<name>.previous.keras`.
         settings: dict of plain values to keep in the file.
-        progress: the `keras_glow.checkpoint.Progress` that this `fit` goes on
-            from, or None for a new training. From the middle of an epoch, `fit`
-            has to end with that epoch, since its first one is shorter.
+        progress: the `keras_glow.training.checkpoint.Progress` from which this
+            `fit` goes on, or None for a new training. From the middle of an
+            epoch, `fit` has to end with that epoch, since its first one is
+            shorter.
 
     Attributes:
         stop: set it to True, from another thread or a signal handler, to save
@@ -211,7 +212,7 @@ class ReconstructionError(keras.callbacks.Callback):
       images, in units of continuous images, which span 1;
     - `reconstruction_error_ood`: the same over images unlike any, such as noise
       and checkerboards, where a flow gives way first: see
-      `keras_glow.diagnosis.out_of_distribution_images`.
+      `keras_glow.analysis.diagnosis.out_of_distribution_images`.
 
     Each of them warns once, naming the layer to blame, when it passes half a
     grey level, `0.5 / 2**bits`: from there on pixels change. With

@@ -6,9 +6,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow import diagnosis
-from keras_glow.allocator import keep_freed_memory, return_freed_memory
-from keras_glow.architecture import assemble, build_flow, latent_shapes
+from keras_glow.analysis import diagnosis
+from keras_glow.backend.devices import (
+    count_devices,
+    count_replicas,
+    differ_by_replica,
+    of_all_processes,
+    replica_of_strategy,
+)
+from keras_glow.backend.keras_internals import weights_kept
+from keras_glow.backend.memory import keep_freed_memory, return_freed_memory
 from keras_glow.checks import (
     NETWORK_DTYPES,
     allocate_images,
@@ -29,11 +36,6 @@ from keras_glow.checks import (
     is_dataset,
     nan_outside,
 )
-from keras_glow.compilation import (
-    predict_batches,
-    prepare_chains,
-    resolve_jit_compile,
-)
 from keras_glow.data import (
     ImageSequence,
     first_images,
@@ -41,20 +43,16 @@ from keras_glow.data import (
     pipeline,
     split,
 )
-from keras_glow.dequantization import dequantize, quantize
-from keras_glow.divergence import StopIfDiverged, TakenMean, log_skipped
-from keras_glow.ema import averaged_weights
-from keras_glow.export import export
-from keras_glow.initialization import (
+from keras_glow.files.atomic import whole_file
+from keras_glow.files.export import export
+from keras_glow.flow.architecture import assemble, build_flow, latent_shapes
+from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
     check_inverses,
     initialize,
     is_initialized,
 )
-from keras_glow.jax_state import weights_kept
-from keras_glow.layers.bijection import flow_dtype
-from keras_glow.losses import StandardNormalNLL, mean
-from keras_glow.noise import (
+from keras_glow.flow.noise import (
     IndexedNoise,
     keyed_generators,
     new_seed,
@@ -62,15 +60,21 @@ from keras_glow.noise import (
     standard_normal,
     uniform,
 )
-from keras_glow.optimizer import batches_seen, guarded
-from keras_glow.replicas import (
-    count_devices,
-    count_replicas,
-    differ_by_replica,
-    of_all_processes,
-    replica_of_strategy,
+from keras_glow.flow.pixels import dequantize, quantize
+from keras_glow.flow.prediction import (
+    predict_batches,
+    prepare_chains,
+    resolve_jit_compile,
 )
-from keras_glow.saving import whole_file
+from keras_glow.layers.bijection import flow_dtype
+from keras_glow.losses import StandardNormalNLL, mean
+from keras_glow.training.divergence import (
+    StopIfDiverged,
+    TakenMean,
+    log_skipped,
+)
+from keras_glow.training.ema import averaged_weights
+from keras_glow.training.optimizer import batches_seen, guarded
 
 MEMORY = ("store", "remat", "reversible")
 CLASS_PRIORS = ("all", "top")
@@ -785,7 +789,7 @@ class Glow(keras.Model):
             batch_size: int, images that go through at once.
 
         Returns:
-            A `keras_glow.diagnosis.Diagnosis`; print it.
+            A `keras_glow.analysis.diagnosis.Diagnosis`; print it.
         """
         return diagnosis.diagnose(self, images, labels, batch_size)
 
@@ -843,9 +847,9 @@ class Glow(keras.Model):
         """Writes encoder and decoder as files that run without this package.
 
         `signature.json` beside them says what goes in and what comes out, see
-        `keras_glow.export.standalone`; `docs/export.md` how each is loaded. It
-        needs the TensorFlow backend, and `"onnx"` the packages tf2onnx and
-        onnx.
+        `keras_glow.files.export.standalone`; `docs/export.md` how each is
+        loaded. It needs the TensorFlow backend, and `"onnx"` the packages
+        tf2onnx and onnx.
 
         Args:
             filepath: of the folder to make.
@@ -895,7 +899,9 @@ class Glow(keras.Model):
             ValueError: if there is no such preset.
             ModelFileError: if its file is not the one that was shipped.
         """
-        from keras_glow.presets import load_preset  # which needs this module
+        from keras_glow.files.presets import (
+            load_preset,  # which needs this module
+        )
 
         return load_preset(name)
 
@@ -916,7 +922,9 @@ class Glow(keras.Model):
                 model is as it was.
             FileNotFoundError: if there is none.
         """
-        from keras_glow.loading import load_weights  # which needs this module
+        from keras_glow.files.strict_reader import (
+            load_weights,  # which needs this module
+        )
 
         load_weights(self, filepath, sha256)
 

@@ -8,7 +8,8 @@ import keras
 import pytest
 from helpers import random_images
 
-from keras_glow import Glow, allocator, glow
+from keras_glow import Glow, glow
+from keras_glow.backend import memory as allocator
 
 BYTES = 48 * 2**20  # of a large block; glibc maps those from 32 MiB on itself
 

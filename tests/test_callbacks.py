@@ -9,8 +9,8 @@ from PIL import Image
 
 from keras_glow import Glow
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
-from keras_glow.checkpoint import read_progress
-from keras_glow.saving import save_atomically
+from keras_glow.files.atomic import save_atomically
+from keras_glow.training.checkpoint import read_progress
 
 
 @pytest.fixture(scope="module")

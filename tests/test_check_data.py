@@ -8,8 +8,8 @@ from helpers import random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from keras_glow import training
-from keras_glow.cli import main
+from keras_glow.cli import run as training
+from keras_glow.cli.main import main
 
 COUNT = 6
 

@@ -19,16 +19,16 @@ import pytest
 from helpers import random_images, to_numpy
 from numpy.testing import assert_array_equal
 
-from keras_glow import training
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
-from keras_glow.checkpoint import (
+from keras_glow.cli import run as training
+from keras_glow.cli.main import main
+from keras_glow.data import ImageSequence
+from keras_glow.training.checkpoint import (
     load_checkpoint,
     previous_path,
     read_progress,
     save_checkpoint,
 )
-from keras_glow.cli import main
-from keras_glow.data import ImageSequence
 
 SETTINGS = {
     "levels": 1,

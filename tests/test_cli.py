@@ -14,10 +14,11 @@ from helpers import move_weights, random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from keras_glow import Glow, cli
+from keras_glow import Glow
 from keras_glow.callbacks import SampleGrid
-from keras_glow.checkpoint import read_progress
-from keras_glow.cli import main
+from keras_glow.cli import main as cli
+from keras_glow.cli.main import main
+from keras_glow.training.checkpoint import read_progress
 
 TRAIN = [
     "--levels=2",

@@ -13,7 +13,8 @@ from helpers import data_file, flat, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
-from keras_glow import ModelFileError, cli, convert
+from keras_glow import ModelFileError, convert
+from keras_glow.cli import main as cli
 from keras_glow.conversion import FORMATS, raw_latents
 from keras_glow.conversion.checkpoint_files import open_checkpoint
 

@@ -15,7 +15,7 @@ import faulthandler, io, json, pathlib, re, signal, struct, sys, warnings, zlib
 import numpy as np
 from PIL import Image
 
-from keras_glow.decoding import BadImage, read_picture
+from keras_glow.images.decoding import BadImage, read_picture
 
 warnings.simplefilter("ignore")
 faulthandler.enable()

@@ -24,9 +24,11 @@ from PIL import Image
 from test_folder import FILES, SIZE, Bad, Good, bomb, encoded
 
 import keras_glow
-from keras_glow import cli, demo, latent
-from keras_glow.demo import directions, workshop
-from keras_glow.demo import server as server_module
+from keras_glow import latent
+from keras_glow.cli import demo
+from keras_glow.cli import main as cli
+from keras_glow.cli.demo import directions, workshop
+from keras_glow.cli.demo import server as server_module
 
 SHAPE = (SIZE, SIZE, 3)
 JSON, BYTES = "application/json", "application/octet-stream"

@@ -11,8 +11,8 @@ from helpers import load_experiment, random_images
 from numpy.testing import assert_allclose
 
 import keras_glow.glow
-from keras_glow import replicas
-from keras_glow.cli import main
+from keras_glow.backend import devices as replicas
+from keras_glow.cli.main import main
 from keras_glow.losses import mean_loss
 
 BACKEND = keras.backend.backend()
@@ -92,7 +92,7 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
     )
-from keras_glow.cli import main
+from keras_glow.cli.main import main
 assert main([*arguments, f"--devices={devices}"]) == 0
 """
 

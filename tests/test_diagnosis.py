@@ -9,10 +9,11 @@ import pytest
 from helpers import move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_glow import Glow, diagnosis
+from keras_glow import Glow
+from keras_glow.analysis import diagnosis
 from keras_glow.callbacks import ReconstructionError
-from keras_glow.cli import main
-from keras_glow.initialization import initialize
+from keras_glow.cli.main import main
+from keras_glow.flow.initialization import initialize
 from keras_glow.layers import InvertibleConv1x1
 
 SHAPE = (8, 8, 3)

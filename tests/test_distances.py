@@ -5,7 +5,7 @@ import pytest
 from helpers import random_images
 from numpy.testing import assert_allclose
 
-from keras_glow.distances import frechet_distance, kernel_distance
+from keras_glow.analysis.distances import frechet_distance, kernel_distance
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import Glow, TrainingDiverged
 from keras_glow.callbacks import Checkpoint
-from keras_glow.checkpoint import load_checkpoint, save_checkpoint
-from keras_glow.divergence import StopIfDiverged, first_nonfinite_layer
 from keras_glow.losses import StandardNormalNLL
+from keras_glow.training.checkpoint import load_checkpoint, save_checkpoint
+from keras_glow.training.divergence import StopIfDiverged, first_nonfinite_layer
 
 SLOW = pytest.mark.slow
 SIZE = 16  # of a batch

@@ -14,10 +14,10 @@ from helpers import load_experiment, move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
-from keras_glow import cli
-from keras_glow.cli import main
-from keras_glow.export import standalone
-from keras_glow.saving import partial_folder, whole_folder
+from keras_glow.cli import main as cli
+from keras_glow.cli.main import main
+from keras_glow.files.atomic import partial_folder, whole_folder
+from keras_glow.files.export import standalone
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow exports"

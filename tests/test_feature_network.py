@@ -8,7 +8,7 @@ import pytest
 from helpers import data_file, load_experiment, random_images
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_glow.saving import save_atomically
+from keras_glow.files.atomic import save_atomically
 
 FACES = data_file("faces32_valid.npz")
 

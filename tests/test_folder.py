@@ -14,8 +14,9 @@ from helpers import random_images, turned_by_exif
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from keras_glow import decoding, folder, images
-from keras_glow.decoding import BadImage
+from keras_glow import images
+from keras_glow.images import decoding, folder
+from keras_glow.images.decoding import BadImage
 
 SIZE = 12
 FACE = random_images(1, (SIZE, SIZE, 3))[0]

@@ -14,10 +14,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 import keras_glow
 from keras_glow import Glow
 from keras_glow.data import ImageSequence
-from keras_glow.ema import averaged_weights
-from keras_glow.initialization import is_initialized
+from keras_glow.flow.initialization import is_initialized
 from keras_glow.layers import ActNorm
 from keras_glow.losses import StandardNormalNLL
+from keras_glow.training.ema import averaged_weights
 
 SHAPE = (8, 8, 3)
 
@@ -152,10 +152,8 @@ def test_quantize_undoes_dequantize(bits):
 def test_noise_just_below_1_stays_in_its_bin():
     noise = np.full((256,), np.nextafter(np.float32(1), 0), "float32")
     values = np.arange(256)
-    x = keras_glow.dequantization.dequantize(
-        values, ops.convert_to_tensor(noise)
-    )
-    assert_array_equal(keras_glow.dequantization.quantize(x), values)
+    x = keras_glow.flow.pixels.dequantize(values, ops.convert_to_tensor(noise))
+    assert_array_equal(keras_glow.flow.pixels.quantize(x), values)
 
 
 @pytest.mark.parametrize(
@@ -637,10 +635,10 @@ def test_temperature(trained):
 
 def test_temperature_scales_the_latents_of_each_level(trained):
     model, _ = trained
-    deviations = keras_glow.noise.standard_deviations(
+    deviations = keras_glow.flow.noise.standard_deviations(
         [0.3, 1.1], model.latent_shapes
     )
-    z = keras_glow.noise.standard_normal(2000, 192, seed=0) * deviations
+    z = keras_glow.flow.noise.standard_normal(2000, 192, seed=0) * deviations
     first = math.prod(model.latent_shapes[0])
     assert_allclose(z[:, :first].std(), 0.3, rtol=0.02)
     assert_allclose(z[:, first:].std(), 1.1, rtol=0.02)

@@ -11,8 +11,10 @@ from helpers import WITHOUT_BACKEND, random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from keras_glow import folder, image_cache, images
+from keras_glow import images
 from keras_glow.data import ImageSequence, first_images
+from keras_glow.images import cache as image_cache
+from keras_glow.images import folder
 
 COUNT = 20
 
@@ -189,7 +191,7 @@ def test_a_full_disk_costs_the_cache_and_no_more(faces, tmp_path, monkeypatch):
 # One process killed when its file has all but its name, then two at once.
 PREPARE = """
 import hashlib, os, signal, sys
-from keras_glow import folder
+from keras_glow.images import folder
 
 def start(killed):
     process = os.fork()

@@ -10,7 +10,7 @@ from PIL import Image
 
 import keras_glow
 from keras_glow import latent
-from keras_glow.initialization import initialize
+from keras_glow.flow.initialization import initialize
 from keras_glow.latent.restoration import _with_block_means
 
 SHAPE = (8, 8, 3)

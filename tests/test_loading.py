@@ -22,10 +22,10 @@ from numpy.testing import assert_array_equal
 
 import keras_glow
 from keras_glow import ModelFileError, load_model
-from keras_glow.loading import training_steps
-from keras_glow.optimizer import guarded
-from keras_glow.saving import save_atomically
-from keras_glow.weights_layout import optimizer_layout, weights_layout
+from keras_glow.files.atomic import save_atomically
+from keras_glow.files.strict_reader import training_steps
+from keras_glow.files.weights_layout import optimizer_layout, weights_layout
+from keras_glow.training.optimizer import guarded
 
 MAX_SECONDS = 1.0
 MAX_MEGABYTES = 100.0

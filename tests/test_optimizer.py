@@ -7,7 +7,7 @@ from helpers import to_numpy
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_glow.optimizer import (
+from keras_glow.training.optimizer import (
     ELEMENTWISE,
     GuardedOptimizer,
     batches_seen,

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_glow
-from keras_glow import layers, precision
+from keras_glow import layers
+from keras_glow.backend import precision
 
 
 def tf32_is_on():

@@ -11,9 +11,12 @@ from helpers import ROOT, data_file, faces, random_images
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import Glow, ModelFileError, presets
-from keras_glow.cli import main
-from keras_glow.diagnosis import errors_by_kind, out_of_distribution_images
-from keras_glow.noise import standard_normal
+from keras_glow.analysis.diagnosis import (
+    errors_by_kind,
+    out_of_distribution_images,
+)
+from keras_glow.cli.main import main
+from keras_glow.flow.noise import standard_normal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

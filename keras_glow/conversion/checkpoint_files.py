@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from keras_glow.conversion.torch_file import TorchFile
-from keras_glow.loading import file_size, reading, refusing
+from keras_glow.files.strict_reader import file_size, reading, refusing
 
 
 @contextlib.contextmanager

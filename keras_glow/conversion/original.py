@@ -10,10 +10,10 @@ import typing
 
 import numpy as np
 
+from keras_glow.files.weights_layout import MAX_LOG_SCALE
 from keras_glow.glow import Glow
 from keras_glow.layers.invertible_conv import plu_decomposition
 from keras_glow.layers.split import MAX_LOG_SIGMA
-from keras_glow.weights_layout import MAX_LOG_SCALE
 
 
 class Convolution(typing.NamedTuple):

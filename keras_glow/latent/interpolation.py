@@ -12,7 +12,7 @@ from keras_glow.checks import (
     check_seed,
     refuse,
 )
-from keras_glow.noise import keyed_generators
+from keras_glow.flow.noise import keyed_generators
 
 MAX_ITERATIONS = 1000
 TOLERANCE = 1e-12  # radians

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from keras_glow.checks import check_integer, check_latents, refuse
-from keras_glow.noise import standard_deviations
+from keras_glow.flow.noise import standard_deviations
 
 
 def mix_levels(model, z, other, levels):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.gradients import compiled, differentiate
 from keras_glow.checks import (
     check_images,
     check_integer,
@@ -16,9 +17,8 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.data import equal_batches
-from keras_glow.dequantization import dequantize
-from keras_glow.gradients import compiled, differentiate
-from keras_glow.noise import keyed_generators, new_seed
+from keras_glow.flow.noise import keyed_generators, new_seed
+from keras_glow.flow.pixels import dequantize
 
 # Of the first search. It takes what is known for less certain than it is, or
 # else what is coarse would hardly move.

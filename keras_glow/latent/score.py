@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.gradients import compiled, differentiate
 from keras_glow.checks import (
     check_floats,
     check_integer,
@@ -11,7 +12,6 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.data import equal_batches
-from keras_glow.gradients import compiled, differentiate
 
 
 def score(model, x, labels=None, batch_size=32):

@@ -48,7 +48,7 @@ class ActNorm(Bijection):
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = check_positive("epsilon", epsilon)
-        self.adapting = False  # see keras_glow.initialization
+        self.adapting = False  # see keras_glow.flow.initialization
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):

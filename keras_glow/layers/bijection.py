@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_glow.backend.precision import turn_off_tf32
 from keras_glow.losses import mean_loss
-from keras_glow.precision import turn_off_tf32
 
 
 def flow_dtype(dtype=None):

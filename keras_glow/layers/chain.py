@@ -5,14 +5,14 @@ import functools
 import keras
 from keras import ops
 
-from keras_glow.gradients import (
+from keras_glow.backend.gradients import (
     custom_gradient,
     differentiate,
     traced_once,
     wait_for,
     zero_after,
 )
-from keras_glow.inverses import relative_error, there_and_back
+from keras_glow.layers.sequence import relative_error, there_and_back
 
 # How far off a rebuilt input may be, relative to its largest value; `None` if
 # networks compute in half precision, whose own rounding (4e-3) flips here and
@@ -62,8 +62,8 @@ class Chain(keras.layers.Layer):
         super().__init__(**kwargs)
         self.bijections = list(bijections)
         self.memory = memory
-        self.checking = False  # see keras_glow.initialization
-        self.share_traces = True  # see keras_glow.compilation
+        self.checking = False  # see keras_glow.flow.initialization
+        self.share_traces = True  # see keras_glow.flow.prediction
 
     def build(self, input_shape):
         for bijection in self.bijections:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_glow.data import first_images
-from keras_glow.inverses import apply
+from keras_glow.layers.sequence import apply
 
 PATIENCE = 10  # steps left out in a row
 IMAGES = 256

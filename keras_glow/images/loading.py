@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 
 from keras_glow.checks import check_choice, check_integer, refuse
-from keras_glow.decoding import BadImage, fit_pixels, read_picture
-from keras_glow.folder import Report, check_folder, load_folder, shown
+from keras_glow.images.decoding import BadImage, fit_pixels, read_picture
+from keras_glow.images.folder import Report, check_folder, load_folder, shown
 
 # What each key of an .npz file is for, in the order of preference.
 TRAIN_KEYS = ("images", "x_train")
@@ -94,7 +94,7 @@ def check_data(
         verbose: 1 for a progress bar.
 
     Returns:
-        A `keras_glow.folder.Report`.
+        A `keras_glow.images.folder.Report`.
 
     Raises:
         ValueError: if `path` is neither a folder nor an `.npz` file of images,

@@ -12,12 +12,15 @@ import sys
 import keras
 import numpy as np
 
-from keras_glow import __version__, demo, images, latent, replicas, training
+from keras_glow import __version__, images, latent
+from keras_glow.backend import devices as replicas
 from keras_glow.checks import MAX_WEIGHTS_SEED
+from keras_glow.cli import demo
+from keras_glow.cli import run as training
 from keras_glow.conversion import FORMATS, convert
+from keras_glow.files.presets import PRESETS, load_preset, preset_path
+from keras_glow.files.strict_reader import load_model, training_steps
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
-from keras_glow.loading import load_model, training_steps
-from keras_glow.presets import PRESETS, load_preset, preset_path
 
 # Options of `train` that say where things are, or are in its images anyhow.
 NOT_SETTINGS = (

@@ -7,8 +7,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_glow import replicas
-from keras_glow.gradients import choose, computed_once
+from keras_glow.backend import devices
+from keras_glow.backend.gradients import choose, computed_once
 
 # They treat every number by itself: all weights may as well be one.
 ELEMENTWISE = (
@@ -100,7 +100,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def build(self, variables):
         if self.built:
             return
-        self.replicas = replicas.optimizer_replicas(self)
+        self.replicas = devices.optimizer_replicas(self)
         self.packed = self.replicas == 1 and self._may_pack(variables)
         if self.packed:
             # Averages are kept weight by weight, where Keras looks for them.
@@ -115,7 +115,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             object.__setattr__(self, "_row", row)
         else:
             self.use_ema = False
-        with replicas.optimizer_scope(self):
+        with devices.optimizer_scope(self):
             inner_variables = [self._row] if self.packed else variables
             self.inner_optimizer.build(inner_variables)
             super().build(variables)
@@ -159,13 +159,13 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         floats = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
         finite = ops.logical_and(finite, _all_finite(floats))
         if self.replicas > 1:
-            finite = replicas.everywhere(finite)
+            finite = devices.everywhere(finite)
         taken = [
             choose(finite, ops.convert_to_tensor(variable), value)
             for variable, value in zip(state, before, strict=True)
         ]
         if self.replicas > 1:
-            replicas.assign_on_each(self, state, taken)
+            devices.assign_on_each(self, state, taken)
             return finite
         for variable, value in zip(state, taken, strict=True):
             self.assign(variable, value)

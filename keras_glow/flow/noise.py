@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_temperature
-from keras_glow.dequantization import NOISE_STEPS
+from keras_glow.flow.pixels import NOISE_STEPS
 
 
 def keyed_generators(seed, count, stream=0, start=0):

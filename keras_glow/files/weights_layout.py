@@ -9,7 +9,7 @@ import typing
 
 import numpy as np
 
-from keras_glow.architecture import latent_shapes
+from keras_glow.flow.architecture import latent_shapes
 from keras_glow.layers.convolution import kernel_shape
 from keras_glow.layers.flow_step import COUPLINGS
 

@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_images, check_integer, check_labels
-from keras_glow.initialization import is_initialized
-from keras_glow.inverses import apply, relative_error, there_and_back
+from keras_glow.flow.initialization import is_initialized
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
+from keras_glow.layers.sequence import apply, relative_error, there_and_back
 
 # float32 has 24 bits. A matrix of this condition number takes 13 of them, and
 # what is left is about half a grey level of 256.

@@ -11,15 +11,15 @@ import threading
 import keras
 import numpy as np
 
+from keras_glow.backend.devices import count_shards
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
-from keras_glow.checkpoint import Progress, load_checkpoint
 from keras_glow.checks import refuse
 from keras_glow.data import ImageSequence
-from keras_glow.ema import averaged_weights
+from keras_glow.files.atomic import remove_partials, whole_file
 from keras_glow.glow import Glow
-from keras_glow.replicas import count_shards
-from keras_glow.saving import remove_partials, whole_file
 from keras_glow.schedules import warmup_cosine
+from keras_glow.training.checkpoint import Progress, load_checkpoint
+from keras_glow.training.ema import averaged_weights
 
 CHECKPOINT = "checkpoint.keras"
 MODEL_SETTINGS = (

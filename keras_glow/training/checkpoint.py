@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.saving import remove_partial, save_atomically
+from keras_glow.files.atomic import remove_partial, save_atomically
 
 MEMBER = "run.json"
 

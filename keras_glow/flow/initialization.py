@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_glow.gradients import compiled
+from keras_glow.backend.gradients import compiled
 from keras_glow.layers import ActNorm
 from keras_glow.layers.chain import Chain
 

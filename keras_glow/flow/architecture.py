@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_glow import layers
-from keras_glow.encoder import Encoder
-from keras_glow.inverses import apply
+from keras_glow.flow.encoder import Encoder
 from keras_glow.layers.chain import Chain
+from keras_glow.layers.sequence import apply
 from keras_glow.losses import LogDetLoss, LogProb
 
 

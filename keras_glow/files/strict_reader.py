@@ -23,6 +23,11 @@ from keras_glow.checks import (
     check_choice,
     check_classifier_weight,
 )
+from keras_glow.files.weights_layout import (
+    RULES,
+    optimizer_layout,
+    weights_layout,
+)
 from keras_glow.glow import (
     CLASS_PRIORS,
     LATER,
@@ -32,7 +37,6 @@ from keras_glow.glow import (
 )
 from keras_glow.layers.affine_coupling import LOG_SCALES
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
-from keras_glow.weights_layout import RULES, optimizer_layout, weights_layout
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
@@ -53,8 +57,8 @@ COMPILE_MODULES = {
     "keras.optimizers",
     "keras.optimizers.schedules",
     "keras_glow.losses",
-    "keras_glow.optimizer",
-    "keras_glow.schedules",
+    "keras_glow.optimizer",  # in older files
+    "keras_glow.training.optimizer",
 }
 # Larger numbers need no limit of their own: the file has to hold the weights.
 LIMITS = {"levels": 10, "depth": 1024}

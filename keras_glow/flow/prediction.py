@@ -5,7 +5,7 @@ import concurrent.futures
 import keras
 import numpy as np
 
-from keras_glow.gradients import compiled
+from keras_glow.backend.gradients import compiled
 from keras_glow.layers.chain import Chain
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from keras_glow import latent
 from keras_glow.checks import check_boolean, check_seed, refuse
-from keras_glow.compilation import predict_batches
-from keras_glow.decoding import decode_picture
-from keras_glow.noise import standard_deviations, standard_normal
+from keras_glow.flow.noise import standard_deviations, standard_normal
+from keras_glow.flow.prediction import predict_batches
+from keras_glow.images.decoding import decode_picture
 
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
 MAX_TEMPERATURE = 1.5
@@ -112,7 +112,7 @@ class Workshop:
 
         Args:
             content: bytes of a file in one of the formats of
-                `keras_glow.decoding`.
+                `keras_glow.images.decoding`.
 
         Returns:
             Dict of `picture`; `decoded`, the picture that its latents give;

@@ -10,9 +10,9 @@ import sys
 import threading
 import webbrowser
 
-from keras_glow.demo.directions import read_directions
-from keras_glow.demo.server import Server
-from keras_glow.demo.workshop import Workshop
+from keras_glow.cli.demo.directions import read_directions
+from keras_glow.cli.demo.server import Server
+from keras_glow.cli.demo.workshop import Workshop
 
 __all__ = ["Server", "Workshop", "directions_of", "read_directions", "run"]
 

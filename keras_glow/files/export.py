@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.architecture import Level, build_decoder, build_encoder
 from keras_glow.checks import check_choice, refuse
+from keras_glow.files.atomic import whole_folder
+from keras_glow.flow.architecture import Level, build_decoder, build_encoder
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.losses import LogProb
-from keras_glow.saving import whole_folder
 
 # Formats of `keras.Model.export`, and how the names of their files end; a
 # SavedModel is a folder.

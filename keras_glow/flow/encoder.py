@@ -2,14 +2,14 @@
 
 import keras
 
-from keras_glow.compilation import resolve_jit_compile
+from keras_glow.backend.keras_internals import weights_kept
 from keras_glow.data import first_images
-from keras_glow.initialization import (
+from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
     check_inverses,
     initialize,
 )
-from keras_glow.jax_state import weights_kept
+from keras_glow.flow.prediction import resolve_jit_compile
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")

@@ -4,9 +4,9 @@ import pathlib
 import typing
 
 from keras_glow.checks import check_choice
-from keras_glow.loading import load_model
+from keras_glow.files.strict_reader import load_model
 
-PACKAGE = pathlib.Path(__file__).parent
+PACKAGE = pathlib.Path(__file__).parents[1]
 # Of an installed package, and of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
 

@@ -12,8 +12,13 @@ import warnings
 import keras
 import numpy as np
 
-from keras_glow.decoding import BadImage, NotAnImage, identity, read_picture
-from keras_glow.image_cache import cache_lock, open_cache, write_cache
+from keras_glow.images.cache import cache_lock, open_cache, write_cache
+from keras_glow.images.decoding import (
+    BadImage,
+    NotAnImage,
+    identity,
+    read_picture,
+)
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # What file managers leave behind; names with a leading dot are hidden as well.

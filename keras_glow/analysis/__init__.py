@@ -1,0 +1,4 @@
+"""What a trained flow does to images, and how good its samples are.
+
+May import `flow` and what it imports.
+"""
