@@ -41,6 +41,12 @@ def describe(value):
         return f"a large {type(value).__name__}"
 
 
+def one_line(error):
+    """The first line of what an exception says, or the name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def refuse(name, expected, value, hint=""):
     """Raises the ValueError that all checks have in common."""
     raise ValueError(

@@ -67,7 +67,7 @@ from keras_glow.flow.prediction import (
     resolve_jit_compile,
 )
 from keras_glow.layers.bijection import flow_dtype
-from keras_glow.losses import StandardNormalNLL, mean
+from keras_glow.losses import StandardNormalNLL, batch_mean
 from keras_glow.training.divergence import (
     StopIfDiverged,
     TakenMean,
@@ -387,7 +387,7 @@ class Glow(keras.Model):
             ops.cast(labels, "int32"),
         )
         return [
-            mean(ops.cast(values, self.dtype))
+            batch_mean(ops.cast(values, self.dtype))
             for values in (cross_entropy, right)
         ]
 

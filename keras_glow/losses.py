@@ -14,22 +14,22 @@ def standard_normal_log_prob(z):
     return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
 
 
-def mean(values):
+def batch_mean(values):
     """The mean over the batch: `(batch,)` to `()`, in the same dtype.
 
-    `ops.mean` rounds float64 to float32 on JAX. Of no example, as a replica may
-    get in the last batch, it is 0.
+    `ops.mean` rounds float64 to float32 on JAX. It is 0 for an empty batch,
+    which a replica may receive at the end of an epoch.
     """
     count = ops.cast(ops.shape(values)[0], values.dtype)
     return ops.sum(values) / ops.maximum(count, 1)
 
 
-def mean_loss(log_det):
+def negative_mean(log_det):
     """`-mean(log_det)` over the batch, in nats: what `add_loss` takes.
 
     Keras sums the elements of a loss, so the mean has to be taken before.
     """
-    return -mean(log_det)
+    return -batch_mean(log_det)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -63,7 +63,7 @@ class LogDetLoss(keras.layers.Layer):
     """
 
     def call(self, z, log_det):
-        self.add_loss(mean_loss(log_det))
+        self.add_loss(negative_mean(log_det))
         return z
 
 

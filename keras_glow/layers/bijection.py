@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.backend.precision import turn_off_tf32
-from keras_glow.losses import mean_loss
+from keras_glow.losses import negative_mean
 
 
 def flow_dtype(dtype=None):
@@ -83,7 +83,7 @@ class Bijection(keras.layers.Layer):
             return self._inverse(inputs)
         z, own_log_det = self._forward(inputs)
         if log_det is None:
-            self.add_loss(mean_loss(own_log_det))
+            self.add_loss(negative_mean(own_log_det))
             return z
         return z, log_det + own_log_det
 
