@@ -12,7 +12,7 @@ from keras_glow import Glow, layers
 from keras_glow.flow.initialization import check_inverses, initialize
 from keras_glow.glow import MEMORY
 from keras_glow.layers.chain import Chain
-from keras_glow.losses import mean_loss, standard_normal_log_prob
+from keras_glow.losses import negative_mean, standard_normal_log_prob
 
 SHAPE = (8, 8, 2)
 
@@ -36,7 +36,7 @@ def density_gradients(model, x):
     def loss(x, *values):
         with keras.StatelessScope(zip(variables, values, strict=True)):
             z, log_det = flow(x, training=True)
-        return mean_loss(standard_normal_log_prob(z) + log_det)
+        return negative_mean(standard_normal_log_prob(z) + log_det)
 
     return [
         to_numpy(gradient)
