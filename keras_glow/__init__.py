@@ -11,11 +11,11 @@ from keras_glow import (
     schedules,
 )
 from keras_glow.analysis import distances
-from keras_glow.backend.precision import allow_tf32
+from keras_glow.backend.process import allow_tf32, keep_freed_memory
 from keras_glow.conversion import convert
 from keras_glow.files import presets
-from keras_glow.files.strict_reader import ModelFileError, load_model
-from keras_glow.glow import Glow
+from keras_glow.files.strict_reader import ModelFileError
+from keras_glow.glow import Glow, load_model
 from keras_glow.training.divergence import TrainingDiverged
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "data",
     "distances",
     "images",
+    "keep_freed_memory",
     "latent",
     "layers",
     "load_model",

@@ -1,7 +1,14 @@
-"""What `Glow.fit` takes: batches in a reproducible order, the first images."""
+"""The one door for data: whatever `fit` and `evaluate` take becomes one object.
+
+`open_images` is where arrays, datasets and generators are told apart, checked
+and converted, once. Behind it nobody asks what they were: a `Source` knows its
+first images, its order, its batches and its labels. A new kind of input is a
+new subclass of `Source`. `ImageSequence` is for users. May import `checks`.
+"""
 
 import copy
 import itertools
+import typing
 
 import keras
 import numpy as np
@@ -9,9 +16,11 @@ from keras import ops
 
 from keras_glow.checks import (
     check_boolean,
+    check_images,
     check_integer,
+    check_labels,
     check_seed,
-    is_dataset,
+    dtype_name,
     refuse,
 )
 
@@ -38,8 +47,8 @@ class ImageSequence(keras.utils.PyDataset):
         **kwargs: `keras.utils.PyDataset` arguments (`workers`, ...).
 
     Raises:
-        ValueError: naming the argument that is not as described. The type and
-            the range of the images are looked at by `Glow.fit`.
+        ValueError: naming the argument that is not as described. `Glow.fit`
+            checks the type and the range of the images.
     """
 
     def __init__(
@@ -109,22 +118,324 @@ class ImageSequence(keras.utils.PyDataset):
             self._start(self.epoch + 1, batch=0)
 
 
-def pipeline(sequence):
-    """What Keras is to read an `ImageSequence` from, and the callbacks for it.
+class Batches(typing.NamedTuple):
+    """What Keras is to train on.
 
-    On TensorFlow a `tf.data.Dataset` of the batches of whichever epoch the
-    sequence is at when it is begun. Keras would make one too, with autotuning,
+    Attributes:
+        data: anything that `keras.Model.fit` reads batches from.
+        shuffle: bool, whether Keras is to shuffle the batches.
+        callbacks: list of callbacks that have to run beside it.
+    """
+
+    data: typing.Any
+    shuffle: bool = False
+    callbacks: list = []
+
+
+class Source:
+    """Images, and labels if there are any, on their way into a model.
+
+    This class is for everything that yields batches and knows no order of its
+    own: a `tf.data.Dataset`, a DataLoader, a generator. Its subclasses know
+    more.
+
+    Args:
+        data: as it was given.
+        check: function of the images and the labels of a batch, which returns
+            the images as an array, or raises a ValueError.
+    """
+
+    def __init__(self, data, check):
+        self.data = data
+        self.check = check
+
+    def peek(self):
+        """Checks what comes first, as far as that is cheap."""
+        if hasattr(self.data, "element_spec"):
+            # tf.data knows types and shapes, and a batch may cost much.
+            images, labels, _ = keras.utils.unpack_x_y_sample_weight(
+                self.data.element_spec
+            )
+            self.check.specification(images, labels)
+        else:
+            self.first(1, seed=0)
+
+    def first(self, count, seed):
+        """Returns an array of the first images: `count`, or all if fewer.
+
+        Args:
+            count: int.
+            seed: int, by which an array chooses its images at random.
+
+        Raises:
+            ValueError: if there is none, or one that the check refuses.
+        """
+        batches = iter(self.data)
+        taken, images = [], []
+        for batch in batches:
+            taken.append(batch)
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            images.append(self.check(x, y))
+            if sum(map(len, images)) >= count:
+                break
+        if not sum(map(len, images)):
+            raise ValueError("`x` is expected to be images. Received: no batch")
+        if batches is self.data:
+            # A generator cannot be rewound: another one yields the same. Keras
+            # knows a generator by its type, and refuses an itertools.chain.
+            self.data = (batch for batch in itertools.chain(taken, batches))
+        return np.concatenate(images)[:count]
+
+    def split(self, fraction):
+        """Splits a part off the end, as `validation_split` of `fit` does.
+
+        Args:
+            fraction: float in (0, 1).
+
+        Returns:
+            Tuple of two sources: the rest, and the part.
+
+        Raises:
+            ValueError: if there is no end to split off, or a part is empty.
+        """
+        refuse("validation_split", "0 for a dataset", fraction)
+
+    def for_training(self, batch_size, seed, batches_seen, shuffle):
+        """Returns `Batches` to train on.
+
+        Args:
+            batch_size: int; what yields batches has its own.
+            seed: int, of the order.
+            batches_seen: int, by which the order goes on where it stood: two
+                fits of one epoch see what one of two epochs sees.
+            shuffle: bool.
+        """
+        return Batches(self.data)
+
+    def for_evaluation(self, batch_size):
+        """Returns what Keras is to evaluate on, labels included."""
+        return self.data
+
+    def images_of_step(self, step):
+        """Returns images to find out why a step failed, and whose they are.
+
+        Returns:
+            Tuple of images, None if they cannot be had any more, and whether
+            they are those of the step.
+        """
+        if iter(self.data) is self.data:
+            return None, False
+        return self.first(256, seed=0), False
+
+
+class _Sequence(Source):
+    """A `keras.utils.PyDataset`, whose batches can be asked for by number."""
+
+    def for_training(self, batch_size, seed, batches_seen, shuffle):
+        if isinstance(self.data, ImageSequence):
+            return _as_keras_input(self.data)
+        return Batches(self.data, shuffle)
+
+    def for_evaluation(self, batch_size):
+        # Each evaluation sees the epoch that an `ImageSequence` is at.
+        if isinstance(self.data, ImageSequence):
+            return _as_keras_input(self.data).data
+        return self.data
+
+    def images_of_step(self, step):
+        count = self.data.num_batches
+        batch = self.data[step if count is None else min(step, count - 1)]
+        return keras.utils.unpack_x_y_sample_weight(batch)[0], True
+
+
+class _Array(Source):
+    """Arrays of images and of labels; `labels` may be None."""
+
+    def __init__(self, images, labels):
+        self.data = self.images = images
+        self.labels = labels
+        self.sequence = None
+
+    def peek(self):
+        """Does nothing: an array was checked in full."""
+
+    def first(self, count, seed):
+        order = np.random.default_rng(seed).permutation(len(self.images))
+        # Of a memory map the chosen ones alone are read.
+        return np.asarray(self.images[np.sort(order[:count])])
+
+    def split(self, fraction):
+        count = len(self.images)
+        stop = int(count * (1 - fraction))
+        if not 0 < stop < count:
+            expected = f"such that of {count} images some are on either side"
+            refuse("validation_split", expected, fraction)
+        labels = (None, None)
+        if self.labels is not None:
+            labels = self.labels[:stop], self.labels[stop:]
+        return (
+            _Array(self.images[:stop], labels[0]),
+            _Array(self.images[stop:], labels[1]),
+        )
+
+    def for_training(self, batch_size, seed, batches_seen, shuffle):
+        steps = -(-len(self.images) // batch_size)
+        self.sequence = ImageSequence(
+            self.images,
+            self.labels,
+            batch_size,
+            seed=seed,
+            # Rounded: steps that a loss scale left out are counted nowhere.
+            epoch=round(batches_seen / steps),
+            shuffle=shuffle,
+        )
+        return _as_keras_input(self.sequence)
+
+    def for_evaluation(self, batch_size):
+        sequence = ImageSequence(
+            self.images, self.labels, batch_size or 32, shuffle=False
+        )
+        return _as_keras_input(sequence).data
+
+    def images_of_step(self, step):
+        return _Sequence(self.sequence, None).images_of_step(step)
+
+
+class _Check:
+    """Checks batches of a dataset for a model: see `Source`."""
+
+    def __init__(self, image_shape, num_classes):
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+
+    def __call__(self, images, labels):
+        images = check_images(images, self.image_shape, "x")
+        if self.num_classes is not None:
+            check_labels(labels, len(images), self.num_classes, "y")
+        return images
+
+    def specification(self, images, labels):
+        check_batch(images, labels, self.image_shape, self.num_classes)
+
+
+def open_images(x, y, image_shape, num_classes, names=("x", "y")):
+    """Opens whatever `fit` and `evaluate` take.
+
+    Args:
+        x: integer images, or a dataset: a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a DataLoader or a generator.
+        y: labels beside images; None beside a dataset, which yields them.
+        image_shape: shape of one image, (height, width, channels).
+        num_classes: int, or None: then labels beside images are dropped.
+        names: of the two arguments.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        ValueError: naming the argument and what is wrong with it. Datasets are
+            checked by `Source.peek` and `Source.first`.
+    """
+    if _is_dataset(x):
+        if y is not None:
+            refuse(names[1], "None beside a dataset, which yields labels", y)
+        kind = _Sequence if isinstance(x, keras.utils.PyDataset) else Source
+        return kind(x, _Check(image_shape, num_classes))
+    x = check_images(x, image_shape, names[0], least=1)
+    if num_classes is not None:
+        y = check_labels(y, len(x), num_classes, names[1])
+    return _Array(x, None if num_classes is None else y)
+
+
+def open_validation_data(data, image_shape, num_classes):
+    """Opens what `fit` takes as `validation_data`: see `open_images`."""
+    name = "validation_data"
+    x, y = data, None
+    if isinstance(data, (list, tuple)):
+        if len(data) not in (1, 2):
+            refuse(name, "images, (images, labels) or a dataset", data)
+        x, y = (*data, None)[:2]
+    return open_images(x, y, image_shape, num_classes, (name, name))
+
+
+def open_inputs(x):
+    """Opens inputs of a model that are not checked: arrays or a dataset.
+
+    Returns:
+        A `Source`. After `first`, its `data` still yields all of x.
+    """
+    if hasattr(x, "shape"):
+        array = x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
+        return _Array(array, None)
+    return Source(x, lambda images, labels: ops.convert_to_numpy(images))
+
+
+def _is_dataset(x):
+    """Returns whether x yields batches, and is no batch itself."""
+    if isinstance(x, keras.utils.PyDataset):
+        return True
+    return (
+        hasattr(x, "__iter__")
+        and not hasattr(x, "shape")
+        and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
+    )
+
+
+def check_batch(images, labels, image_shape, num_classes):
+    """Refuses a batch of a dataset by shape and dtype, also while tracing.
+
+    Its values are not known yet: see `flow.pixels.nan_where_outside`.
+    """
+    expected = ", ".join(map(str, ("batch", *image_shape)))
+    expected = f"integers 0..255 of shape ({expected})"
+    if not hasattr(images, "shape"):
+        refuse("x", f"batches of {expected}", images)
+    try:
+        shape = tuple(images.shape)
+    except ValueError:  # TensorFlow may not know how many dimensions there are
+        shape = (None,)
+    if not keras.backend.is_int_dtype(images.dtype) or shape[1:] != tuple(
+        image_shape
+    ):
+        hint = ""
+        if shape == (None,) or None in shape[1:]:
+            hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
+        raise ValueError(
+            f"`x` is expected to be batches of {expected}. "
+            f"Received: dtype={dtype_name(images)}, shape={shape}{hint}"
+        )
+    if num_classes is None:
+        return
+    if labels is None:
+        refuse("y", f"labels 0..{num_classes - 1} of the images", labels)
+    if (
+        not keras.backend.is_int_dtype(labels.dtype)
+        or len(labels.shape) != 1
+        or (shape[0] and labels.shape[0] not in (None, shape[0]))
+    ):
+        raise ValueError(
+            "`y` is expected to be integer labels of shape (batch,), one for "
+            f"each of {shape[0]} images. Received: "
+            f"dtype={dtype_name(labels)}, shape={tuple(labels.shape)}"
+        )
+
+
+def _as_keras_input(sequence):
+    """Returns the `Batches` of an `ImageSequence`.
+
+    On TensorFlow they are a `tf.data.Dataset` of the epoch that the sequence is
+    at when Keras begins to read. Keras would make one too, with autotuning,
     whose thread can sleep through the end of an epoch: the epoch then waits for
-    it to wake, up to as long as it lasted (docs/performance.md). One generator
-    has nothing to tune. What is left to Keras, which counts the batches of each
-    epoch anew and knows of workers, is the sequence as it is.
+    it to wake, up to as long as it lasted (docs/performance.md). A single
+    generator leaves nothing to tune. A shortened epoch, or several workers, are
+    left to Keras's own reader.
     """
     if (
         keras.backend.backend() != "tensorflow"
         or sequence.batch
         or sequence.workers > 1
     ):
-        return sequence, []
+        return Batches(sequence)
     import tensorflow as tf
 
     def batches():
@@ -147,89 +458,14 @@ def pipeline(sequence):
         on_epoch_begin=lambda epoch, logs: sequence.on_epoch_begin(),
         on_epoch_end=lambda epoch, logs: sequence.on_epoch_end(),
     )
-    return dataset, [next_epoch]
+    return Batches(dataset, callbacks=[next_epoch])
 
 
-def in_order(x, y, batch_size):
-    """What Keras is to evaluate on, and its labels if they are apart.
+def padded_batches(count, batch_size):
+    """Yields the numbers of the images of each batch, `batch_size` or all.
 
-    Arrays become batches in their order. Of an `ImageSequence` each evaluation
-    sees the epoch that it is at; other datasets come back as they are.
-    """
-    if not is_dataset(x):
-        x, y = ImageSequence(x, y, batch_size or 32, shuffle=False), None
-    if isinstance(x, ImageSequence):
-        x, _ = pipeline(x)
-    return x, y
-
-
-def split(x, y, fraction):
-    """Splits arrays in two, as `validation_split` of `keras.Model.fit` does.
-
-    Args:
-        x: array.
-        y: array of the same length, or None.
-        fraction: float in (0, 1), the part that is split off the end.
-
-    Returns:
-        Tuple of x and y without it, and of it: `(x, y)`.
-
-    Raises:
-        ValueError: if x is a dataset, or one of the parts is empty.
-    """
-    if is_dataset(x):
-        refuse("validation_split", "0 for a dataset", fraction)
-    stop = int(len(x) * (1 - fraction))
-    if not 0 < stop < len(x):
-        expected = f"such that of {len(x)} images some are on either side"
-        refuse("validation_split", expected, fraction)
-    if y is None:
-        return x[:stop], None, (x[stop:], None)
-    return x[:stop], y[:stop], (x[stop:], y[stop:])
-
-
-def first_images(x, count, seed, check=None):
-    """The first `count` images of whatever `fit` takes, and that same data.
-
-    Args:
-        x: array, tf.data.Dataset, PyDataset, DataLoader or generator.
-        count: int; fewer come back if there are fewer.
-        seed: int; the images of an array are drawn at random.
-        check: function of the images and the labels of a batch that returns
-            the images, or raises; None for none.
-
-    Returns:
-        Tuple of an array of images and of x. A generator cannot be rewound, so
-        what comes back for it is another one that yields the same.
-    """
-    if hasattr(x, "shape"):
-        chosen = np.random.default_rng(seed).permutation(len(x))[:count]
-        # Of a memory map the chosen ones alone are read.
-        array = x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
-        return np.asarray(array[np.sort(chosen)]), x
-    batches = iter(x)
-    taken, images = [], []
-    for batch in batches:
-        taken.append(batch)
-        batch, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        images.append(
-            check(batch, labels) if check else ops.convert_to_numpy(batch)
-        )
-        if sum(map(len, images)) >= count:
-            break
-    if not sum(map(len, images)):
-        raise ValueError("`x` is expected to be images. Received: no batch")
-    if batches is x:
-        # Keras knows a generator by its type: an itertools.chain is refused.
-        x = (batch for batch in itertools.chain(taken, batches))
-    return np.concatenate(images)[:count], x
-
-
-def equal_batches(count, batch_size):
-    """Numbers of the images of each batch, `batch_size` of them or all.
-
-    The last batch is filled up by the last image: a program that is compiled
-    for each shape is compiled once.
+    The last batch is filled up by the last image, so that a program, which is
+    compiled for each shape, is compiled once.
     """
     size = min(batch_size, count)
     for start in range(0, count, size or 1):

@@ -8,83 +8,64 @@ from keras import ops
 
 from keras_glow.analysis import diagnosis
 from keras_glow.backend.devices import (
-    count_devices,
     count_replicas,
-    differ_by_replica,
-    of_all_processes,
+    gather_from_processes,
     replica_of_strategy,
+    shift_noise_by_replica,
 )
-from keras_glow.backend.keras_internals import weights_kept
-from keras_glow.backend.memory import keep_freed_memory, return_freed_memory
+from keras_glow.backend.keras_internals import (
+    is_called_by_fit,
+    restore_weights_on_error,
+)
+from keras_glow.backend.process import keep_freed_memory, return_freed_memory
 from keras_glow.checks import (
-    NETWORK_DTYPES,
-    allocate_images,
-    check_arguments,
-    check_batch,
     check_boolean,
     check_choice,
-    check_classifier_weight,
-    check_data,
     check_fraction,
-    check_images,
     check_integer,
-    check_labels,
-    check_latents,
-    check_loss,
-    check_seed,
-    check_validation_data,
-    is_dataset,
-    nan_outside,
+    refuse,
 )
-from keras_glow.data import (
-    ImageSequence,
-    first_images,
-    in_order,
-    pipeline,
-    split,
-)
+from keras_glow.data import check_batch, open_images, open_validation_data
 from keras_glow.files.atomic import whole_file
 from keras_glow.files.export import export
-from keras_glow.flow.architecture import assemble, build_flow, latent_shapes
+from keras_glow.files.presets import PRESETS, preset_path
+from keras_glow.files.strict_reader import (
+    assign_weights,
+    load_weights,
+    read_model,
+)
+from keras_glow.flow.architecture import assemble, build_flow
+from keras_glow.flow.arguments import (
+    ARGUMENTS,
+    OLDER,
+    check_arguments,
+    check_name,
+)
+from keras_glow.flow.image_flow import ImageFlow
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
     check_inverses,
     initialize,
     is_initialized,
 )
-from keras_glow.flow.noise import (
-    IndexedNoise,
-    keyed_generators,
-    new_seed,
-    standard_deviations,
-    standard_normal,
-    uniform,
-)
-from keras_glow.flow.pixels import dequantize, quantize
-from keras_glow.flow.prediction import (
-    predict_batches,
-    prepare_chains,
-    resolve_jit_compile,
-)
+from keras_glow.flow.levels import latent_shapes
+from keras_glow.flow.noise import IndexedNoise
+from keras_glow.flow.pixels import dequantize, nan_where_outside
+from keras_glow.flow.prediction import resolve_jit_compile, with_labels
 from keras_glow.layers.bijection import flow_dtype
+from keras_glow.layers.chain import share_traces
 from keras_glow.losses import StandardNormalNLL, batch_mean
 from keras_glow.training.divergence import (
+    NanIfEmptyMean,
     StopIfDiverged,
-    TakenMean,
-    log_skipped,
+    add_skipped_to_logs,
 )
 from keras_glow.training.ema import averaged_weights
 from keras_glow.training.optimizer import batches_seen, guarded
 
-MEMORY = ("store", "remat", "reversible")
-CLASS_PRIORS = ("all", "top")
-# What files from before an argument was there mean by leaving it out.
-LATER = {"border": False, "class_priors": "top", "classifier_weight": 0.0}
-SAMPLES_AT_ONCE = 1024  # that `sample` holds latents of
-
 
 @keras.saving.register_keras_serializable(package="keras_glow")
-class Glow(keras.Model):
+class Glow(ImageFlow):
     """A multi-scale normalizing flow over images, with an exact likelihood.
 
     An image goes through `levels` levels, each of them a squeeze, `depth` steps
@@ -186,87 +167,85 @@ class Glow(keras.Model):
         classifier_weight=0.0,
         **kwargs,
     ):
-        image_shape, levels, depth, width, bits, num_classes, seed = (
-            check_arguments(
-                image_shape, levels, depth, width, bits, num_classes, seed
-            )
+        arguments = check_arguments(
+            {
+                name: value
+                for name, value in locals().items()
+                if name in ARGUMENTS
+            }
         )
-        check_choice("memory", memory, MEMORY)
-        check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
         policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
+        if kwargs.get("name") is not None:
+            check_name(kwargs["name"])
         super().__init__(dtype=flow_dtype(policy), **kwargs)
         # Keras puts a wrapper of its int8 quantisation over each layer's
         # `quantize`; ours has another meaning, and wants the method itself.
         del self.quantize
-        self.image_shape = image_shape
-        self.levels = levels
-        self.depth = depth
-        self.width = width
-        self.permutation = permutation
-        self.coupling = coupling
-        self.bits = bits
-        self.num_classes = num_classes
-        self.seed = seed
+        for name, value in arguments.items():
+            setattr(self, name, value)
         policy = keras.dtype_policies.get(network_dtype or policy)
         self.network_dtype = policy.compute_dtype
-        self.memory = memory
-        # Who asks for less memory gets what is least.
-        self.keeps_freed_memory = memory == "store" and keep_freed_memory()
-        self.scale = scale
-        self.border = check_boolean("border", border)
-        check_choice("class_priors", class_priors, CLASS_PRIORS)
-        self.class_priors = class_priors
-        self.classifier_weight = check_classifier_weight(
-            classifier_weight, num_classes
-        )
-
         self.dimensions = math.prod(self.image_shape)
-        self.latent_shapes = latent_shapes(self.image_shape, levels)
+        self.latent_shapes = latent_shapes(self.image_shape, self.levels)
+        self._build_flow()
+        self._build_state()
+        self.built = True
+
+    def _build_flow(self):
         flow = build_flow(
             self.image_shape,
-            levels,
-            depth,
-            num_classes,
-            class_priors,
-            seed,
+            self.levels,
+            self.depth,
+            self.num_classes,
+            self.class_priors,
+            self.seed,
             self.dtype,
-            memory,
-            border,
-            permutation=permutation,
-            coupling=coupling,
-            width=width,
-            scale=scale,
+            self.memory,
+            self.border,
+            permutation=self.permutation,
+            coupling=self.coupling,
+            width=self.width,
+            scale=self.scale,
             network_dtype=self.network_dtype,
         )
-        # First by name among the attributes, so files name the weights by it.
+        # Keras names the weights in a file by the first attribute, in
+        # alphabetical order, that leads to their layer: `bijections` has to
+        # sort before `decoder` and `encoder` (test_loading.py holds it).
         self.bijections = [
             layer
             for level in flow
             for layer in (level.squeeze, *level.steps.bijections, level.prior)
         ]
         self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, num_classes, self.dtype
+            flow, self.image_shape, self.num_classes, self.dtype
         )
         for model in (self.encoder, self.scorer, self.decoder):
             model.jit_compile = resolve_jit_compile("auto", model)
-        prepare_chains(self.encoder, self.encoder.jit_compile)
+        share_traces(self.encoder, not self.encoder.jit_compile)
+
+    def _build_state(self):
         # Dequantisation noise: its state is a counter that the file carries.
-        self.train_noise = keras.random.SeedGenerator(seed, name="train_noise")
+        self.train_noise = keras.random.SeedGenerator(
+            self.seed, name="train_noise"
+        )
         # In tests the counter is the number of the image.
-        self.test_count = keras.random.SeedGenerator(seed, name="test_count")
-        self.test_noise = IndexedNoise(self.image_shape, seed)
-        self.bits_per_dim_tracker = TakenMean(name="bits_per_dim")
+        self.test_count = keras.random.SeedGenerator(
+            self.seed, name="test_count"
+        )
+        self.test_noise = IndexedNoise(self.image_shape, self.seed)
+        self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
         self.classifier = None
         if self.classifier_weight:
             self.classifier = keras.layers.Dense(
-                num_classes, kernel_initializer="zeros", dtype=self.dtype
+                self.num_classes, kernel_initializer="zeros", dtype=self.dtype
             )
             self.classifier.build((None, self.latent_shapes[-1][-1]))
-            self.classifier_loss_tracker = TakenMean(name="classifier_loss")
-            self.classifier_accuracy_tracker = TakenMean(
+            self.classifier_loss_tracker = NanIfEmptyMean(
+                name="classifier_loss"
+            )
+            self.classifier_accuracy_tracker = NanIfEmptyMean(
                 name="classifier_accuracy"
             )
-        self.built = True
 
     # Training
 
@@ -287,10 +266,10 @@ class Glow(keras.Model):
         Raises:
             ValueError: naming the argument that is not as described.
         """
-        check_loss(loss)
+        _check_loss(loss)
         check_choice("jit_compile", jit_compile, (True, False, "auto"))
         jit_compile = resolve_jit_compile(jit_compile, self)
-        prepare_chains(self.encoder, jit_compile)
+        share_traces(self.encoder, not jit_compile)
         super().compile(
             optimizer=guarded(optimizer, self.network_dtype),
             loss=StandardNormalNLL() if loss is None else loss,
@@ -320,16 +299,16 @@ class Glow(keras.Model):
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise
             )
-            noise = differ_by_replica(noise)
+            noise = shift_noise_by_replica(noise)
         else:
-            noise = self.test_noise(self._count(images), self.dtype)
+            noise = self.test_noise(self._image_numbers(images), self.dtype)
         x = dequantize(images, noise, self.bits)
-        x = nan_outside(x, images, 0, 255)
+        x = nan_where_outside(x, images, 0, 255)
         if labels is not None:
-            x = nan_outside(x, labels, 0, self.num_classes - 1)
-        return self.encoder(_join(x, labels), training=training)
+            x = nan_where_outside(x, labels, 0, self.num_classes - 1)
+        return self.encoder(with_labels(x, labels), training=training)
 
-    def _count(self, images):
+    def _image_numbers(self, images):
         """The numbers of the images of a test, since it began."""
         state = self.test_count.state
         count = ops.shape(images)[0]
@@ -391,7 +370,7 @@ class Glow(keras.Model):
             for values in (cross_entropy, right)
         ]
 
-    def loss_of(self, logs):
+    def loss_from_logs(self, logs):
         """The loss in nats per image, of the metrics it is the sum of."""
         loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
         if self.classifier is not None:
@@ -401,7 +380,7 @@ class Glow(keras.Model):
 
     def train_step(self, *args):
         batch = self._labels_to_inputs(args[-1])
-        return log_skipped(self, super().train_step(*args[:-1], batch))
+        return add_skipped_to_logs(self, super().train_step(*args[:-1], batch))
 
     def test_step(self, *args):
         return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
@@ -473,99 +452,59 @@ class Glow(keras.Model):
             batch_size = check_integer("batch_size", batch_size, 1)
         epochs = check_integer("epochs", epochs, 1)
         shuffle = check_boolean("shuffle", shuffle)
-        x, y = check_data(x, y, self.image_shape, self.num_classes)
+        source = open_images(x, y, self.image_shape, self.num_classes)
         # Before the first epoch, not after it.
+        validation = None
         if validation_data is not None:
-            test_x, test_y = check_validation_data(
+            validation = open_validation_data(
                 validation_data, self.image_shape, self.num_classes
             )
-            validation_data = self._check_dataset(test_x), test_y
+            validation.peek()
         elif check_fraction("validation_split", validation_split):
-            x, y, validation_data = split(x, y, validation_split)
-        if validation_data is not None:
-            validation_data = in_order(
-                *validation_data,
-                kwargs.get("validation_batch_size") or batch_size,
+            source, validation = source.split(validation_split)
+        if validation is not None:
+            validation = validation.for_evaluation(
+                kwargs.get("validation_batch_size") or batch_size
             )
-        if self.memory == "reversible" or not is_initialized(self.encoder):
-            x = self._prepare(x)
-        else:
-            x = self._check_dataset(x)
-        if not is_dataset(x):
-            x, y = self._sequence(x, y, batch_size or 32, shuffle), None
-        batches, next_epoch = x, []
-        if isinstance(x, ImageSequence):
-            batches, next_epoch = pipeline(x)
-            shuffle = False  # done
-        elif not isinstance(x, keras.utils.PyDataset):
-            shuffle = False  # not for Keras to do
+        self._set_up(source)
+        batches = source.for_training(
+            batch_size or 32, self.seed, batches_seen(self.optimizer), shuffle
+        )
         # Built outside the traced step, the slots cost a third of its time.
         self.optimizer.build(self.trainable_variables)
+        keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
-            with weights_kept(self):
+            with restore_weights_on_error(self):
                 return super().fit(
-                    batches,
-                    y,
-                    batch_size,
-                    epochs,
-                    verbose,
-                    [
-                        StopIfDiverged(x),
-                        *next_epoch,
+                    batches.data,
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=[
+                        StopIfDiverged(source),
+                        *batches.callbacks,
                         *keras.tree.flatten(callbacks or []),
                     ],
-                    validation_data=validation_data,
-                    shuffle=shuffle,
+                    validation_data=validation and (validation, None),
+                    shuffle=batches.shuffle,
                     **kwargs,
                 )
         finally:
-            if self.keeps_freed_memory:
+            if keeps_memory:
                 return_freed_memory()
 
-    def _check_batch(self, images, labels):
-        images = check_images(images, self.image_shape, "x")
-        if self.num_classes is not None:
-            check_labels(labels, len(images), self.num_classes, "y")
-        return images
-
-    def _check_dataset(self, x):
-        """Looks at what comes first out of a dataset, and gives it back."""
-        if not is_dataset(x):
-            return x
-        if not hasattr(x, "element_spec"):
-            return first_images(x, 1, self.seed, self._check_batch)[1]
-        # Of tf.data types and shapes are known, and a batch may cost much.
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
-        check_batch(images, labels, self.image_shape, self.num_classes)
-        return x
-
-    def _sequence(self, images, labels, batch_size, shuffle):
-        # It goes on where the optimiser stands: two fits of one epoch see what
-        # one of two epochs sees.
-        steps = -(-len(images) // batch_size)
-        # Rounded: steps that a loss scale left out are counted nowhere.
-        epoch = round(batches_seen(self.optimizer) / steps)
-        return ImageSequence(
-            images,
-            labels,
-            batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            shuffle=shuffle,
-        )
-
-    def _prepare(self, x):
-        images, x = first_images(
-            x, INITIALIZATION_IMAGES, self.seed, self._check_batch
-        )
-        images = of_all_processes(images)
+    def _set_up(self, source):
+        """Sets ActNorm once, and checks the inverses if they are needed."""
+        if self.memory != "reversible" and is_initialized(self.encoder):
+            source.peek()
+            return
+        images = source.first(INITIALIZATION_IMAGES, self.seed)
+        images = gather_from_processes(images)
         inputs = self.dequantize(images, seed=self.seed)
-        # The priors, which alone see labels, let nothing of them on to ActNorm.
+        # ActNorm sees nothing of the labels: the priors alone do.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
-        inputs = _join(inputs, labels)
+        inputs = with_labels(inputs, labels)
         initialize(self.encoder, inputs)
         check_inverses(self.encoder, inputs)
-        return x
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """The loss and bits/dim on data, as `keras.Model.evaluate` does.
@@ -579,203 +518,27 @@ class Glow(keras.Model):
             y: labels, beside an array of images.
             batch_size: int >= 1, or None for 32; a dataset has its own.
             *args: other arguments of `keras.Model.evaluate`.
-            **kwargs: likewise.
+            **kwargs: other arguments of `keras.Model.evaluate`.
 
         Raises:
             ValueError: naming the argument that is not as described.
         """
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
-        if not kwargs.get("_use_cached_eval_dataset"):  # by fit, which looked
-            x, y = check_data(x, y, self.image_shape, self.num_classes)
-            x, y = in_order(self._check_dataset(x), y, batch_size)
+        called_by_fit = is_called_by_fit(kwargs)  # which has checked x
+        if not called_by_fit:
+            source = open_images(x, y, self.image_shape, self.num_classes)
+            source.peek()
+            x, y = source.for_evaluation(batch_size), None
         state = self.test_count.state
         state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
-        if kwargs.get("_use_cached_eval_dataset"):  # called by fit
+        if called_by_fit:
             with averaged_weights(self):
                 return super().evaluate(x, y, batch_size, *args, **kwargs)
-        with weights_kept(self):
+        with restore_weights_on_error(self):
             return super().evaluate(x, y, batch_size, *args, **kwargs)
 
-    # Images to latents and back
-
-    def dequantize(self, images, seed=None):
-        """Adds noise inside the bin: continuous images in [-0.5, 0.5).
-
-        Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
-            seed: int 0..2**32 - 1 for noise that it fixes, None for other noise
-                each time, `"center"` for the centre of the bin.
-
-        Returns:
-            Float array of the same shape.
-
-        Raises:
-            ValueError: naming the argument that is not as described.
-        """
-        seed = check_seed(seed, or_center=True)
-        return self._dequantize(check_images(images, self.image_shape), seed)
-
-    def _dequantize(self, images, seed, draw=0):
-        if seed == "center":
-            noise = np.full((1, 1, 1, 1), 0.5, self.dtype)
-        else:
-            # Streams 0 and 1 of a seed draw latents and labels.
-            noise = uniform(images.shape, seed, stream=2 + draw)
-        noise = ops.cast(noise, self.dtype)
-        return ops.convert_to_numpy(dequantize(images, noise, self.bits))
-
-    def quantize(self, x):
-        """Continuous images to uint8, each value to the bin that holds it.
-
-        Raises:
-            ValueError: if a value is no number, or not finite.
-        """
-        return quantize(x, self.bits)
-
-    def encode(self, images, labels=None, batch_size=32):
-        """Latents of images, taken at the centre of their bins.
-
-        Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
-            labels: int array `(batch,)`.
-            batch_size: int, images that are encoded at once.
-
-        Returns:
-            Float array `(batch, D)`, all levels, standardised; of no images,
-            `(0, D)`.
-
-        Raises:
-            ValueError: naming the argument that is not as described.
-        """
-        batch_size = check_integer("batch_size", batch_size, 1)
-        x = self.dequantize(images, seed="center")
-        labels = check_labels(labels, len(x), self.num_classes)
-        return self._predict(self.encoder, x, labels, batch_size)
-
-    def decode(self, z, labels=None, batch_size=32):
-        """Images of latents: the inverse of `encode`, pixel by pixel.
-
-        Args:
-            z: finite float array `(batch, D)`.
-            labels: int array `(batch,)`.
-            batch_size: int, images that are decoded at once.
-
-        Returns:
-            uint8 array `(batch, height, width, channels)`.
-
-        Raises:
-            ValueError: naming the argument that is not as described; if an
-                image is not finite.
-        """
-        batch_size = check_integer("batch_size", batch_size, 1)
-        z = check_latents(z, self.dimensions, self.dtype)
-        labels = check_labels(labels, len(z), self.num_classes)
-        return self.quantize(self._predict(self.decoder, z, labels, batch_size))
-
-    def sample(
-        self, count, temperature=0.7, seed=None, labels=None, batch_size=32
-    ):
-        """Draws images.
-
-        Image i of a seed is always the same, however many are drawn. Memory is
-        needed for the images and for the latents of about 1,024 of them.
-
-        Args:
-            count: int >= 0; at most as many as take 16 GiB.
-            temperature: float >= 0 that scales the standard deviation of the
-                latents of every level, or a sequence of them, one per level,
-                finest first. 0 gives the mode, 1 the model's distribution.
-            seed: int 0..2**32 - 1, or None for other images each time.
-            labels: int array `(count,)`, or one int for all; None draws
-                them uniformly (only with `num_classes`).
-            batch_size: int, images that are decoded at once.
-
-        Returns:
-            uint8 array `(count, height, width, channels)`.
-
-        Raises:
-            ValueError: if an argument is not as described.
-        """
-        batch_size = check_integer("batch_size", batch_size, 1)
-        seed = check_seed(seed)
-        deviations = standard_deviations(temperature, self.latent_shapes)
-        images = allocate_images(count, self.image_shape)
-        count = len(images)
-        if labels is not None:
-            if np.ndim(labels) == 0:
-                labels = np.full(count, labels)
-            labels = check_labels(labels, count, self.num_classes)
-        if seed is None:
-            seed = new_seed()
-        # Whole batches, so that where a chunk ends makes no difference.
-        chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
-        for start in range(0, count, chunk):
-            stop = min(start + chunk, count)
-            images[start:stop] = self._draw(
-                start, stop, deviations, seed, labels, batch_size
-            )
-        return images
-
-    def _draw(self, start, stop, deviations, seed, labels, batch_size):
-        count = stop - start
-        if labels is not None:
-            labels = labels[start:stop]
-        elif self.num_classes is not None:
-            generators = keyed_generators(seed, count, 1, start)
-            labels = [rng.integers(self.num_classes) for rng in generators]
-        z = standard_normal(count, self.dimensions, seed, start)
-        return self.decode(z * deviations, labels, batch_size)
-
-    # Likelihood
-
-    def log_prob(self, images, draws=1, seed=None, labels=None, batch_size=32):
-        """Log-likelihood of discrete images, a lower bound, in nats.
-
-        It is `log mean exp` over draws of dequantisation noise of the density
-        times the volume of a bin: more draws tighten the bound.
-
-        Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
-            draws: int >= 1.
-            seed: int 0..2**32 - 1 for noise that it fixes, `"center"` for none,
-                or None for other noise each time.
-            labels: int array `(batch,)`.
-            batch_size: int, images that are encoded at once.
-
-        Returns:
-            Float array `(batch,)`.
-
-        Raises:
-            ValueError: naming the argument that is not as described.
-        """
-        draws = check_integer("draws", draws, 1)
-        batch_size = check_integer("batch_size", batch_size, 1)
-        seed = check_seed(seed, or_center=True)
-        images = check_images(images, self.image_shape)
-        labels = check_labels(labels, len(images), self.num_classes)
-        log_probs = [
-            self._predict(
-                self.scorer,
-                self._dequantize(images, seed, draw),
-                labels,
-                batch_size,
-            ).astype("float64")
-            for draw in range(draws)
-        ]
-        bound = np.logaddexp.reduce(log_probs) - math.log(draws)
-        volume = -self.dimensions * self.bits * math.log(2)
-        return (bound + volume).astype(self.dtype)
-
-    def bits_per_dim(self, images, **kwargs):
-        """`-log_prob / (D log 2)`, float array `(batch,)`: lower is better.
-
-        Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
-            **kwargs: arguments of `log_prob`.
-        """
-        log_prob = self.log_prob(images, **kwargs)
-        return -log_prob / (self.dimensions * math.log(2))
+    # Looking at it, saving it
 
     def diagnose(self, images, labels=None, batch_size=32):
         """Looks for what loses images, layer by layer: the flow's doctor.
@@ -792,33 +555,6 @@ class Glow(keras.Model):
             A `keras_glow.analysis.diagnosis.Diagnosis`; print it.
         """
         return diagnosis.diagnose(self, images, labels, batch_size)
-
-    def _predict(self, model, inputs, labels, batch_size):
-        """Runs a model in batches whose sizes are few: each is compiled once.
-
-        The last batch is filled up to `batch_size`, a lone one to a power of 2;
-        all of them to what divides among the devices.
-        """
-        count = len(inputs)
-        if not count:
-            return np.zeros((0, *model.output_shape[1:]), self.dtype)
-        size = min(batch_size, 1 << (count - 1).bit_length())
-        devices = count_devices(model)
-        size += -size % devices
-        filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
-        if devices > 1:
-            x = _join(
-                inputs[filled], None if labels is None else labels[filled]
-            )
-            with weights_kept(self):
-                return model.predict(x, batch_size=size, verbose=0)[:count]
-        batches = (
-            _join(inputs[rows], None if labels is None else labels[rows])
-            for rows in np.split(filled, len(filled) // size)
-        )
-        return np.concatenate(predict_batches(model, batches))[:count]
-
-    # Saving
 
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
@@ -864,33 +600,17 @@ class Glow(keras.Model):
         export(self, filepath, format)
 
     def get_config(self):
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "image_shape": list(self.image_shape),
-            "levels": self.levels,
-            "depth": self.depth,
-            "width": self.width,
-            "permutation": self.permutation,
-            "coupling": self.coupling,
-            "bits": self.bits,
-            "num_classes": self.num_classes,
-            "seed": self.seed,
-            "network_dtype": self.network_dtype,
-            "memory": self.memory,
-            "scale": self.scale,
-            "border": self.border,
-            "class_priors": self.class_priors,
-            "classifier_weight": self.classifier_weight,
-        }
+        arguments = {name: getattr(self, name) for name in ARGUMENTS}
+        arguments["image_shape"] = list(self.image_shape)
+        return {"name": self.name, "dtype": self.dtype, **arguments}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**LATER, **config})
+        return cls(**{**OLDER, **config})
 
     @classmethod
     def from_preset(cls, name):
-        """A trained model that comes with the package, not compiled.
+        """Loads a trained model that comes with the package, not compiled.
 
         Args:
             name: one of `keras_glow.presets.PRESETS`.
@@ -899,11 +619,7 @@ class Glow(keras.Model):
             ValueError: if there is no such preset.
             ModelFileError: if its file is not the one that was shipped.
         """
-        from keras_glow.files.presets import (
-            load_preset,  # which needs this module
-        )
-
-        return load_preset(name)
+        return load_model(preset_path(name), sha256=PRESETS[name].sha256)
 
     def load_weights(self, filepath, *, sha256=None):
         """Loads weights, all of them or none.
@@ -922,10 +638,6 @@ class Glow(keras.Model):
                 model is as it was.
             FileNotFoundError: if there is none.
         """
-        from keras_glow.files.strict_reader import (
-            load_weights,  # which needs this module
-        )
-
         load_weights(self, filepath, sha256)
 
     def save_own_variables(self, store):
@@ -942,5 +654,32 @@ class Glow(keras.Model):
         )
 
 
-def _join(x, labels):
-    return x if labels is None else [x, labels]
+def load_model(path, sha256=None):
+    """Loads a `Glow` from a `.keras` file, and refuses everything else.
+
+    Unlike `keras.saving.load_model` it never builds another class, runs no code
+    that the file names, and leaves the optimiser out: the model is not
+    compiled. A file compiled with classes that are neither Keras' own nor of
+    this package is refused too, though none of them would be built.
+
+    Args:
+        path: a file that `Glow.save` wrote.
+        sha256: hexadecimal digest that the file must have, or None.
+
+    Returns:
+        A `Glow` with the file's weights.
+
+    Raises:
+        ModelFileError: naming the file and what is wrong with it.
+        FileNotFoundError: if there is none.
+    """
+    config, values = read_model(path, sha256)
+    model = Glow.from_config(config)
+    assign_weights(model, values)
+    return model
+
+
+def _check_loss(loss):
+    """Refuses losses that compare with targets: latents have none."""
+    if not (loss is None or isinstance(loss, StandardNormalNLL)):
+        refuse("loss", "None or a keras_glow.losses.StandardNormalNLL", loss)

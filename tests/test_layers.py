@@ -8,7 +8,7 @@ from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import layers
-from keras_glow.backend.gradients import relu
+from keras_glow.backend import relu
 from keras_glow.layers.coupling_network import CouplingNetwork
 from keras_glow.layers.invertible_conv import plu_decomposition
 

@@ -1,6 +1,82 @@
 """What differs between TensorFlow, JAX and Torch, or touches the process.
 
-Custom gradients and compiled functions, training on several devices, private
-names of Keras, and every effect on the process (TensorFloat-32, malloc). May
-import `checks` only.
+This file says what the functions do, alike on all backends; `tensorflow`, `jax`
+and `torch` hold one implementation each, and `portable` one that needs nothing
+but `keras.ops`. `devices`: training on several of them. `keras_internals`:
+every private name of Keras that is used. `process`: every effect on the
+process. May import `checks` only.
+
+- `custom_gradient(forward, backward, tensors)` runs `forward(*tensors)`, and
+  has the backward pass call `backward` instead of differentiating `forward`.
+  `forward` returns `(outputs, kept)`: a tuple of tensors, and nested tensors to
+  keep for the backward pass. `backward(kept, *output_gradients)` returns one
+  gradient for each of the tensors, None for those that are no floats. `tensors`
+  are all that need gradients: what the functions take from elsewhere gets none.
+  Returns the outputs.
+- `differentiate(function, tensors, output_gradients)` runs
+  `function(*tensors)`, which returns `(outputs, extra)`, and pulls gradients of
+  its outputs back to the tensors at once; `extra` is any further tensor, and is
+  not differentiated. Returns `extra` and the list of gradients, None for
+  tensors that are no floats.
+- `shared_trace(function)` returns a function that a compiled program holds
+  once, however often it is called.
+- `compile_function(function)` returns a function of tensors as a compiled
+  program. The weights that it reads may become constants of the program, so use
+  it before they change.
+- `materialize(tensor)` returns the tensor, computed once for all that read it.
+- `select(condition, one, other)` returns one of two tensors, by a bool scalar.
+- `relu(x)` returns `max(x, 0)`, and keeps nothing but its output for the
+  backward pass.
+- `exact_products()` is a context in which products of float32 are not rounded
+  to TensorFloat-32, where the backend can say so for a part of a program.
+- `has_gpu()` returns whether the backend sees a GPU.
+- `set_tf32(allowed)` allows TensorFloat-32 in the process, or forbids it, where
+  the backend can only say so for all of it.
 """
+
+import keras
+from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    from keras_glow.backend import tensorflow as _backend
+elif keras.backend.backend() == "jax":
+    from keras_glow.backend import jax as _backend
+elif keras.backend.backend() == "torch":
+    from keras_glow.backend import torch as _backend
+else:
+    from keras_glow.backend import portable as _backend
+
+from keras_glow.backend.portable import is_float
+
+custom_gradient = _backend.custom_gradient
+differentiate = _backend.differentiate
+shared_trace = _backend.shared_trace
+compile_function = _backend.compile_function
+materialize = _backend.materialize
+select = _backend.select
+relu = _backend.relu
+exact_products = _backend.exact_products
+has_gpu = _backend.has_gpu
+set_tf32 = _backend.set_tf32
+
+
+def token_of(tensors):
+    """Returns a scalar 0 that depends on all tensors that are not None."""
+    firsts = [ops.reshape(t, (-1,))[0] for t in tensors if t is not None]
+    return 0.0 * sum(firsts)
+
+
+def order_after(tensor, token):
+    """Returns the tensor, computed after everything that a token depends on.
+
+    A compiled program may compute what depends on nothing long before it is
+    needed, and has to keep it. Only data orders it: XLA drops the control
+    dependencies of TensorFlow, and on CPUs the `optimization_barrier` of JAX.
+
+    Args:
+        tensor: any tensor; one that holds no floats comes back as it is.
+        token: what `token_of` returned.
+    """
+    if not is_float(tensor):
+        return tensor
+    return tensor + ops.cast(token, tensor.dtype)

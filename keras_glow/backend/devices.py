@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.keras_internals import strategy
 from keras_glow.checks import refuse
 
 
@@ -39,11 +40,11 @@ def count_devices(model):
     return count_shards()
 
 
-def of_all_processes(images):
-    """The images of this process and, on JAX, of the others: one array.
+def gather_from_processes(images):
+    """Returns the images of this process and, on JAX, of the others: one array.
 
-    What is computed of them outside a step is then the same everywhere. Torch
-    copies weights from process 0 itself.
+    What is computed from them outside a step is then the same in every process.
+    Torch copies weights from process 0 by itself.
     """
     if keras.backend.backend() != "jax":
         return images
@@ -69,7 +70,7 @@ def replica_of_strategy():
     )
 
 
-def differ_by_replica(noise):
+def shift_noise_by_replica(noise):
     """Noise that is uniform in [0, 1) and another on each replica.
 
     All have the same seed and draw the same numbers. Replica r of n shifts them
@@ -129,18 +130,17 @@ def devices(count):
 
 def optimizer_replicas(optimizer):
     """How many replicas of `tf.distribute` an optimiser was made for."""
-    strategy = getattr(optimizer, "_distribution_strategy", None)
-    return getattr(strategy, "num_replicas_in_sync", 1)
+    return getattr(strategy(optimizer), "num_replicas_in_sync", 1)
 
 
 def optimizer_scope(optimizer):
     """The scope in which the variables of an optimiser are to be made."""
-    strategy = getattr(optimizer, "_distribution_strategy", None)
-    return strategy.scope() if strategy else contextlib.nullcontext()
+    distribution = strategy(optimizer)
+    return distribution.scope() if distribution else contextlib.nullcontext()
 
 
-def everywhere(condition):
-    """Whether a bool tensor is true on all replicas."""
+def all_replicas_agree(condition):
+    """Returns whether a bool tensor is true on all replicas."""
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
@@ -152,9 +152,9 @@ def assign_on_each(optimizer, variables, values):
     """Assigns to the copy of each replica what that replica computed."""
     import tensorflow as tf
 
-    def assign(strategy, values):
+    def assign(distribution, values):
         for variable, value in zip(variables, values, strict=True):
-            strategy.extended.update(
+            distribution.extended.update(
                 getattr(variable, "value", variable),
                 lambda own, value: own.assign(value),
                 args=(value,),
@@ -162,5 +162,5 @@ def assign_on_each(optimizer, variables, values):
             )
 
     tf.__internal__.distribute.interim.maybe_merge_call(
-        assign, optimizer._distribution_strategy, values
+        assign, strategy(optimizer), values
     )

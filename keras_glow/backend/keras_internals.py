@@ -1,17 +1,66 @@
-"""JAX: a model that survives what goes wrong inside Keras."""
+"""Every private name of Keras that this package uses.
+
+Keras may change them in any release: `tests/backend/test_keras_internals.py`
+looks for each. Two more stand where a method of Keras is overridden:
+`Glow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an optimiser
+with its `_variables`, `_trainable_variables` and
+`_model_variables_moving_average`.
+"""
 
 import contextlib
 
 import keras
 
+# The module in which Keras keeps its Torch variants of the optimisers.
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
+
+
+def all_layers(layer):
+    """Returns an iterator over a layer and all layers inside it."""
+    return layer._flatten_layers()
+
+
+def auto_jit_compile(model):
+    """Returns whether Keras would compile the model by `jit_compile="auto"`."""
+    return model._resolve_auto_jit_compile()
+
+
+def is_called_by_fit(kwargs):
+    """Returns whether `evaluate` got its arguments from `fit`."""
+    return bool(kwargs.get("_use_cached_eval_dataset"))
+
+
+def iterations(optimizer):
+    """Returns the variable that counts the steps of an optimiser.
+
+    The public `iterations` is a smaller number where gradients are accumulated.
+    """
+    return optimizer._iterations
+
+
+def averages(optimizer):
+    """Returns the moving averages of an optimiser with `use_ema`, or None."""
+    return getattr(optimizer, "_model_variables_moving_average", None)
+
+
+def strategy(optimizer):
+    """Returns the `tf.distribute` strategy of an optimiser, or None."""
+    return getattr(optimizer, "_distribution_strategy", None)
+
+
+def synchronize(model):
+    """Puts into the variables what training holds elsewhere, on JAX."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
 
 @contextlib.contextmanager
-def weights_kept(model):
+def restore_weights_on_error(model):
     """In this context an error leaves a model its weights, on JAX too.
 
-    There, Keras takes the values out of the variables while it trains,
-    evaluates or predicts. An error in the first batch, or Ctrl-C, would leave
-    the variables empty, and the model lost.
+    There Keras takes the values out of the variables while it trains, evaluates
+    or predicts. An error in the first batch, or Ctrl-C, would leave the
+    variables empty, and the model lost.
 
     Args:
         model: a keras.Model.
@@ -29,7 +78,7 @@ def weights_kept(model):
     try:
         yield
     except BaseException:
-        # What the last whole batch left, if there was one.
+        # The values after the last whole batch, if there was one.
         model.jax_state_sync()
         for variable, value in before:
             if variable._value is None:

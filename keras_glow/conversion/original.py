@@ -10,7 +10,7 @@ import typing
 
 import numpy as np
 
-from keras_glow.files.weights_layout import MAX_LOG_SCALE
+from keras_glow.files.weights_layout import MAX_STORED_LOG_SCALE
 from keras_glow.glow import Glow
 from keras_glow.layers.invertible_conv import plu_decomposition
 from keras_glow.layers.split import MAX_LOG_SIGMA
@@ -238,7 +238,9 @@ def _log(scales):
     """Log of what must not be 0, or the step has no inverse."""
     with np.errstate(divide="ignore", invalid="ignore"):
         log_scales = np.log(scales)
-    if not np.all(np.abs(log_scales) <= MAX_LOG_SCALE):  # nan is refused too
+    if not np.all(
+        np.abs(log_scales) <= MAX_STORED_LOG_SCALE
+    ):  # nan is refused too
         raise ValueError("a step of flow has no inverse, or hardly one")
     return log_scales
 

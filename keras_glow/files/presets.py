@@ -4,7 +4,6 @@ import pathlib
 import typing
 
 from keras_glow.checks import check_choice
-from keras_glow.files.strict_reader import load_model
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 # Of an installed package, and of a checkout.
@@ -43,16 +42,3 @@ def preset_path(name):
         if path.is_file():
             return path
     raise FileNotFoundError(f"{FOLDERS[-1] / name}.keras does not exist")
-
-
-def load_preset(name):
-    """A trained `Glow`, its file checked against the sha256 known here.
-
-    Args:
-        name: one of `PRESETS`.
-
-    Raises:
-        ValueError: if there is no such preset.
-        ModelFileError: if the file is not the one that was shipped.
-    """
-    return load_model(preset_path(name), sha256=PRESETS[name].sha256)

@@ -9,17 +9,17 @@ import typing
 
 import numpy as np
 
-from keras_glow.flow.architecture import latent_shapes
+from keras_glow.flow.levels import level_shapes
 from keras_glow.layers.convolution import kernel_shape
 from keras_glow.layers.flow_step import COUPLINGS
 
-MAX_LOG_SCALE = 20.0
+MAX_STORED_LOG_SCALE = 20.0
 
 # What the values of a weight have to be, in words and as a test of an array.
 RULES = {
     "finite": lambda v: np.isfinite(v).all(),
-    f"log-scales within {MAX_LOG_SCALE}": lambda v: np.all(
-        np.abs(v) <= MAX_LOG_SCALE
+    f"log-scales within {MAX_STORED_LOG_SCALE}": lambda v: np.all(
+        np.abs(v) <= MAX_STORED_LOG_SCALE
     ),
     "0 or 1": lambda v: np.isin(v, (0, 1)).all(),
     "1 or -1": lambda v: np.isin(v, (-1, 1)).all(),
@@ -95,22 +95,21 @@ def weights_layout(config):
         add_actnorm(f"{layer}/network/norm_2", width)
 
     steps, splits = _numbered("flow_step"), _numbered("split")
-    channels = config["image_shape"][2]
-    for level in range(1, config["levels"] + 1):
-        channels *= 4
+    levels = level_shapes(config["image_shape"], config["levels"])
+    for level in levels:
         for _ in range(config["depth"]):
             step = next(steps)
-            add_actnorm(f"{step}/actnorm", channels)
-            add_permutation(f"{step}/permutation", channels)
-            add_coupling(f"{step}/coupling", channels)
-        if level < config["levels"]:
-            latent = 2 * (channels // 2)
-            channels -= channels // 2
-            split = [kernel(channels, latent), floats(latent)]
+            add_actnorm(f"{step}/actnorm", level.channels)
+            add_permutation(f"{step}/permutation", level.channels)
+            add_coupling(f"{step}/coupling", level.channels)
+        if level is not levels[-1]:
+            outputs = 2 * level.latent_channels
+            kept = level.channels - level.latent_channels
+            split = [kernel(kept, outputs), floats(outputs)]
             if config["num_classes"] and config["class_priors"] == "all":
-                split.append(floats(config["num_classes"], latent))
+                split.append(floats(config["num_classes"], outputs))
             add(next(splits), *split)
-    top = latent_shapes(config["image_shape"], config["levels"])[-1]
+    top = levels[-1].latent_shape
     prior = floats(config["num_classes"] or 1, *top)
     add("bijections/gaussian_prior", prior, prior)
     if config["classifier_weight"]:

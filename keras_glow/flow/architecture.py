@@ -8,8 +8,9 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.flow.encoder import Encoder
+from keras_glow.flow.levels import latent_shapes
 from keras_glow.layers.chain import Chain
-from keras_glow.layers.sequence import apply
+from keras_glow.layers.sequence import call_with_labels, walk
 from keras_glow.losses import LogDetLoss, LogProb
 
 
@@ -19,18 +20,6 @@ class Level(typing.NamedTuple):
     squeeze: layers.Squeeze
     steps: Chain  # of FlowStep
     prior: layers.Split | layers.GaussianPrior
-
-
-def latent_shapes(image_shape, levels):
-    """Shape of each level's latent, finest first; the last is the top."""
-    height, width, channels = image_shape
-    shapes = []
-    for level in range(1, levels + 1):
-        height, width, channels = height // 2, width // 2, channels * 4
-        if level < levels:
-            channels //= 2
-        shapes.append((height, width, channels))
-    return shapes
 
 
 def build_flow(
@@ -91,18 +80,11 @@ def build_encoder(flow, image_shape, num_classes, dtype):
     """
     image = keras.Input(image_shape, dtype=dtype, name="image")
     labels = _labels(num_classes)
-    h, log_det, latents = image, 0.0, []
-    for level in flow:
-        for layer in (level.squeeze, level.steps):
-            h, log_det = layer(h, log_det=log_det)
-        if level is not flow[-1]:
-            (h, latent), log_det = apply(
-                level.prior, h, labels, log_det=log_det
-            )
-            latents.append(latent)
-    h, log_det = apply(level.prior, h, labels, log_det=log_det)
+    layers_in_order = (layer for level in flow for layer in level)
+    *lower, (_, _, top, log_det) = walk(layers_in_order, image, labels)
+    latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
     flat = [
-        keras.layers.Flatten(dtype=dtype)(latent) for latent in (*latents, h)
+        keras.layers.Flatten(dtype=dtype)(latent) for latent in (*latents, top)
     ]
     z = (
         flat[0]
@@ -127,10 +109,12 @@ def build_decoder(flow, image_shape, num_classes, dtype):
             keras.layers.Reshape(shape, dtype=dtype)(z[:, start:stop])
         )
         start = stop
-    h = apply(flow[-1].prior, latents.pop(), labels, inverse=True)
+    h = call_with_labels(flow[-1].prior, latents.pop(), labels, inverse=True)
     for level in reversed(flow):
         if level is not flow[-1]:
-            h = apply(level.prior, [h, latents.pop()], labels, inverse=True)
+            h = call_with_labels(
+                level.prior, [h, latents.pop()], labels, inverse=True
+            )
         for layer in (level.steps, level.squeeze):
             h = layer.inverse(h)
     return z if labels is None else [z, labels], h

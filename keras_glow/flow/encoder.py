@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_glow.backend.keras_internals import weights_kept
-from keras_glow.data import first_images
+from keras_glow.backend.keras_internals import restore_weights_on_error
+from keras_glow.data import open_inputs
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
     check_inverses,
@@ -30,10 +30,14 @@ class Encoder(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         if isinstance(x, (list, tuple)):  # the same rows of each
-            first = [first_images(a, INITIALIZATION_IMAGES, 0)[0] for a in x]
+            first = [
+                open_inputs(a).first(INITIALIZATION_IMAGES, seed=0) for a in x
+            ]
         else:
-            first, x = first_images(x, INITIALIZATION_IMAGES, seed=0)
+            source = open_inputs(x)
+            first = source.first(INITIALIZATION_IMAGES, seed=0)
+            x = source.data
         initialize(self, first)
         check_inverses(self, first)
-        with weights_kept(self):
+        with restore_weights_on_error(self):
             return super().fit(x, *args, **kwargs)

@@ -1,11 +1,12 @@
-"""What is done once before training: ActNorm from data, checks."""
+"""Sets ActNorm from data, and checks inverses, once before training."""
 
 import keras
 from keras import ops
 
-from keras_glow.backend.gradients import compiled
-from keras_glow.layers import ActNorm
-from keras_glow.layers.chain import Chain
+from keras_glow.backend import compile_function
+from keras_glow.backend.keras_internals import all_layers
+from keras_glow.layers.actnorm import ActNorm, adapting
+from keras_glow.layers.chain import checking_inverses
 
 INITIALIZATION_IMAGES = 256  # as in openai/glow
 CHECKED_IMAGES = 4
@@ -14,14 +15,14 @@ CHECKED_IMAGES = 4
 def _uninitialized(model):
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if isinstance(layer, ActNorm)
         and not ops.convert_to_numpy(layer.initialized)
     ]
 
 
 def is_initialized(model):
-    """Whether every ActNorm of a model, at any depth, was set before."""
+    """Returns whether every ActNorm of a model, at any depth, is set."""
     return not _uninitialized(model)
 
 
@@ -41,16 +42,13 @@ def initialize(model, inputs):
         inputs: what the model takes; `INITIALIZATION_IMAGES` are plenty.
     """
     layers = _uninitialized(model)
-    for layer in layers:
-        layer.adapting = True
-    try:
-        if layers and keras.backend.backend() == "jax":
+    if not layers:
+        return
+    with adapting(layers):
+        if keras.backend.backend() == "jax":
             _run_compiled(model, inputs)
-        elif layers:
+        else:
             model(inputs)
-    finally:
-        for layer in layers:
-            layer.adapting = False
 
 
 def _run_compiled(model, inputs):
@@ -66,7 +64,9 @@ def _run_compiled(model, inputs):
         return [scope.get_current_value(variable) for variable in variables]
 
     variables = model.variables
-    values = compiled(run)([variable.value for variable in variables], inputs)
+    values = compile_function(run)(
+        [variable.value for variable in variables], inputs
+    )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -81,17 +81,7 @@ def check_inverses(model, inputs):
     Raises:
         ValueError: naming the layer, see `Chain.check_inverses`.
     """
-    chains = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, Chain) and layer.memory == "reversible"
-    ]
-    for chain in chains:
-        chain.checking = True
-    try:
-        if chains:
+    with checking_inverses(model) as any_chain:
+        if any_chain:
             few = keras.tree.map_structure(lambda t: t[:CHECKED_IMAGES], inputs)
             model(few, training=True)
-    finally:
-        for chain in chains:
-            chain.checking = False

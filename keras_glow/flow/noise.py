@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_glow.checks import check_temperature
+from keras_glow.checks import as_array, refuse
 from keras_glow.flow.pixels import NOISE_STEPS
 
 
@@ -65,8 +65,28 @@ def standard_deviations(temperature, latent_shapes):
         ValueError: if a temperature is negative or not finite, or if a
             sequence has not one for each level.
     """
-    values = check_temperature(temperature, len(latent_shapes))
+    values = _check_temperature(temperature, len(latent_shapes))
     return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
+
+
+def _check_temperature(temperature, levels):
+    """Returns one temperature for each level: float32 `(levels,)`."""
+    array = as_array(temperature)
+    values = np.array(np.nan)
+    if array is not None and array.dtype.kind in "iuf":
+        with np.errstate(over="ignore"):
+            values = array.astype("float32")
+    if values.ndim == 0:
+        values = np.full(levels, values)
+    if values.shape != (levels,) or not np.all(
+        (values >= 0) & np.isfinite(values)
+    ):
+        refuse(
+            "temperature",
+            f"a number >= 0, or a sequence of {levels}, one per level",
+            temperature,
+        )
+    return values
 
 
 class IndexedNoise:
@@ -85,7 +105,8 @@ class IndexedNoise:
 
     def __init__(self, image_shape, seed):
         rng = np.random.default_rng(seed)
-        # Integers, exact at any i. A step that is odd meets every noise value.
+        # Integers are exact at any i. An odd step is coprime to 2**16, so the
+        # sequence visits every noise value.
         start = rng.integers(NOISE_STEPS, size=(1, *image_shape))
         step = 2 * rng.integers(NOISE_STEPS // 4, size=(1, *image_shape)) + 1
         self.start, self.step = start.astype("int32"), step.astype("int32")

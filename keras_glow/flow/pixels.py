@@ -1,5 +1,7 @@
 """Between integer pixels 0..255 and continuous images in [-0.5, 0.5)."""
 
+import math
+
 import numpy as np
 from keras import ops
 
@@ -53,3 +55,21 @@ def quantize(x, bits=8):
         )
     bins = np.clip(np.floor((x + 0.5) * 2**bits), 0, 2**bits - 1)
     return (bins * 2 ** (8 - bits)).astype("uint8")
+
+
+def nan_where_outside(x, values, low, high):
+    """Returns `x`, with nan where `values` are outside low..high.
+
+    A compiled program cannot raise an error. It must not go on with a wrong
+    number either: the loss becomes nan.
+
+    Args:
+        x: float tensor `(batch, height, width, channels)`.
+        values: integer tensor that broadcasts against it, or `(batch,)`.
+        low: int.
+        high: int.
+    """
+    if values.ndim == 1:
+        values = ops.reshape(values, (-1, 1, 1, 1))
+    values = ops.cast(values, x.dtype)
+    return ops.where((values < low) | (values > high), math.nan, x)

@@ -1,16 +1,20 @@
-"""How a model is compiled and run: XLA, or two batches at once."""
+"""Runs a flow in batches, and decides whether XLA compiles it."""
 
 import concurrent.futures
 
 import keras
 import numpy as np
 
-from keras_glow.backend.gradients import compiled
-from keras_glow.layers.chain import Chain
+from keras_glow.backend import compile_function, has_gpu
+from keras_glow.backend.devices import count_devices
+from keras_glow.backend.keras_internals import (
+    auto_jit_compile,
+    restore_weights_on_error,
+)
 
 
 def resolve_jit_compile(jit_compile, model):
-    """What `"auto"` means for a flow; True and False stay what they are.
+    """Returns what `"auto"` means for a flow; True and False stay as they are.
 
     Keras would choose XLA for TensorFlow. On CPUs a step of a Glow takes about
     1.5 times as long under it, so there it is left out.
@@ -18,23 +22,56 @@ def resolve_jit_compile(jit_compile, model):
     if jit_compile != "auto":
         return jit_compile
     if keras.backend.backend() == "tensorflow":
-        return _has_gpu()
-    return model._resolve_auto_jit_compile()
+        return has_gpu()
+    return auto_jit_compile(model)
 
 
-def prepare_chains(model, jit_compile):
-    """Has the chains of a model share their traces, unless XLA compiles it.
+def predict(model, inputs, labels, batch_size):
+    """Runs a functional model in batches: the one way to run a flow.
 
-    XLA takes many times as long for functions that are called as for their
-    operations one by one.
+    The sizes of batches are few, since each is compiled once: the last batch is
+    filled up to `batch_size`, a lone one to a power of 2, and all of them to
+    what the devices can share evenly.
+
+    Args:
+        model: a functional `keras.Model` of one output.
+        inputs: array `(count, ...)`.
+        labels: int array `(count,)`, or None for a model without classes.
+        batch_size: int >= 1.
+
+    Returns:
+        Array `(count, ...)`.
     """
-    for layer in model._flatten_layers():
-        if isinstance(layer, Chain):
-            layer.share_traces = not jit_compile
+    count = len(inputs)
+    if not count:
+        return np.zeros((0, *model.output_shape[1:]), model.dtype)
+    size = min(batch_size, 1 << (count - 1).bit_length())
+    devices = count_devices(model)
+    size += -size % devices
+    filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    if devices > 1:
+        with restore_weights_on_error(model):
+            return model.predict(
+                _rows(inputs, labels, filled), batch_size=size, verbose=0
+            )[:count]
+    batches = (
+        _rows(inputs, labels, rows)
+        for rows in np.split(filled, len(filled) // size)
+    )
+    return np.concatenate(_predict_batches(model, batches))[:count]
 
 
-def predict_batches(model, batches):
-    """What a model makes of each batch: a list of arrays.
+def _rows(inputs, labels, rows):
+    return with_labels(inputs[rows], None if labels is None else labels[rows])
+
+
+def with_labels(inputs, labels):
+    """Returns what a model takes: inputs, and labels unless they are None."""
+    return inputs if labels is None else [inputs, labels]
+
+
+def _predict_batches(model, batches):
+    """Returns a list of the outputs for each batch.
 
     `predict` would set up a pipeline, which costs more than it gains for
     arrays, and for a few images more than the model. On a CPU TensorFlow gets
@@ -47,7 +84,7 @@ def predict_batches(model, batches):
     """
     if keras.backend.backend() == "jax":
         return _predict_on_jax(model, batches)
-    if keras.backend.backend() != "tensorflow" or _has_gpu():
+    if keras.backend.backend() != "tensorflow" or has_gpu():
         return [model.predict_on_batch(batch) for batch in batches]
     batches = iter(batches)
     outputs = [model.predict_on_batch(next(batches))]  # it is traced here
@@ -57,12 +94,12 @@ def predict_batches(model, batches):
 
 
 def _predict_on_jax(model, batches):
-    """The same on JAX, where Keras would look for all weights in each batch.
+    """Does the same on JAX, where Keras would look for all weights each time.
 
     While one batch is computed, the one before it comes back.
     """
     if not hasattr(model, "_predict_stateless"):
-        model._predict_stateless = compiled(
+        model._predict_stateless = compile_function(
             lambda *state_and_inputs: model.stateless_call(
                 *state_and_inputs, training=False
             )[0]
@@ -81,7 +118,3 @@ def _predict_on_jax(model, batches):
             outputs.append(np.asarray(before))
         before = output
     return [*outputs, np.asarray(before)]
-
-
-def _has_gpu():
-    return bool(keras.distribution.list_devices("gpu"))

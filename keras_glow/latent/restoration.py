@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.backend.gradients import compiled, differentiate
+from keras_glow.backend import compile_function, differentiate
 from keras_glow.checks import (
     check_images,
     check_integer,
@@ -161,7 +161,7 @@ class _Search:
         self.labels = None if labels is None else labels[rows]
         self.known = np.broadcast_to(known, y.shape)[rows].astype(model.dtype)
         self.y = y[rows]
-        self.loss_and_gradient = compiled(self._loss_and_gradient)
+        self.loss_and_gradient = compile_function(self._loss_and_gradient)
         # What each draw is to be near to.
         z0 = temperature * _normal(seed, 0, (count, model.dimensions))
         self.z0 = z0.astype(model.dtype)

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_glow.backend.gradients import compiled, differentiate
+from keras_glow.backend import compile_function, differentiate
 from keras_glow.checks import (
     check_floats,
     check_integer,
@@ -36,7 +36,7 @@ def score(model, x, labels=None, batch_size=32):
     labels = check_labels(labels, len(x), model.num_classes)
     batch_size = check_integer("batch_size", batch_size, 1)
 
-    @compiled
+    @compile_function
     def gradient(x, *labels):
         def log_prob(x):
             values = model.scorer([x, *labels] if labels else x)

@@ -1,5 +1,7 @@
 """Activation normalisation: a per-channel affine map, initialised from data."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -8,7 +10,7 @@ from keras_glow.layers.bijection import Bijection
 
 # A channel that hardly varies must not be blown up: |log_scale| is kept below
 # this when it is set from data (exp(10) is about 22,000).
-MAX_LOG_SCALE = 10.0
+MAX_INITIAL_LOG_SCALE = 10.0
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -48,7 +50,7 @@ class ActNorm(Bijection):
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = check_positive("epsilon", epsilon)
-        self.adapting = False  # see keras_glow.flow.initialization
+        self.adapting = False  # whether it sets its weights when it is called
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -75,7 +77,7 @@ class ActNorm(Bijection):
         log_scale = -ops.log(deviation + self.epsilon)
         self.bias.assign(-mean)
         self.log_scale.assign(
-            ops.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)
+            ops.clip(log_scale, -MAX_INITIAL_LOG_SCALE, MAX_INITIAL_LOG_SCALE)
         )
         self.initialized.assign(1)
 
@@ -93,3 +95,20 @@ class ActNorm(Bijection):
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@contextlib.contextmanager
+def adapting(layers):
+    """In this context ActNorms set their weights from what they are called on.
+
+    Args:
+        layers: iterable of `ActNorm`.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.adapting = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.adapting = False

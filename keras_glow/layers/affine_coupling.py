@@ -7,7 +7,7 @@ from keras_glow.checks import check_choice
 from keras_glow.layers.coupling import Coupling
 
 # The network's output h to log s, elementwise.
-LOG_SCALES = {
+SCALE_FUNCTIONS = {
     # tanh(2 h) / 2, written so because `ops.tanh` rounds to float32 on JAX.
     "bounded": lambda h: ops.sigmoid(4.0 * h) - 0.5,
     "sigmoid": lambda h: ops.log_sigmoid(h + 2.0),
@@ -58,7 +58,7 @@ class AffineCoupling(Coupling):
 
     def __init__(self, width=512, scale="bounded", **kwargs):
         super().__init__(width=width, **kwargs)
-        self.scale = check_choice("scale", scale, sorted(LOG_SCALES))
+        self.scale = check_choice("scale", scale, sorted(SCALE_FUNCTIONS))
 
     def log_scale(self, x):
         """`log s` of what x makes of its second half, in the shape of that."""
@@ -67,7 +67,7 @@ class AffineCoupling(Coupling):
 
     def _scale_and_shift(self, h):
         h, shift = ops.split(h, 2, axis=-1)
-        return LOG_SCALES[self.scale](h), shift
+        return SCALE_FUNCTIONS[self.scale](h), shift
 
     def _transform(self, x2, h):
         log_scale, shift = self._scale_and_shift(h)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_glow.backend.precision import turn_off_tf32
+from keras_glow.backend.process import flow_precision, turn_off_tf32
 from keras_glow.losses import negative_mean
 
 
@@ -51,8 +51,9 @@ class Bijection(keras.layers.Layer):
             the sum to one loss at the end: on JAX, Keras drops some of the
             losses that many layers of one graph add.
         inverse: bool, whether to map `z` back to `x`; adds no loss.
-        nudge: zeros of the shape of `x`, given which the inputs are `z` and
-            `_rebuild(z, nudge)` is returned; for `Chain`.
+        perturbation: for `Chain` only. A zero tensor shaped like `x`; if given,
+            `inputs` is `z`, and the call returns
+            `_rebuild(z, perturbation)`.
         training: bool; of use to the networks inside a layer only.
 
     Example:
@@ -74,14 +75,20 @@ class Bijection(keras.layers.Layer):
         turn_off_tf32()
 
     def call(
-        self, inputs, log_det=None, inverse=False, nudge=None, training=None
+        self,
+        inputs,
+        log_det=None,
+        inverse=False,
+        perturbation=None,
+        training=None,
     ):
         # Keras hands `training` on to the layers called inside.
-        if nudge is not None:
-            return self._rebuild(inputs, nudge)
-        if inverse:
-            return self._inverse(inputs)
-        z, own_log_det = self._forward(inputs)
+        with flow_precision():
+            if perturbation is not None:
+                return self._rebuild(inputs, perturbation)
+            if inverse:
+                return self._inverse(inputs)
+            z, own_log_det = self._forward(inputs)
         if log_det is None:
             self.add_loss(negative_mean(own_log_det))
             return z
@@ -114,12 +121,12 @@ class Bijection(keras.layers.Layer):
             f"{type(self).__name__} must define `_inverse(z) -> x`."
         )
 
-    def _rebuild(self, z, nudge):
+    def _rebuild(self, z, perturbation):
         """Goes back to `x`, and forward from there: `((z, log_det), x)`.
 
-        The gradients that Keras could not store come from here. `nudge` is
+        The gradients that were not stored come from here. `perturbation` is
         zero and has the shape of `x`: a gradient with respect to it is one with
-        respect to `x`. None goes through the inverse.
+        respect to `x`. No gradient goes through the inverse.
         """
-        x = ops.stop_gradient(self._inverse(z)) + nudge
+        x = ops.stop_gradient(self._inverse(z)) + perturbation
         return self._forward(x), x

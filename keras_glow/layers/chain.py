@@ -1,22 +1,25 @@
 """Several bijections in a row, and what is kept of them for training."""
 
+import contextlib
 import functools
 
 import keras
 from keras import ops
 
-from keras_glow.backend.gradients import (
+from keras_glow.backend import (
     custom_gradient,
     differentiate,
-    traced_once,
-    wait_for,
-    zero_after,
+    order_after,
+    shared_trace,
+    token_of,
 )
-from keras_glow.layers.sequence import relative_error, there_and_back
+from keras_glow.backend.keras_internals import all_layers
+from keras_glow.layers.sequence import relative_error, round_trip
 
-# How far off a rebuilt input may be, relative to its largest value; `None` if
-# networks compute in half precision, whose own rounding (4e-3) flips here and
-# there, and matters more than the flips.
+MEMORY = ("store", "remat", "reversible")
+# Largest error of a rebuilt input, relative to its largest value; `None` if
+# networks compute in half precision. Half precision rounds to 4e-3 anyway; a
+# tiny error of its input can only flip a few of these roundings.
 MAX_ERRORS = {"float64": 1e-11, "float32": 2e-5, None: 2e-2}
 
 
@@ -62,8 +65,8 @@ class Chain(keras.layers.Layer):
         super().__init__(**kwargs)
         self.bijections = list(bijections)
         self.memory = memory
-        self.checking = False  # see keras_glow.flow.initialization
-        self.share_traces = True  # see keras_glow.flow.prediction
+        self.checking = False  # see `checking_inverses`
+        self.share_traces = True  # see `share_traces`
 
     def build(self, input_shape):
         for bijection in self.bijections:
@@ -82,7 +85,7 @@ class Chain(keras.layers.Layer):
         return self(z, inverse=True)
 
     def call(self, x, log_det=0.0, inverse=False, training=None):
-        if any(getattr(e, "adapting", False) for e in self._flatten_layers()):
+        if any(getattr(e, "adapting", False) for e in all_layers(self)):
             # Weights are assigned in this pass, which no pure function may do.
             for bijection in self.bijections:
                 x, log_det = bijection(x, log_det=log_det)
@@ -127,12 +130,11 @@ class Chain(keras.layers.Layer):
                 relative to its largest value.
         """
         half = any(
-            getattr(layer, "low_precision", None)
-            for layer in self._flatten_layers()
+            getattr(layer, "low_precision", None) for layer in all_layers(self)
         )
         limit = MAX_ERRORS[None if half else self.compute_dtype]
         x = ops.convert_to_tensor(x, self.compute_dtype)
-        for bijection, expected, _, actual in there_and_back(
+        for bijection, expected, _, actual in round_trip(
             self.bijections, x, training=training
         ):
             error = relative_error(expected, actual)
@@ -162,6 +164,40 @@ class Chain(keras.layers.Layer):
         return cls(**{**config, "bijections": bijections})
 
 
+@contextlib.contextmanager
+def checking_inverses(model):
+    """In this context reversible chains check their inverses when called.
+
+    Args:
+        model: a keras.Model.
+
+    Yields:
+        Whether the model has any such chain.
+    """
+    chains = [layer for layer in _chains(model) if layer.memory == "reversible"]
+    for chain in chains:
+        chain.checking = True
+    try:
+        yield bool(chains)
+    finally:
+        for chain in chains:
+            chain.checking = False
+
+
+def share_traces(model, shared):
+    """Sets whether equal bijections of the chains in a model share one trace.
+
+    Not under XLA, which compiles functions that are called far more slowly than
+    their operations one by one.
+    """
+    for chain in _chains(model):
+        chain.share_traces = shared
+
+
+def _chains(model):
+    return [layer for layer in all_layers(model) if isinstance(layer, Chain)]
+
+
 def _forward(steps, x, weights):
     """`(z, log_det)`, and what `_backward` wants to have kept."""
     once = {}
@@ -189,11 +225,11 @@ def _backward(steps, kept, weights, gradient, log_det_gradient):
     """Gradients of x and of all weights, the last step first."""
     once = {}
     kept, gradients = list(kept), []
-    zero = zero_after([gradient])
+    token = token_of([gradient])
     for step, own in reversed(list(zip(steps, weights, strict=True))):
         run = step.once(once, step.backward)
-        x, gradient, own_gradients, zero = run(
-            kept.pop(), own, gradient, log_det_gradient, zero
+        x, gradient, own_gradients, token = run(
+            kept.pop(), own, gradient, log_det_gradient, token
         )
         gradients.insert(0, own_gradients)
         if step.memory == "reversible":
@@ -225,7 +261,7 @@ class _Step:
         """A function of this step, or that of a step of its kind before."""
         if not self.share_traces:
             return function
-        return traced.setdefault(self.kind, traced_once(function))
+        return traced.setdefault(self.kind, shared_trace(function))
 
     def forward(self, x, weights):
         """`(z, log_det)`."""
@@ -241,7 +277,7 @@ class _Step:
             z = self._call(part, own, z, inverse=True)
         return z
 
-    def backward(self, start, weights, gradient, log_det_gradient, zero):
+    def backward(self, start, weights, gradient, log_det_gradient, token):
         """Goes back through the step, from gradients of z to those of x.
 
         Args:
@@ -249,16 +285,16 @@ class _Step:
             weights: nested like `variables`.
             gradient: gradient of z.
             log_det_gradient: gradient of the log-determinant.
-            zero: a zero that comes of all that is to be done before. If this
-                step began earlier, the activations of all steps would be there
+            token: depends on all that is to be computed before. If this step
+                began earlier, the activations of all steps would be in memory
                 at once.
 
         Returns:
-            Tuple of x, its gradient, those of the weights, and the zero that
-            comes of these.
+            Tuple of x, its gradient, those of the weights, and the token of
+            these.
         """
         flat = [start, *keras.tree.flatten(weights)]
-        x, *flat = [wait_for(tensor, zero) for tensor in flat]
+        x, *flat = [order_after(tensor, token) for tensor in flat]
         weights = keras.tree.pack_sequence_as(weights, flat)
         gradients = []
         for part, own in reversed(list(zip(self.parts, weights, strict=True))):
@@ -272,14 +308,14 @@ class _Step:
                 function, tensors, (gradient, log_det_gradient)
             )
             gradients.insert(0, own_gradients)
-        zero = zero_after([gradient, *keras.tree.flatten(gradients)])
-        return x, gradient, gradients, zero
+        token = token_of([gradient, *keras.tree.flatten(gradients)])
+        return x, gradient, gradients, token
 
     def _repeat(self, part, x, *weights):
         return self._call(part, weights, x, log_det=0.0), x
 
-    def _rebuild(self, part, z, nudge, *weights):
-        return self._call(part, weights, z, nudge=nudge)
+    def _rebuild(self, part, z, perturbation, *weights):
+        return self._call(part, weights, z, perturbation=perturbation)
 
     def _call(self, part, weights, tensor, **kwargs):
         with keras.StatelessScope(zip(part.variables, weights, strict=True)):

@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from keras_glow.checks import (
-    NETWORK_DTYPES,
     check_boolean,
     check_choice,
     check_integer,
@@ -13,6 +12,8 @@ from keras_glow.checks import (
 )
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.coupling_network import CouplingNetwork
+
+NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
 
 
 class Coupling(Bijection):
@@ -68,9 +69,11 @@ class Coupling(Bijection):
                 f"{type(self).__name__} expects at least 2 channels. "
                 f"Received: shape={tuple(input_shape)}"
             )
-        self.conditioning = channels // 2
-        outputs = self.outputs_per_channel * (channels - self.conditioning)
-        half_shape = (*input_shape[:-1], self.conditioning)
+        self.conditioning_channels = channels // 2
+        outputs = self.outputs_per_channel * (
+            channels - self.conditioning_channels
+        )
+        half_shape = (*input_shape[:-1], self.conditioning_channels)
         if self._default_network:
             half = self.network_dtype in ("bfloat16", "float16")
             self.network = CouplingNetwork(
@@ -88,10 +91,13 @@ class Coupling(Bijection):
         self.outputs = outputs
 
     def _split(self, x):
-        # Not two slices: the gradient of one is a tensor of zeros to fill. Two
-        # alike take TensorFlow fewer operations than a list of places.
-        even = x.shape[-1] == 2 * self.conditioning
-        return ops.split(x, 2 if even else [self.conditioning], axis=-1)
+        # Not two slices: the gradient of one is a tensor of zeros to fill.
+        # Splitting into two equal halves takes fewer TensorFlow operations than
+        # splitting at indices.
+        even = x.shape[-1] == 2 * self.conditioning_channels
+        return ops.split(
+            x, 2 if even else [self.conditioning_channels], axis=-1
+        )
 
     def _condition(self, x1):
         h = self.network(x1)
@@ -113,13 +119,13 @@ class Coupling(Bijection):
         x2 = self._restore(z2, self._condition(z1))
         return ops.concatenate([z1, x2], axis=-1)
 
-    def _rebuild(self, z, nudge):
+    def _rebuild(self, z, perturbation):
         # Both directions have the same h: the network runs once.
         z1, z2 = self._split(z)
-        nudge1, nudge2 = self._split(nudge)
-        x1 = z1 + nudge1
+        perturbation1, perturbation2 = self._split(perturbation)
+        x1 = z1 + perturbation1
         h = self._condition(x1)
-        x2 = ops.stop_gradient(self._restore(z2, h)) + nudge2
+        x2 = ops.stop_gradient(self._restore(z2, h)) + perturbation2
         z2, log_det = self._transform(x2, h)
         z = ops.concatenate([x1, z2], axis=-1)
         return (z, log_det), ops.concatenate([x1, x2], axis=-1)

@@ -5,7 +5,7 @@ import operator
 import keras
 from keras import ops
 
-from keras_glow.backend.gradients import relu
+from keras_glow.backend import relu
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.convolution import convolve, kernel_shape
 

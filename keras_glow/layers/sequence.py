@@ -1,48 +1,86 @@
-"""Through bijections and all the way back, and how far off what comes back."""
+"""Walks through a sequence of bijections, there and back."""
 
 import keras
 import numpy as np
 from keras import ops
 
 
-def there_and_back(bijections, x, labels=None, training=None):
+def named_parts(bijections):
+    """Returns all bijections by name, steps of flow taken apart.
+
+    Returns:
+        Dict of `Bijection`; names are such as `squeeze_1` or
+        `step_2_1/coupling`: level 2, step 1.
+    """
+    return {
+        bijection.name
+        if part is bijection
+        else f"{bijection.name}/{part.name}": part
+        for bijection in bijections
+        for part in bijection.parts()
+    }
+
+
+def walk(bijections, x, labels=None, training=None):
+    """Calls one bijection after another.
+
+    Args:
+        bijections: iterable of `Bijection`, in the order of encoding.
+        x: float tensor `(batch, height, width, channels)`, symbolic or not.
+        labels: int tensor `(batch,)`, for the priors with classes.
+        training: bool, whether to compute as in training.
+
+    Yields:
+        The bijection, its input, its output and the log-determinant of all
+        bijections up to here, `(batch,)` in nats. After a `Split`, whose output
+        is `[kept, latent]`, the kept half goes on.
+    """
+    log_det = 0.0
+    for bijection in bijections:
+        z, log_det = call_with_labels(
+            bijection, x, labels, log_det=log_det, training=training
+        )
+        yield bijection, x, z, log_det
+        x = z[0] if isinstance(z, list) else z
+
+
+def round_trip(bijections, x, labels=None, training=None):
     """Goes through bijections in a row, then back through all of them.
 
     On the way back each is given what the one before it gave back, so errors
     add up as they do in decoding. Call it eagerly.
 
     Args:
-        bijections: `Bijection` layers in the order of encoding. What a `Split`
-            lets out waits for the way back.
-        x: float tensor `(batch, height, width, channels)`.
-        labels: int array `(batch,)`, for the priors with classes.
-        training: bool, whether to compute as in training.
+        bijections: see `walk`. The latent that a `Split` lets out waits for the
+            way back.
+        x: see `walk`.
+        labels: see `walk`.
+        training: see `walk`.
 
     Yields:
         From the last bijection to the first: the bijection, its input, its
-        output, and what came back of its input.
+        output, and the input that came back.
     """
-    passed = []
-    for bijection in bijections:
-        z, _ = apply(bijection, x, labels, log_det=0.0, training=training)
-        passed.append((bijection, x, z))
-        x = z[0] if isinstance(z, list) else z
-    back = x
-    for bijection, x, z in reversed(passed):
+    passed = list(walk(bijections, x, labels, training))
+    back = passed[-1][2] if passed else x
+    back = back[0] if isinstance(back, list) else back
+    for bijection, x, z, _ in reversed(passed):
         out = [back, *z[1:]] if isinstance(z, list) else back
-        back = apply(bijection, out, labels, inverse=True, training=training)
+        back = call_with_labels(
+            bijection, out, labels, inverse=True, training=training
+        )
         yield bijection, x, z, back
 
 
-def apply(bijection, tensor, labels=None, **kwargs):
-    """Calls a bijection, with the labels if it takes any."""
+def call_with_labels(bijection, tensor, labels=None, **kwargs):
+    """Calls a bijection, and hands it the labels if it takes any."""
     if getattr(bijection, "num_classes", None):
         tensor = [*keras.tree.flatten(tensor), labels]
     return bijection(tensor, **kwargs)
 
 
 def relative_error(expected, actual):
-    """Largest |actual - expected| / largest |expected|; nan if not finite."""
+    """Returns max |actual - expected| / max |expected|, nan if not finite."""
     expected, actual = (
         ops.convert_to_numpy(tensor).astype("float64")
         for tensor in (expected, actual)

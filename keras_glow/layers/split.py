@@ -67,7 +67,8 @@ class Split(Bijection):
                 "Split expects at least 2 channels. "
                 f"Received: shape={tuple(input_shape)}"
             )
-        # Two alike take TensorFlow fewer operations than a list of places.
+        # Splitting into two equal halves takes fewer TensorFlow operations than
+        # splitting at indices.
         self.sections = 2 if kept == latent else [kept]
         self.kernel = self.add_weight(
             kernel_shape(kept, 2 * latent, self.border), "zeros", name="kernel"

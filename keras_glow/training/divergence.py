@@ -7,11 +7,10 @@ and a row of them ends training with the name of the layer where it begins.
 import keras
 from keras import ops
 
-from keras_glow.data import first_images
-from keras_glow.layers.sequence import apply
+from keras_glow.backend.keras_internals import synchronize
+from keras_glow.layers.sequence import named_parts, walk
 
 PATIENCE = 10  # steps left out in a row
-IMAGES = 256
 
 
 class TrainingDiverged(FloatingPointError):
@@ -22,7 +21,7 @@ class TrainingDiverged(FloatingPointError):
     """
 
 
-class TakenMean(keras.metrics.Mean):
+class NanIfEmptyMean(keras.metrics.Mean):
     """A mean that is NaN where nothing was counted, and not 0."""
 
     def result(self):
@@ -30,7 +29,7 @@ class TakenMean(keras.metrics.Mean):
         return ops.where(self.count > 0, mean, float("nan"))
 
 
-def log_skipped(model, result):
+def add_skipped_to_logs(model, result):
     """Adds the counters of the optimiser to what a `train_step` returns.
 
     Args:
@@ -61,7 +60,7 @@ def _logs(model, logs, *counters):
     return {
         **logs,
         # Keras's own mean keeps the loss of a step left out.
-        "loss": model.loss_of(logs),
+        "loss": model.loss_from_logs(logs),
         "skipped_steps": skipped,
         "skipped_in_a_row": skipped_in_a_row,
     }
@@ -71,7 +70,8 @@ class StopIfDiverged(keras.callbacks.Callback):
     """Ends `fit` after ten steps in a row that were left out.
 
     Args:
-        x: what `fit` trains on, looked at once more if that happens.
+        source: the `keras_glow.data.Source` that `fit` trains on, which is
+            asked for images if that happens.
 
     Raises:
         TrainingDiverged: then.
@@ -81,9 +81,9 @@ class StopIfDiverged(keras.callbacks.Callback):
     # waits for the device there. What is found is raised from other methods.
     async_safe = True
 
-    def __init__(self, x):
+    def __init__(self, source):
         super().__init__()
-        self.x = x
+        self.source = source
         self.epoch = 0
         self.step = None
 
@@ -96,7 +96,8 @@ class StopIfDiverged(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         late = logs.pop("skipped_in_a_row", 0) - PATIENCE
         if late >= 0 and self.step is None:
-            # Of a later step the thread may have come first.
+            # Callbacks may run out of order: this thread may report a later
+            # step.
             self.step = max(batch - int(late), 0)
         if not logs.get("skipped_steps", 0):
             logs.pop("skipped_steps", None)  # not in the progress bar
@@ -110,8 +111,7 @@ class StopIfDiverged(keras.callbacks.Callback):
     def _raise_if_diverged(self):
         if self.step is None:
             return
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        synchronize(self.model)
         raise TrainingDiverged(
             f"{PATIENCE} steps in a row had a loss or a gradient that is not "
             f"finite, up to epoch {self.epoch + 1}, step {self.step + 1}. "
@@ -119,28 +119,20 @@ class StopIfDiverged(keras.callbacks.Callback):
         )
 
     def _reason(self):
-        """Where it begins, as far as images to look at can be had."""
-        own = isinstance(self.x, keras.utils.PyDataset)
-        if iter(self.x) is self.x:  # `fit` reads the same generator
-            return "Its images are gone: no layer was looked at"
+        """Says where it begins, as far as there are images to look at."""
         try:
-            layer = first_nonfinite_layer(
-                self.model,
-                self._batch() if own else first_images(self.x, IMAGES, 0)[0],
-            )
+            images, of_step = self.source.images_of_step(self.step)
+            if images is None:  # `fit` reads the same generator
+                return "Its images are gone: no layer was looked at"
+            layer = first_nonfinite_layer(self.model, images)
         except Exception as error:
             # Datasets are of anybody's making, and their images may be why.
             return f"No layer could be looked at: {error}"
         if layer:
             return f"The first layer whose output is not finite: {layer}"
-        if own:
+        if of_step:
             return "The outputs of all layers are finite: the gradients are not"
         return "Of the first images of the dataset all outputs are finite"
-
-    def _batch(self):
-        batches = self.x.num_batches
-        step = self.step if batches is None else min(self.step, batches - 1)
-        return keras.utils.unpack_x_y_sample_weight(self.x[step])[0]
 
 
 def first_nonfinite_layer(model, images):
@@ -155,19 +147,15 @@ def first_nonfinite_layer(model, images):
         log-determinant is not finite, such as `step_1_2/coupling`. None if
         there is none.
     """
-    h = model.dequantize(images, seed="center")
+    parts = named_parts(model.bijections)
+    x = model.dequantize(images, seed="center")
     labels = ops.zeros(len(images), "int32")
-    for layer in model.bijections:
-        for part in layer.parts():
-            outputs = apply(part, h, labels, log_det=0.0, training=True)
-            if not all(
-                ops.convert_to_numpy(ops.all(ops.isfinite(output)))
-                for output in keras.tree.flatten(outputs)
-            ):
-                return (
-                    part.name if part is layer else f"{layer.name}/{part.name}"
-                )
-            h = outputs[0]
-        if isinstance(h, list):
-            h, _ = h  # Split lets the other half go
+    steps = walk(parts.values(), x, labels, training=True)
+    for name, (_, _, z, log_det) in zip(parts, steps, strict=True):
+        outputs = keras.tree.flatten([z, log_det])
+        if not all(
+            ops.convert_to_numpy(ops.all(ops.isfinite(output)))
+            for output in outputs
+        ):
+            return name
     return None

@@ -4,6 +4,8 @@ import contextlib
 
 from keras import ops
 
+from keras_glow.backend.keras_internals import averages as averages_of
+
 
 @contextlib.contextmanager
 def averaged_weights(model):
@@ -21,7 +23,7 @@ def averaged_weights(model):
     if not getattr(optimizer, "use_ema", False):
         # A LossScaleOptimizer leaves averages to the optimiser that it wraps.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    averages = averages_of(optimizer)
     if not (getattr(optimizer, "use_ema", False) and averages):
         yield
         return

@@ -7,10 +7,10 @@ import warnings
 import keras
 from keras import ops
 
-from keras_glow.backend import devices
-from keras_glow.backend.gradients import choose, computed_once
+from keras_glow.backend import devices, keras_internals, materialize, select
 
-# They treat every number by itself: all weights may as well be one.
+# Elementwise optimisers: concatenating all weights into one vector does not
+# change their updates.
 ELEMENTWISE = (
     keras.optimizers.Adadelta,
     keras.optimizers.Adagrad,
@@ -23,8 +23,6 @@ ELEMENTWISE = (
     keras.optimizers.RMSprop,
     keras.optimizers.SGD,
 )
-# Where Keras has what Torch gets in place of them.
-TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 def guarded(optimizer, network_dtype=None):
@@ -49,8 +47,7 @@ def batches_seen(optimizer):
     while hasattr(optimizer, "inner_optimizer"):
         skipped = getattr(optimizer, "skipped", skipped)
         optimizer = optimizer.inner_optimizer
-    # `iterations` are fewer where gradients are accumulated.
-    counts = (optimizer._iterations, skipped)
+    counts = (keras_internals.iterations(optimizer), skipped)
     return sum(int(ops.convert_to_numpy(count)) for count in counts)
 
 
@@ -159,9 +156,9 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         floats = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
         finite = ops.logical_and(finite, _all_finite(floats))
         if self.replicas > 1:
-            finite = devices.everywhere(finite)
+            finite = devices.all_replicas_agree(finite)
         taken = [
-            choose(finite, ops.convert_to_tensor(variable), value)
+            select(finite, ops.convert_to_tensor(variable), value)
             for variable, value in zip(state, before, strict=True)
         ]
         if self.replicas > 1:
@@ -188,7 +185,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             momentum = ops.where(first, 0.0, self.ema_momentum)
             momentum = ops.cast(momentum, row.dtype)
             after = momentum * before + (1 - momentum) * row
-            self._unpack(choose(finite, after, before), averages)
+            self._unpack(select(finite, after, before), averages)
         return finite
 
     def _unpack(self, row, variables, only=None):
@@ -250,7 +247,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
-        if inner["module"].startswith(TORCH_OPTIMIZERS):
+        if inner["module"].startswith(keras_internals.TORCH_OPTIMIZERS):
             inner["module"] = "keras.optimizers"  # for the other backends
         if self.use_ema:
             inner["config"]["use_ema"] = True
@@ -267,7 +264,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
 def _keras_class(optimizer):
     """The class of an optimiser, as it is called on all backends."""
     kind = type(optimizer)
-    if kind.__module__.startswith(TORCH_OPTIMIZERS):
+    if kind.__module__.startswith(keras_internals.TORCH_OPTIMIZERS):
         return getattr(keras.optimizers, kind.__name__)
     return kind
 
@@ -283,7 +280,7 @@ def _all_finite(tensors):
 
 
 def _pack(tensors):
-    return computed_once(ops.concatenate([_shaped(t, (-1,)) for t in tensors]))
+    return materialize(ops.concatenate([_shaped(t, (-1,)) for t in tensors]))
 
 
 def _shaped(tensor, shape):

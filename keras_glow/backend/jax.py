@@ -1,0 +1,86 @@
+"""JAX: custom gradients, compiled functions, TensorFloat-32."""
+
+import jax
+
+from keras_glow.backend.portable import is_float, select, shared_trace
+
+__all__ = [
+    "compile_function",
+    "custom_gradient",
+    "differentiate",
+    "exact_products",
+    "has_gpu",
+    "materialize",
+    "relu",
+    "select",
+    "set_tf32",
+    "shared_trace",
+]
+
+
+def custom_gradient(forward, backward, tensors):
+    """See `keras_glow.backend`."""
+    function = jax.custom_vjp(lambda *tensors: forward(*tensors)[0])
+    function.defvjp(
+        forward, lambda kept, gradients: tuple(backward(kept, *gradients))
+    )
+    return function(*tensors)
+
+
+def differentiate(function, tensors, output_gradients):
+    """See `keras_glow.backend`."""
+    sources = [tensor for tensor in tensors if is_float(tensor)]
+
+    def of_sources(*sources):
+        sources = iter(sources)
+        return function(*(next(sources) if is_float(t) else t for t in tensors))
+
+    _, pull_back, extra = jax.vjp(of_sources, *sources, has_aux=True)
+    gradients = iter(pull_back(output_gradients))
+    return extra, [next(gradients) if is_float(t) else None for t in tensors]
+
+
+def compile_function(function):
+    """See `keras_glow.backend`."""
+    return jax.jit(function)
+
+
+def materialize(tensor):
+    """See `keras_glow.backend`.
+
+    XLA would compute a row of hundreds of weights inside each computation that
+    reads it, and compile for minutes.
+    """
+    return jax.lax.optimization_barrier(tensor)
+
+
+@jax.custom_jvp
+def relu(x):
+    """See `keras_glow.backend`.
+
+    Differentiated by JAX, `jax.nn.relu` keeps its input, which nothing else
+    needs, beside its output, which the next layer keeps as well.
+    """
+    # The barrier has XLA keep the output instead of computing it again from x.
+    return materialize(jax.numpy.maximum(x, 0))
+
+
+@relu.defjvp
+def _relu_jvp(primals, tangents):
+    output = relu(*primals)
+    # XLA would turn `output > 0` into `x > 0`, and keep x for it.
+    return output, jax.numpy.where(output != 0, *tangents, 0)
+
+
+def exact_products():
+    """See `keras_glow.backend`."""
+    return jax.default_matmul_precision("highest")
+
+
+def set_tf32(allowed):
+    """Does nothing: see `exact_products`."""
+
+
+def has_gpu():
+    """See `keras_glow.backend`."""
+    return jax.default_backend() == "gpu"

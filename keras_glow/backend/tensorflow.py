@@ -1,0 +1,88 @@
+"""TensorFlow: custom gradients, compiled functions, TensorFloat-32."""
+
+import tensorflow as tf
+
+from keras_glow.backend.portable import (
+    exact_products,
+    is_float,
+    materialize,
+    relu,
+)
+
+__all__ = [
+    "compile_function",
+    "custom_gradient",
+    "differentiate",
+    "exact_products",
+    "has_gpu",
+    "materialize",
+    "relu",
+    "select",
+    "set_tf32",
+    "shared_trace",
+]
+
+
+def custom_gradient(forward, backward, tensors):
+    """See `keras_glow.backend`."""
+
+    @tf.custom_gradient
+    def function(*tensors):
+        # No tape outside may record what is inside: it would keep it all.
+        outputs, kept = forward(*map(tf.stop_gradient, tensors))
+        return outputs, lambda *gradients: backward(kept, *gradients)
+
+    # Variables are read here, where the outer tape sees it.
+    return function(*map(tf.convert_to_tensor, tensors))
+
+
+def differentiate(function, tensors, output_gradients):
+    """See `keras_glow.backend`."""
+    sources = [tensor for tensor in tensors if is_float(tensor)]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(sources)
+        outputs, extra = function(*tensors)
+    gradients = iter(
+        tape.gradient(
+            outputs,
+            sources,
+            output_gradients,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+    )
+    return extra, [next(gradients) if is_float(t) else None for t in tensors]
+
+
+def shared_trace(function):
+    """See `keras_glow.backend`.
+
+    Every operation of a graph costs start-up time and memory.
+    """
+    if tf.executing_eagerly():
+        return function
+    return tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def compile_function(function):
+    """See `keras_glow.backend`."""
+    return tf.function(function, autograph=False)
+
+
+def select(condition, one, other):
+    """See `keras_glow.backend`."""
+    # `Select` passes one of them on, where `tf.where` would write a third.
+    return tf.raw_ops.Select(condition=condition, x=one, y=other)
+
+
+def set_tf32(allowed):
+    """Sets TensorFloat-32 for the process."""
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+
+
+def has_gpu():
+    """See `keras_glow.backend`."""
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,86 @@
+"""Torch: custom gradients, TensorFloat-32."""
+
+import keras
+import torch
+
+from keras_glow.backend.portable import (
+    compile_function,
+    exact_products,
+    is_float,
+    materialize,
+    relu,
+    select,
+    shared_trace,
+)
+
+__all__ = [
+    "compile_function",
+    "custom_gradient",
+    "differentiate",
+    "exact_products",
+    "has_gpu",
+    "materialize",
+    "relu",
+    "select",
+    "set_tf32",
+    "shared_trace",
+]
+
+
+def custom_gradient(forward, backward, tensors):
+    """See `keras_glow.backend`."""
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(context, *tensors):
+            outputs, kept = forward(*tensors)
+            flat = keras.tree.flatten(kept)
+            context.save_for_backward(*flat)
+            context.structure = kept
+            return outputs
+
+        @staticmethod
+        def backward(context, *gradients):
+            kept = keras.tree.pack_sequence_as(
+                context.structure, context.saved_tensors
+            )
+            return tuple(backward(kept, *gradients))
+
+    return Function.apply(*tensors)
+
+
+def differentiate(function, tensors, output_gradients):
+    """See `keras_glow.backend`."""
+    with torch.enable_grad():
+        tensors = [
+            tensor.detach().requires_grad_(is_float(tensor))
+            for tensor in tensors
+        ]
+        outputs, extra = function(*tensors)
+    sources = [tensor for tensor in tensors if tensor.requires_grad]
+    # Torch refuses outputs that no source has a part in.
+    pairs = zip(outputs, output_gradients, strict=True)
+    pairs = [(o, gradient) for o, gradient in pairs if o.requires_grad]
+    gradients = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            sources,
+            [gradient for _, gradient in pairs],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    )
+    return extra.detach(), [
+        next(gradients) if t.requires_grad else None for t in tensors
+    ]
+
+
+def set_tf32(allowed):
+    """Sets TensorFloat-32 for the process."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def has_gpu():
+    """See `keras_glow.backend`."""
+    return torch.cuda.is_available()

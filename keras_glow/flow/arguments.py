@@ -1,0 +1,187 @@
+"""The arguments of `Glow`, in one table.
+
+The constructor, the strict reader of files, the weights layout and the command
+line all read it: what an argument may be, its default, and what a file means
+that was written before the argument existed.
+"""
+
+import math
+import typing
+
+from keras_glow.checks import (
+    as_number,
+    check_boolean,
+    check_choice,
+    check_integer,
+    describe,
+    is_sequence,
+    refuse,
+)
+from keras_glow.flow.levels import level_shapes
+from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
+from keras_glow.layers.chain import MEMORY
+from keras_glow.layers.coupling import NETWORK_DTYPES
+from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+
+CLASS_PRIORS = ("all", "top")
+MAX_STEPS = 2048  # steps of flow, of all levels together
+MAX_PARAMETERS = 2**31
+MAX_WEIGHTS_SEED = 2**31 - 1  # what the integers of every backend hold
+MAX_NAME = 100
+
+
+class Argument(typing.NamedTuple):
+    """One argument of `Glow`.
+
+    Attributes:
+        check: function of its name and a value that returns a plain value, or
+            raises a ValueError that names it.
+        default: its default; `REQUIRED` if there is none.
+        older: what a file means that does not mention it; `REQUIRED` if every
+            file does.
+    """
+
+    check: typing.Callable
+    default: typing.Any
+    older: typing.Any
+
+
+REQUIRED = object()
+
+
+def _integer(low, high=None):
+    return lambda name, value: check_integer(name, value, low, high)
+
+
+def _choice(*choices):
+    return lambda name, value: check_choice(name, value, choices)
+
+
+def _or_none(check):
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _image_shape(name, value):
+    try:
+        sizes = tuple(
+            check_integer(name, size, 1)
+            for size in (value if is_sequence(value) else ())
+        )
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3:
+        refuse(name, "(height, width, channels), three integers >= 1", value)
+    return sizes
+
+
+def _weight(name, value):
+    number = as_number(value)
+    if not 0 <= number < math.inf:
+        refuse(name, "a finite number >= 0", value)
+    return number
+
+
+def _argument(check, default=REQUIRED, older=REQUIRED):
+    return Argument(check, default, older)
+
+
+ARGUMENTS = {
+    "image_shape": _argument(_image_shape),
+    "levels": _argument(_integer(1, 30), 3),
+    "depth": _argument(_integer(1, 1024), 10),
+    "width": _argument(_integer(1), 512),
+    "permutation": _argument(_choice(*PERMUTATIONS), "invertible_conv"),
+    "coupling": _argument(_choice(*COUPLINGS), "affine"),
+    "bits": _argument(_integer(1, 8), 8),
+    "num_classes": _argument(_or_none(_integer(1)), None),
+    "seed": _argument(_integer(0, MAX_WEIGHTS_SEED), 0),
+    "network_dtype": _argument(_choice(*NETWORK_DTYPES), None),
+    "memory": _argument(_choice(*MEMORY), "store"),
+    "scale": _argument(_choice(*SCALE_FUNCTIONS), "bounded"),
+    "border": _argument(check_boolean, False, older=False),
+    "class_priors": _argument(_choice(*CLASS_PRIORS), "all", older="top"),
+    "classifier_weight": _argument(_weight, 0.0, older=0.0),
+}
+OLDER = {
+    name: argument.older
+    for name, argument in ARGUMENTS.items()
+    if argument.older is not REQUIRED
+}
+
+
+def check_arguments(arguments):
+    """Checks all arguments of a `Glow`, each alone and then together.
+
+    Args:
+        arguments: dict of all of `ARGUMENTS`.
+
+    Returns:
+        The same as plain values.
+
+    Raises:
+        ValueError: naming the argument that is not as described, or those that
+            do not go together.
+    """
+    checked = {
+        name: argument.check(name, arguments[name])
+        for name, argument in ARGUMENTS.items()
+    }
+    _check_together(**checked)
+    return checked
+
+
+def check_name(name):
+    """Returns the name of a model, short and printable.
+
+    It stands in files and messages; printable text cannot steer a terminal.
+    """
+    if (
+        not isinstance(name, str)
+        or len(name) > MAX_NAME
+        or not name.isprintable()
+    ):
+        refuse("name", f"a printable string of at most {MAX_NAME}", name)
+    return name
+
+
+def _check_together(
+    image_shape, levels, depth, width, num_classes, classifier_weight, **others
+):
+    if classifier_weight and num_classes is None:
+        refuse(
+            "classifier_weight", "0, for num_classes=None", classifier_weight
+        )
+    multiple = 2**levels
+    if image_shape[0] % multiple or image_shape[1] % multiple:
+        raise ValueError(
+            "Height and width in `image_shape` are expected to be multiples of "
+            f"2**levels = {multiple}. Received: "
+            f"image_shape={describe(image_shape)}"
+        )
+    if levels * depth > MAX_STEPS:
+        raise ValueError(
+            f"`levels` and `depth` are expected to ask for at most {MAX_STEPS} "
+            f"steps of flow. Received: levels={levels}, depth={depth}"
+        )
+    parameters = _count_parameters(
+        image_shape, levels, depth, width, num_classes
+    )
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(
+            "`image_shape`, `levels`, `depth`, `width` and `num_classes` are "
+            f"expected to ask for at most {MAX_PARAMETERS:,} parameters. "
+            f"Received: image_shape={image_shape}, levels={levels}, "
+            f"depth={depth}, width={width}, num_classes={num_classes}, "
+            f"about {parameters:.1e} parameters"
+        )
+
+
+def _count_parameters(image_shape, levels, depth, width, num_classes):
+    """Returns about how many weights a `Glow` has."""
+    total = 2 * math.prod(image_shape) * (num_classes or 1)
+    for level in level_shapes(image_shape, levels):
+        channels = level.channels
+        network = width * (9 * channels // 2 + width + 9 * channels)
+        total += depth * (network + 3 * channels**2)
+        total += 2 * level.latent_channels * (num_classes or 0)
+    return total

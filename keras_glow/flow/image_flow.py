@@ -1,0 +1,238 @@
+"""What a user does with any flow over images, whatever its layers are."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow.checks import (
+    check_images,
+    check_integer,
+    check_labels,
+    check_latents,
+    check_seed,
+    refuse,
+)
+from keras_glow.flow.noise import (
+    keyed_generators,
+    new_seed,
+    standard_deviations,
+    standard_normal,
+    uniform,
+)
+from keras_glow.flow.pixels import dequantize, quantize
+from keras_glow.flow.prediction import predict
+
+SAMPLES_AT_ONCE = 1024  # largest number of latents that `sample` holds
+MAX_SAMPLE_BYTES = 2**34  # 16 GiB
+
+
+class ImageFlow(keras.Model):
+    """Encodes, decodes, scores and draws integer images by a flow.
+
+    A subclass builds the flow and sets the attributes. Public methods check
+    their arguments once; see `keras_glow.Glow` for what they share.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        dimensions: int, D: height x width x channels.
+        bits: int 1..8, bits per subpixel.
+        num_classes: int, or None.
+        latent_shapes: shape of each level's latent, in the order of z.
+        encoder: functional keras.Model, continuous image to z `(batch, D)`.
+        scorer: functional keras.Model, continuous image to its log-density
+            `(batch,)` in nats.
+        decoder: functional keras.Model, z to continuous image.
+    """
+
+    # Images to latents and back
+
+    def dequantize(self, images, seed=None):
+        """Adds noise inside the bin: continuous images in [-0.5, 0.5).
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            seed: int 0..2**32 - 1 for noise that it fixes, None for other noise
+                each time, `"center"` for the centre of the bin.
+
+        Returns:
+            Float array of the same shape.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
+        """
+        seed = check_seed(seed, or_center=True)
+        return self._dequantize(check_images(images, self.image_shape), seed)
+
+    def _dequantize(self, images, seed, draw=0):
+        if seed == "center":
+            noise = np.full((1, 1, 1, 1), 0.5, self.dtype)
+        else:
+            # Streams 0 and 1 of a seed draw latents and labels.
+            noise = uniform(images.shape, seed, stream=2 + draw)
+        noise = ops.cast(noise, self.dtype)
+        return ops.convert_to_numpy(dequantize(images, noise, self.bits))
+
+    def quantize(self, x):
+        """Continuous images to uint8, each value to the bin that holds it.
+
+        Raises:
+            ValueError: if a value is no number, or not finite.
+        """
+        return quantize(x, self.bits)
+
+    def encode(self, images, labels=None, batch_size=32):
+        """Latents of images, taken at the centre of their bins.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            labels: int array `(batch,)`.
+            batch_size: int, images that are encoded at once.
+
+        Returns:
+            Float array `(batch, D)`, all levels, standardised; of no images,
+            `(0, D)`.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
+        """
+        batch_size = check_integer("batch_size", batch_size, 1)
+        x = self.dequantize(images, seed="center")
+        labels = check_labels(labels, len(x), self.num_classes)
+        return predict(self.encoder, x, labels, batch_size)
+
+    def decode(self, z, labels=None, batch_size=32):
+        """Images of latents: the inverse of `encode`, pixel by pixel.
+
+        Args:
+            z: finite float array `(batch, D)`.
+            labels: int array `(batch,)`.
+            batch_size: int, images that are decoded at once.
+
+        Returns:
+            uint8 array `(batch, height, width, channels)`.
+
+        Raises:
+            ValueError: naming the argument that is not as described; if an
+                image is not finite.
+        """
+        batch_size = check_integer("batch_size", batch_size, 1)
+        z = check_latents(z, self.dimensions, self.dtype)
+        labels = check_labels(labels, len(z), self.num_classes)
+        return self.quantize(predict(self.decoder, z, labels, batch_size))
+
+    def sample(
+        self, count, temperature=0.7, seed=None, labels=None, batch_size=32
+    ):
+        """Draws images.
+
+        Image i of a seed is always the same, however many are drawn. Memory is
+        needed for the images and for the latents of about 1,024 of them.
+
+        Args:
+            count: int >= 0; at most as many as take 16 GiB.
+            temperature: float >= 0 that scales the standard deviation of the
+                latents of every level, or a sequence of them, one per level,
+                finest first. 0 gives the mode, 1 the model's distribution.
+            seed: int 0..2**32 - 1, or None for other images each time.
+            labels: int array `(count,)`, or one int for all; None draws
+                them uniformly (only with `num_classes`).
+            batch_size: int, images that are decoded at once.
+
+        Returns:
+            uint8 array `(count, height, width, channels)`.
+
+        Raises:
+            ValueError: if an argument is not as described.
+        """
+        batch_size = check_integer("batch_size", batch_size, 1)
+        seed = check_seed(seed)
+        deviations = standard_deviations(temperature, self.latent_shapes)
+        images = _allocate_images(count, self.image_shape)
+        count = len(images)
+        if labels is not None:
+            if np.ndim(labels) == 0:
+                labels = np.full(count, labels)
+            labels = check_labels(labels, count, self.num_classes)
+        if seed is None:
+            seed = new_seed()
+        # Whole batches, so that where a chunk ends makes no difference.
+        chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            images[start:stop] = self._draw(
+                start, stop, deviations, seed, labels, batch_size
+            )
+        return images
+
+    def _draw(self, start, stop, deviations, seed, labels, batch_size):
+        count = stop - start
+        if labels is not None:
+            labels = labels[start:stop]
+        elif self.num_classes is not None:
+            generators = keyed_generators(seed, count, 1, start)
+            labels = [rng.integers(self.num_classes) for rng in generators]
+        z = standard_normal(count, self.dimensions, seed, start)
+        return self.decode(z * deviations, labels, batch_size)
+
+    # Likelihood
+
+    def log_prob(self, images, draws=1, seed=None, labels=None, batch_size=32):
+        """Log-likelihood of discrete images, a lower bound, in nats.
+
+        It is `log mean exp` over draws of dequantisation noise of the density
+        times the volume of a bin: more draws tighten the bound.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            draws: int >= 1.
+            seed: int 0..2**32 - 1 for noise that it fixes, `"center"` for none,
+                or None for other noise each time.
+            labels: int array `(batch,)`.
+            batch_size: int, images that are encoded at once.
+
+        Returns:
+            Float array `(batch,)`.
+
+        Raises:
+            ValueError: naming the argument that is not as described.
+        """
+        draws = check_integer("draws", draws, 1)
+        batch_size = check_integer("batch_size", batch_size, 1)
+        seed = check_seed(seed, or_center=True)
+        images = check_images(images, self.image_shape)
+        labels = check_labels(labels, len(images), self.num_classes)
+        log_probs = [
+            predict(
+                self.scorer,
+                self._dequantize(images, seed, draw),
+                labels,
+                batch_size,
+            ).astype("float64")
+            for draw in range(draws)
+        ]
+        bound = np.logaddexp.reduce(log_probs) - math.log(draws)
+        volume = -self.dimensions * self.bits * math.log(2)
+        return (bound + volume).astype(self.dtype)
+
+    def bits_per_dim(self, images, **kwargs):
+        """`-log_prob / (D log 2)`, float array `(batch,)`: lower is better.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            **kwargs: arguments of `log_prob`.
+        """
+        log_prob = self.log_prob(images, **kwargs)
+        return -log_prob / (self.dimensions * math.log(2))
+
+
+def _allocate_images(count, image_shape):
+    """Returns an array for `count` images, not yet filled, if there is room."""
+    high = MAX_SAMPLE_BYTES // math.prod(image_shape)
+    try:
+        count = check_integer("count", count, 0, high)
+        return np.empty((count, *image_shape), "uint8")
+    except (ValueError, MemoryError):
+        expected = f"an integer 0..{high}, as many images as fit into 16 GiB"
+        refuse("count", f"{expected} and into memory", count)

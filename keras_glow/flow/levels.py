@@ -1,0 +1,49 @@
+"""The arithmetic of levels: the one place that knows what each level holds."""
+
+import typing
+
+
+class LevelShape(typing.NamedTuple):
+    """One level of a Glow.
+
+    Attributes:
+        height: of its squeezed images.
+        width: of its squeezed images.
+        channels: in its steps of flow.
+        latent_channels: that leave the flow at its end; all of them at the top.
+    """
+
+    height: int
+    width: int
+    channels: int
+    latent_channels: int
+
+    @property
+    def latent_shape(self):
+        """Shape of the latent that leaves, (height, width, channels)."""
+        return self.height, self.width, self.latent_channels
+
+
+def level_shapes(image_shape, levels):
+    """Returns the `LevelShape` of every level, finest first.
+
+    A squeeze halves height and width and makes four channels of one; at the end
+    of each level but the top, half of the channels leave.
+
+    Args:
+        image_shape: (height, width, channels).
+        levels: int.
+    """
+    height, width, channels = image_shape
+    shapes = []
+    for level in range(1, levels + 1):
+        height, width, channels = height // 2, width // 2, channels * 4
+        latent = channels // 2 if level < levels else channels
+        shapes.append(LevelShape(height, width, channels, latent))
+        channels -= latent
+    return shapes
+
+
+def latent_shapes(image_shape, levels):
+    """Returns the shape of each level's latent, finest first."""
+    return [level.latent_shape for level in level_shapes(image_shape, levels)]
