@@ -14,8 +14,8 @@ from keras_glow.checks import (
     check_temperature,
     refuse,
 )
-from keras_glow.files.atomic import check_writable, whole_file
-from keras_glow.images.loading import save_grid
+from keras_glow.files.atomic import atomic_file, check_writable
+from keras_glow.images import save_grid
 from keras_glow.training.checkpoint import Progress, save_checkpoint
 from keras_glow.training.ema import averaged_weights
 
@@ -78,7 +78,7 @@ class SampleGrid(keras.callbacks.Callback):
                 self.model.sample(self.count, temperature, self.seed)
                 for temperature in self.temperatures
             ]
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             save_grid(np.concatenate(rows), partial, columns=self.count)
 
 

@@ -43,7 +43,7 @@ from keras_glow.data import (
     pipeline,
     split,
 )
-from keras_glow.files.atomic import whole_file
+from keras_glow.files.atomic import atomic_file
 from keras_glow.files.export import export
 from keras_glow.flow.architecture import assemble, build_flow, latent_shapes
 from keras_glow.flow.initialization import (
@@ -840,7 +840,7 @@ class Glow(keras.Model):
             # Keras asks, says what a file is to be called, or sends it away.
             super().save(filepath, overwrite, **kwargs)
             return
-        with whole_file(filepath) as partial:
+        with atomic_file(filepath) as partial:
             super().save(partial, **kwargs)
 
     def export(self, filepath, format="tf_saved_model"):

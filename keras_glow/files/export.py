@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_choice, refuse
-from keras_glow.files.atomic import whole_folder
+from keras_glow.files.atomic import atomic_folder
 from keras_glow.flow.architecture import Level, build_decoder, build_encoder
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
@@ -42,7 +42,7 @@ def export(model, path, format="tf_saved_model"):
         "num_classes": model.num_classes,
         "latent_shapes": model.latent_shapes,
     }
-    with whole_folder(path) as folder:
+    with atomic_folder(path) as folder:
         for exported in standalone(model):
             file = folder / f"{exported.name}{SUFFIXES[format]}"
             inputs = {
