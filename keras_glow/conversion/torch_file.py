@@ -251,7 +251,7 @@ def _follow(instructions):
 
 
 class _Name(str):
-    """A class or function in `BUILDERS` or `STORAGES`, not any other str."""
+    """A name in `BUILDERS` or `STORAGES`; no other value is of this class."""
 
 
 def _named(name):
