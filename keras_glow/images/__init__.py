@@ -4,13 +4,8 @@ May import `checks` and `files.atomic`.
 """
 
 from keras_glow.images.grid import image_grid, png_bytes, save_grid, save_image
-from keras_glow.images.loading import (
-    check_data,
-    load_image,
-    load_images,
-    load_labels,
-)
-from keras_glow.images.npz import TEST_KEYS
+from keras_glow.images.loading import check_data, load_image, load_images
+from keras_glow.images.npz import TEST_KEYS, load_labels
 from keras_glow.images.report import Report
 
 __all__ = [

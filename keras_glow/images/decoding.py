@@ -13,10 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Told by content, whatever the name says. Pillow's rarer formats stay out: most
 # of its security bugs are there.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-IMAGE_SUFFIXES = (
-    *(".bmp", ".gif", ".jpeg", ".jpg"),
-    *(".png", ".tif", ".tiff", ".webp"),
-)
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 64_000_000
 # A JPEG may be decoded at a fraction of its size, as long as that is this many
 # times the size asked for: Pillow calls 3 almost indistinguishable.

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_glow.images.cache import cache_lock, open_cache, write_cache
 from keras_glow.images.decoding import (
-    IMAGE_SUFFIXES,
+    SUFFIXES,
     BadImage,
     NotAnImage,
     file_identity,
@@ -188,7 +188,7 @@ def _by_name(item):
 
 
 def _named_like_an_image(name):
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return name.lower().endswith(SUFFIXES)
 
 
 def read_images(files, report, size, channels, upscale, verbose):

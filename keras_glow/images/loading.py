@@ -7,14 +7,7 @@ import warnings
 from keras_glow.checks import check_choice, check_integer
 from keras_glow.images.decoding import BadImage, read_picture
 from keras_glow.images.folder import check_folder, load_folder
-from keras_glow.images.npz import (
-    LABEL_KEYS,
-    TRAIN_KEYS,
-    check_resizable,
-    read_images_npz,
-    read_npz,
-    resize_images,
-)
+from keras_glow.images.npz import TRAIN_KEYS, check_resizable, load_npz
 from keras_glow.images.report import Report, printable_path
 
 
@@ -65,10 +58,7 @@ def load_images(
     _check_size(size, channels)
     path = pathlib.Path(path)
     if not path.is_dir():
-        images = read_images_npz(path, keys)
-        if size is None or images.shape[1:3] == (size, size):
-            return images
-        return resize_images(images, size, path)
+        return load_npz(path, size, keys)
     if size is None:
         raise ValueError(
             f"`size` is expected for the images of {printable_path(path)}"
@@ -101,26 +91,6 @@ def load_image(file, size, channels=3):
         raise ValueError(f"{printable_path(file)} {error}") from None
 
 
-def load_labels(path, keys=TRAIN_KEYS):
-    """Load the labels beside the images that `load_images` reads from a file.
-
-    Args:
-        path: `.npz` file with `labels`, `y_train` or `y_test`, `(count,)`,
-            beside `images`, `x_train` or `x_test`.
-        keys: names of the images; the first that exists counts.
-
-    Returns:
-        Array `(count,)`, as it is in the file.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
-    """
-    path = pathlib.Path(path)
-    key, _ = read_npz(path, keys)
-    _, labels = read_npz(path, (LABEL_KEYS[key],))
-    return labels
-
-
 def check_data(
     path, size=None, channels=3, keys=TRAIN_KEYS, upscale=False, verbose=0
 ):
@@ -145,7 +115,7 @@ def check_data(
     path = pathlib.Path(path)
     if path.is_dir():
         return check_folder(path, size, channels, upscale, verbose)
-    images = read_images_npz(path, keys)
+    images = load_npz(path, None, keys)
     report = Report(str(path), images=len(images))
     digests = {hashlib.sha256(image.tobytes()).digest() for image in images}
     report.duplicates = len(images) - len(digests)

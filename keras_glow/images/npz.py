@@ -1,6 +1,7 @@
 """Reads `.npz` files of anybody's; nothing in them is run."""
 
 import math
+import pathlib
 import zipfile
 
 import numpy as np
@@ -80,15 +81,8 @@ def read_npz(path, keys):
     return key, array
 
 
-def read_images_npz(path, keys):
-    """Read the images of an `.npz` file.
-
-    Returns:
-        uint8 array `(count, height, width, channels)`.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
-    """
+def load_npz(path, size, keys):
+    """Load the images of an `.npz` file: see `load_images`."""
     key, images = read_npz(path, keys)
     if images.ndim == 3:
         images = images[..., None]
@@ -98,17 +92,12 @@ def read_images_npz(path, keys):
             "height, width, channels). Received: "
             f"dtype={images.dtype}, shape={images.shape}"
         )
-    return images
-
-
-def resize_images(images, size, path):
-    """Crop and resize the images of an `.npz` file to squares of `size`."""
+    if size is None or images.shape[1:3] == (size, size):
+        return images
     check_resizable(images, path)
     channels = images.shape[-1]
-    if channels == 1:
-        images = images[..., 0]
-    pillow_images = map(Image.fromarray, images)
-    return np.stack([fit_pixels(i, size, channels)[0] for i in pillow_images])
+    pictures = map(Image.fromarray, images[..., 0] if channels == 1 else images)
+    return np.stack([fit_pixels(p, size, channels)[0] for p in pictures])
 
 
 def check_resizable(images, path):
@@ -118,3 +107,23 @@ def check_resizable(images, path):
             f"{printable_path(path)} is expected to hold images of 1 or 3 "
             f"channels to be resized. Received: shape={images.shape}"
         )
+
+
+def load_labels(path, keys=TRAIN_KEYS):
+    """Load the labels beside the images that `load_images` reads from a file.
+
+    Args:
+        path: `.npz` file with `labels`, `y_train` or `y_test`, `(count,)`,
+            beside `images`, `x_train` or `x_test`.
+        keys: names of the images; the first that exists counts.
+
+    Returns:
+        Array `(count,)`, as it is in the file.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    key, _ = read_npz(path, keys)
+    _, labels = read_npz(path, (LABEL_KEYS[key],))
+    return labels

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from keras_glow.images.decoding import IMAGE_SUFFIXES
+from keras_glow.images.decoding import SUFFIXES
 
 
 @dataclasses.dataclass
@@ -41,7 +41,7 @@ class Report:
         if not self.images:
             return (
                 f"{printable_path(self.path)} is expected to hold images "
-                f"({', '.join(IMAGE_SUFFIXES)}), and holds none"
+                f"({', '.join(SUFFIXES)}), and holds none"
                 + "".join(f"; {line}" for line in self._lines(self.skipped))
             )
         return None
