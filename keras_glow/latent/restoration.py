@@ -91,9 +91,9 @@ def inpaint(model, images, known, draws=1, labels=None, **search):
     known = _check_known(known, images.shape[:3])
     x = model.dequantize(images, seed="center")
     search = _Search(model, x, known, 1, draws, labels, **search)
-    found, convergence = search.run()
+    drawn, convergence = search.run()
     given = model.quantize(x)
-    return np.where(known[:, None], given[:, None], found), convergence
+    return np.where(known[:, None], given[:, None], drawn), convergence
 
 
 def super_resolve(model, images, draws=1, labels=None, **search):
@@ -123,8 +123,8 @@ def super_resolve(model, images, draws=1, labels=None, **search):
     y = ops.convert_to_numpy(dequantize(images, np.float32(0.5)))
     known = np.ones((1, 1, 1, 1), bool)
     search = _Search(model, y, known, factor, draws, labels, **search)
-    found, convergence = search.run()
-    return _with_block_means(found, images[:, None], factor), convergence
+    drawn, convergence = search.run()
+    return _with_block_means(drawn, images[:, None], factor), convergence
 
 
 class _Search:
@@ -196,7 +196,7 @@ class _Search:
         sigma = ops.convert_to_tensor(sigma, z.dtype)
         arrays = [z, self.z0, self.y0, self.known]
         arrays += [] if self.labels is None else [self.labels]
-        found = np.empty_like(z)
+        latents = np.empty_like(z)
         losses = np.empty((self.steps + 1, len(z)), "float32")
         for rows in equal_batches(len(z), self.batch_size):
             start, *rest = (ops.convert_to_tensor(a[rows]) for a in arrays)
@@ -214,8 +214,8 @@ class _Search:
                 losses[step, rows] = ops.convert_to_numpy(loss)
                 if step < self.steps:
                     optimizer.apply([gradient])
-            found[rows] = ops.convert_to_numpy(variable)
-        return found, losses
+            latents[rows] = ops.convert_to_numpy(variable)
+        return latents, losses
 
     def _loss_and_gradient(self, z, sigma, z0, y0, known, *labels):
         def loss(z):
