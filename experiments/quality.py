@@ -31,7 +31,7 @@ import numpy as np
 from feature_network import WEIGHTS, load_features
 
 from keras_glow.analysis.distances import frechet_distance, kernel_distance
-from keras_glow.images.loading import TEST_KEYS, load_images
+from keras_glow.images import TEST_KEYS, load_images
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # The kernel distance is printed times this, as is usual.

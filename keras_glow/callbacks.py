@@ -7,15 +7,15 @@ import warnings
 import keras
 import numpy as np
 
-from keras_glow.analysis import diagnosis
+from keras_glow.analysis import probes
 from keras_glow.checks import (
     check_integer,
     check_seed,
     check_temperature,
     refuse,
 )
-from keras_glow.files.atomic import check_writable, whole_file
-from keras_glow.images.loading import save_grid
+from keras_glow.files.atomic import atomic_file, check_writable
+from keras_glow.images import save_grid
 from keras_glow.training.checkpoint import Progress, save_checkpoint
 from keras_glow.training.ema import averaged_weights
 
@@ -78,7 +78,7 @@ class SampleGrid(keras.callbacks.Callback):
                 self.model.sample(self.count, temperature, self.seed)
                 for temperature in self.temperatures
             ]
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             save_grid(np.concatenate(rows), partial, columns=self.count)
 
 
@@ -212,7 +212,7 @@ class ReconstructionError(keras.callbacks.Callback):
       images, in units of continuous images, which span 1;
     - `reconstruction_error_ood`: the same over images unlike any, such as noise
       and checkerboards, where a flow gives way first: see
-      `keras_glow.analysis.diagnosis.out_of_distribution_images`.
+      `keras_glow.analysis.probes.out_of_distribution_images`.
 
     Each of them warns once, naming the layer to blame, when it passes half a
     grey level, `0.5 / 2**bits`: from there on pixels change. With
@@ -240,7 +240,7 @@ class ReconstructionError(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.images is not None:
-            images, labels = diagnosis.check_inputs(
+            images, labels = probes.check_inputs(
                 self.model, self.images, self.labels
             )
             self.images = images[: self.count]
@@ -248,7 +248,7 @@ class ReconstructionError(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        unlike = diagnosis.out_of_distribution_images(
+        unlike = probes.out_of_distribution_images(
             self.model.image_shape, self.images
         )
         with averaged_weights(self.model):
@@ -259,16 +259,16 @@ class ReconstructionError(keras.callbacks.Callback):
             self._look("reconstruction_error_ood", unlike, logs)
 
     def _look(self, name, kinds, logs):
-        errors = diagnosis.errors_by_kind(self.model, kinds, self.labels)
+        errors = probes.errors_by_kind(self.model, kinds, self.labels)
         # The first nan, if there is one.
         kind = list(errors)[np.argmax(list(errors.values()))]
         logs[name] = errors[kind]
-        half = diagnosis.half_grey_level(self.model)
+        half = probes.half_grey_level(self.model)
         if errors[kind] < half or name in self.warned:
             return
         self.warned.add(name)
         images = kinds[kind]
-        labels = diagnosis.labels_for(self.model, len(images), self.labels)
+        labels = probes.labels_for(self.model, len(images), self.labels)
         worst = self.model.diagnose(images, labels).worst_layer
         warnings.warn(
             f"{name} is {errors[kind]:.1e} ({kind}), more than half a grey "

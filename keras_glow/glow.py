@@ -26,7 +26,7 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.data import check_batch, open_images, open_validation_data
-from keras_glow.files.atomic import whole_file
+from keras_glow.files.atomic import atomic_file
 from keras_glow.files.export import export
 from keras_glow.files.presets import PRESETS, preset_path
 from keras_glow.files.strict_reader import (
@@ -576,7 +576,7 @@ class Glow(ImageFlow):
             # Keras asks, says what a file is to be called, or sends it away.
             super().save(filepath, overwrite, **kwargs)
             return
-        with whole_file(filepath) as partial:
+        with atomic_file(filepath) as partial:
             super().save(partial, **kwargs)
 
     def export(self, filepath, format="tf_saved_model"):

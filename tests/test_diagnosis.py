@@ -10,7 +10,7 @@ from helpers import move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import Glow
-from keras_glow.analysis import diagnosis
+from keras_glow.analysis import probes
 from keras_glow.callbacks import ReconstructionError
 from keras_glow.cli.main import main
 from keras_glow.flow.initialization import initialize
@@ -222,11 +222,11 @@ def test_an_ill_conditioned_matrix_warns(healthy, images, condition):
 def test_condition_of_a_plain_matrix():
     conv = InvertibleConv1x1(lu=False)
     conv.build((None, 4, 4, 5))
-    assert_allclose(diagnosis.condition_number(conv), 1, rtol=1e-5)
+    assert_allclose(probes.condition_number(conv), 1, rtol=1e-5)
     conv.kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0, 0.5]))
-    assert_allclose(diagnosis.condition_number(conv), 8, rtol=1e-5)
+    assert_allclose(probes.condition_number(conv), 8, rtol=1e-5)
     conv.kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0, 0.0]))
-    assert diagnosis.condition_number(conv) == math.inf
+    assert probes.condition_number(conv) == math.inf
 
 
 def test_a_singular_matrix_is_named(healthy, images):
@@ -310,7 +310,7 @@ def test_errors(model, images):
 
 
 def test_images_unlike_any(images):
-    kinds = diagnosis.out_of_distribution_images(SHAPE, images)
+    kinds = probes.out_of_distribution_images(SHAPE, images)
     assert len(kinds) == 7
     for kind in kinds.values():
         assert kind.shape[1:] == SHAPE and kind.dtype == "uint8"
@@ -323,7 +323,7 @@ def test_images_unlike_any(images):
         np.sort(kinds["shuffled"][0, :, :, 0], axis=None),
         np.sort(images[0, :, :, 0], axis=None),
     )
-    assert len(diagnosis.out_of_distribution_images(SHAPE)) == 5
+    assert len(probes.out_of_distribution_images(SHAPE)) == 5
 
 
 # The command
@@ -381,7 +381,7 @@ def test_the_callback_logs_and_changes_nothing(images):
     for error, trained in zip(
         errors, (fitted(images, [], epochs=1)[0], model), strict=True
     ):
-        found = diagnosis.reconstruction_errors(trained, images[:4])
+        found = probes.reconstruction_errors(trained, images[:4])
         assert error == np.max(found)
 
 

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import keras_glow
 from keras_glow.cli import main as cli
 from keras_glow.cli.main import main
-from keras_glow.files.atomic import partial_folder, whole_folder
+from keras_glow.files.atomic import atomic_folder, partial_folder
 from keras_glow.files.export import standalone
 
 on_tensorflow = pytest.mark.skipif(
@@ -289,14 +289,14 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     partial = partial_folder(path) / path.name
     partial.mkdir(parents=True)
     (partial / "old").write_text("half")
-    with whole_folder(path) as folder:
+    with atomic_folder(path) as folder:
         (folder / "inside").mkdir()
         (folder / "inside" / "file").write_text("whole")
         assert not path.exists()
     assert [f.name for f in path.rglob("*")] == ["inside", "file"]
     assert [f.name for f in path.parent.iterdir()] == ["out"]
     with pytest.raises(FileExistsError, match="out exists already"):
-        with whole_folder(path):
+        with atomic_folder(path):
             pass
     assert (path / "inside" / "file").read_text() == "whole"
 
@@ -330,7 +330,7 @@ def test_command_line(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_load", functools.cache(cli._load))
 
     def export(model, path, format):
-        with whole_folder(path) as folder:
+        with atomic_folder(path) as folder:
             (folder / format).write_text("")
 
     monkeypatch.setattr(keras_glow.Glow, "export", export)

@@ -15,6 +15,7 @@ from keras_glow import images
 from keras_glow.data import ImageSequence, first_images
 from keras_glow.images import cache as image_cache
 from keras_glow.images import folder
+from keras_glow.images.report import Report
 
 COUNT = 20
 
@@ -172,20 +173,48 @@ def test_without_a_place_for_it_images_stay_in_memory(place, faces, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_full_disk_costs_the_cache_and_no_more(faces, tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["writing", "at the end"])
+def test_a_full_disk_costs_the_cache_and_no_more(
+    when, faces, tmp_path, monkeypatch
+):
     cache = tmp_path / "images.npy"
     images.load_images(faces, 4, cache=cache)
     before = cache.read_bytes()
 
-    def full(descriptor):
+    def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_cache.os, "fsync", full)
+    if when == "writing":
+        # The images are not all read yet, which must not hide the warning.
+        monkeypatch.setattr(folder, "CHUNK", 5)
+        monkeypatch.setattr(image_cache, "_write_header", full)
+    else:
+        monkeypatch.setattr(os, "fsync", full)
     with pytest.warns(UserWarning, match="No space left"):
         loaded = images.load_images(faces, 8, cache=cache)
     assert_array_equal(loaded, images.load_images(faces, 8))
     assert cache.read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["faces", "images.npy"]
+
+
+def test_without_locks_each_process_writes_its_own(tmp_path, monkeypatch):
+    path = tmp_path / "images.npy"
+    faces = random_images(3, (8, 8, 3))
+    report = Report("faces", images=2)
+
+    def pixels():
+        yield faces[0]
+        with monkeypatch.context() as other_process:
+            other_process.setattr(os, "getpid", lambda: 0)
+            image_cache.write_cache(
+                path, "b", faces[2:], faces[2].shape, report
+            )
+        assert_array_equal(image_cache.open_cache(path, "b")[0], faces[2:])
+        yield faces[1]
+
+    image_cache.write_cache(path, "a", pixels(), faces[0].shape, report)
+    assert_array_equal(image_cache.open_cache(path, "a")[0], faces[:2])
+    assert os.listdir(tmp_path) == ["images.npy"]
 
 
 # One process killed when its file has all but its name, then two at once.

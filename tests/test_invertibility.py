@@ -6,7 +6,7 @@ import pytest
 from helpers import faces, move_weights, random_images, to_numpy
 
 from keras_glow import Glow
-from keras_glow.analysis.diagnosis import condition_number
+from keras_glow.analysis.probes import condition_number
 from keras_glow.flow.initialization import initialize
 from keras_glow.layers import InvertibleConv1x1
 

@@ -1,7 +1,11 @@
 """`keras_glow.latent`: what each function does, judged by a number."""
 
+import gc
+import importlib
 import io
+import weakref
 
+import keras
 import numpy as np
 import pytest
 from helpers import move_weights, random_images, to_numpy
@@ -226,6 +230,34 @@ def test_the_score_does_not_depend_on_memory(model, memory):
     expected = latent.score(model, x)
     scale = np.abs(expected).max()
     assert_allclose(latent.score(other, x), expected, atol=1e-3 * scale)
+
+
+def test_the_score_is_traced_once_and_follows_the_weights(monkeypatch):
+    # The function hides the module of its name.
+    module = importlib.import_module("keras_glow.latent.score")
+    differentiate, traces = module.differentiate, []
+
+    def count_and_differentiate(*arguments):
+        traces.append(arguments)
+        return differentiate(*arguments)
+
+    monkeypatch.setattr(module, "differentiate", count_and_differentiate)
+    model, other = glow(IMAGES), glow(IMAGES // 2)
+    x = model.dequantize(IMAGES[:3], seed=0)
+    before = latent.score(model, x)
+    assert_array_equal(latent.score(model, x), before)
+    model.set_weights(other.get_weights())
+    after = latent.score(model, x)
+    if keras.backend.backend() != "torch":  # which compiles nothing
+        assert len(traces) == 1
+    scale = np.abs(after).max()
+    assert np.abs(after - before).max() > 0.01 * scale
+    assert_allclose(after, latent.score(other, x), atol=1e-5 * scale)
+    gone = weakref.ref(model)
+    del model
+    traces.clear()
+    gc.collect()
+    assert gone() is None
 
 
 def test_denoising_a_gaussian_gives_the_posterior_mean(linear):

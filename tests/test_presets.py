@@ -11,7 +11,7 @@ from helpers import ROOT, data_file, faces, random_images
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import Glow, ModelFileError, presets
-from keras_glow.analysis.diagnosis import (
+from keras_glow.analysis.probes import (
     errors_by_kind,
     out_of_distribution_images,
 )

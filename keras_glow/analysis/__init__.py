@@ -1,4 +1,4 @@
-"""What a trained flow does to images, and how good its samples are.
+"""Judges a trained flow: its inverse, its fit, and how good its samples are.
 
-May import `flow` and what it imports.
+May import `flow` and everything that `flow` imports.
 """

@@ -1,9 +1,9 @@
-"""How far samples are from real images, as seen by features of both.
+"""Measures how far samples are from real images, by features of both.
 
 `features` is any function of a batch of images that returns an array
-`(count, d)`: a network, or something simple. Its choice decides what counts as
-far, so distances compare with others by the same function only; none of them is
-the published FID or KID, which take one certain Inception network.
+`(count, d)`: a network, or something simple. This choice decides which images
+count as far apart, so only distances by the same function can be compared; none
+of them is the published FID or KID, which use one certain Inception network.
 """
 
 import numpy as np
@@ -11,23 +11,23 @@ from keras import ops
 
 
 def frechet_distance(real, generated, features=None):
-    """The squared Fréchet distance between Gaussians fitted to features.
+    """Return the squared Fréchet distance of Gaussians fitted to features.
 
     `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)`, with the means m and
     the covariances S (divisor count - 1): "FID" when the features are those of
     Inception (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, 2).
 
-    It is biased: of finitely many images it comes out too large, by about
-    something / count that depends on the model (Bińkowski et al. 2018, 4; Chong
-    and Forsyth 2020, https://arxiv.org/abs/1911.07023). So compare models by
-    the same number of images, and look at what as many other real images get.
-    `kernel_distance` has no such bias.
+    It is biased: estimated from finitely many images it is too large, by about
+    c / count, where c depends on the model (Bińkowski et al. 2018, 4; Chong and
+    Forsyth 2020, https://arxiv.org/abs/1911.07023). So compare models by the
+    same number of images, and compute the distance of as many other real images
+    as well. `kernel_distance` has no such bias.
 
     Args:
         real: images `(count, ...)`, or features `(count, d)` if `features` is
             None.
-        generated: likewise; another count will do. Fewer than d + 1, whose
-            covariance is singular, do as well.
+        generated: images or features, as `real`; the count may be another one,
+            even below d + 1, where the covariance is singular.
         features: function of images that returns their features `(count, d)`,
             or None.
 
@@ -56,25 +56,28 @@ def frechet_distance(real, generated, features=None):
 
 
 def kernel_distance(real, generated, features=None, subsets=10, seed=0):
-    """The squared maximum mean discrepancy, unbiased, with a cubic kernel.
+    """Return the squared maximum mean discrepancy with a cubic kernel.
 
     `E k(x, x') + E k(y, y') - 2 E k(x, y)` over different images, with
     `k(a, b) = (a.b / d + 1)^3`: "KID" when the features are those of Inception
-    (Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401, 4). Of two samples
-    of one distribution it is 0 on average, and as often negative as positive.
+    (Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401, 4). It is
+    unbiased: between two samples of one distribution it is 0 on average, and as
+    often negative as positive.
 
-    Both sets are dealt out at random into as many subsets. These have no image
-    in common, so the spread of their values gives an honest error of the mean:
-    the usual subsets drawn from all images overlap, and give one too small.
+    Both sets are split at random into the same number of subsets. These have no
+    image in common, so the spread of their values gives an honest error of the
+    mean: the usual subsets, drawn from all images, overlap, and their spread
+    gives too small an error.
 
     Args:
         real: images `(count, ...)`, or features `(count, d)` if `features` is
             None.
-        generated: likewise; another count will do.
+        generated: images or features, as `real`; the count may be another one.
         features: function of images that returns their features `(count, d)`,
             or None.
-        subsets: int >= 1. More take less memory, and estimate the error better;
-            between close distributions fewer estimate the distance better.
+        subsets: int >= 1. More subsets take less memory and estimate the error
+            better; fewer estimate the distance between close distributions
+            better.
         seed: int >= 0, of the subsets.
 
     Returns:
@@ -112,19 +115,22 @@ def kernel_distance(real, generated, features=None, subsets=10, seed=0):
 
 
 def _moments(features):
-    """The mean, and a root R of the covariance, with `S = R' R`."""
+    """Return the mean, and a root R of the covariance, with `S = R' R`."""
     mean = features.mean(axis=0)
     centred = (features - mean) / np.sqrt(len(features) - 1)
-    # By QR, S itself is never formed: it would square the condition number.
+    # QR never forms S itself, which would square the condition number.
     root = np.linalg.qr(centred, mode="r")
-    # With fewer images than features it has fewer rows: 0 ones fill it up.
+    # With fewer images than features it has fewer rows: zeros fill it up.
     square = np.zeros((root.shape[1], root.shape[1]))
     square[: len(root)] = root
     return mean, square
 
 
 def _unbiased_discrepancy(x, y):
-    """The U-statistic of the squared discrepancy: no image meets itself."""
+    """Return the U-statistic of the squared discrepancy.
+
+    No image is compared with itself.
+    """
     within = [
         (np.sum(kernel) - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
         for kernel in (_kernel(x, x), _kernel(y, y))
@@ -137,7 +143,7 @@ def _kernel(x, y):
 
 
 def _both_features(real, generated, function):
-    """The features of both sets, float64 `(count, d)`, checked."""
+    """Return the features of both sets, float64 `(count, d)`, checked."""
     real = _features("real", real, function)
     generated = _features("generated", generated, function)
     if real.shape[1] != generated.shape[1]:

@@ -15,7 +15,7 @@ from keras_glow.backend.devices import count_shards
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
 from keras_glow.checks import refuse
 from keras_glow.data import ImageSequence
-from keras_glow.files.atomic import remove_partials, whole_file
+from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.glow import Glow
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import Progress, load_checkpoint
@@ -282,7 +282,7 @@ def _keep_epochs(history, epochs):
         if len(row) == len(header) and int(row[0]) < epochs  # column `epoch`
     ]
     with (
-        whole_file(history) as partial,
+        atomic_file(history) as partial,
         open(partial, "w", newline="") as file,
     ):
         csv.writer(file).writerows([header, *kept] if header else [])

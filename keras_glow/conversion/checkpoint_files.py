@@ -1,4 +1,4 @@
-"""Checkpoints of other projects as arrays by name."""
+"""Opens checkpoints of other projects as arrays by name."""
 
 import collections.abc
 import contextlib
@@ -6,15 +6,14 @@ import math
 import pathlib
 import zipfile
 
-import numpy as np
-
 from keras_glow.conversion.torch_file import TorchFile
 from keras_glow.files.strict_reader import file_size, reading, refusing
+from keras_glow.images.npz import open_npz
 
 
 @contextlib.contextmanager
 def open_checkpoint(path):
-    """Opens a checkpoint; nothing in it is run.
+    """Open a checkpoint; nothing in it is run.
 
     Args:
         path: a file of `torch.save`, an `.npz` of named arrays, or the name of
@@ -39,19 +38,11 @@ def open_checkpoint(path):
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
             if all(m.filename.endswith(".npy") for m in members):
-                file.seek(0)
-                yield _open_npz(file, size, members)
+                # It may be compressed, but weights do not shrink much.
+                yield open_npz(file, max_bytes=8 * size + 2**26)
                 return
         file.seek(0)
         yield TorchFile(file, size)
-
-
-def _open_npz(file, size, members):
-    # It may be compressed, but weights do not shrink much.
-    total = sum(member.file_size for member in members)
-    if total > 8 * size + 2**26:
-        raise ValueError(f"{size:,} bytes grow to {total:,}")
-    return np.load(file, allow_pickle=False)
 
 
 class TensorFlowCheckpoint(collections.abc.Mapping):
@@ -67,7 +58,7 @@ class TensorFlowCheckpoint(collections.abc.Mapping):
 
     def __init__(self, prefix):
         try:
-            import tensorflow as tf  # to read files, whatever the backend is
+            import tensorflow as tf  # It reads files, whatever the backend is.
         except ImportError as error:
             raise ValueError(
                 "reading it takes TensorFlow, which is not installed"

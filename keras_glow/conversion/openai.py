@@ -1,28 +1,28 @@
-"""Checkpoints of https://github.com/openai/glow, of TensorFlow 1."""
+"""Reads checkpoints of https://github.com/openai/glow, of TensorFlow 1."""
 
 import numpy as np
 
-from keras_glow.conversion.original import (
+from keras_glow.conversion.description import (
     INTERLEAVED_GAUSSIAN,
     INTERLEAVED_SHIFTS,
     Convolution,
-    Original,
+    FlowDescription,
     Step,
 )
 
 FIRST = "model/0/0/actnorm_center/b"
-# All but the flow itself: the optimiser, the averages, the classifier.
+# Everything but the flow: the optimiser, the averages, the classifier.
 IGNORED = r"(?!model/(\d+|pool\d+|prior)/).*|.*(_adam_|/Exp|indices_inverse).*"
 LOG_SCALE_FACTOR = 3
 
 
 def image_size(weights):
-    """The file does not say it."""
+    """Return None: the file does not say it."""
     return None
 
 
 def read(weights, size):
-    """The `Original` of a checkpoint of images of `size`, (height, width)."""
+    """Describe the flow in a checkpoint; `size` is (height, width)."""
     levels, splits = [], []
     image_shape = (*size, weights.image_channels(FIRST, 1, 1, 1, None))
     channels = 4 * image_shape[-1]
@@ -44,7 +44,7 @@ def read(weights, size):
             channels *= 2
     height, width = (n // 2**count for n in size)
     top = _read_top(weights, height, width, 2 * channels)
-    return Original(levels, splits, top, image_shape)
+    return FlowDescription(levels, splits, top, image_shape)
 
 
 def _read_step(weights, name, channels):
@@ -53,7 +53,7 @@ def _read_step(weights, name, channels):
     first = _read_conv(weights, f"{net}l_1/", channels // 2, 3)
     second = _read_conv(weights, f"{net}l_2/", first.bias.size, 1)
     last = _read_zeros(weights, f"{net}l_last/", second.bias.size, None)
-    if last.bias.size == channels:  # or it is an additive coupling
+    if last.bias.size == channels:  # Additive couplings have half as many.
         last = last.rearranged(INTERLEAVED_SHIFTS)
     matrix = _read_matrix(weights, name, channels)
     return Step(np.exp(log_scale), bias, matrix, (first, second, last))
@@ -67,10 +67,10 @@ def _read_actnorm(weights, name, channels):
 
 
 def _read_matrix(weights, name, channels):
-    """What multiplies a column of channels from the left."""
-    if f"{name}invconv/W" in weights:  # it multiplied a row from the right
+    """Return the matrix that multiplies a column of channels from the left."""
+    if f"{name}invconv/W" in weights:  # It multiplied a row from the right.
         return weights.take(f"{name}invconv/W", channels, channels).T
-    order = np.arange(channels)[::-1]  # what has no weights reverses
+    order = np.arange(channels)[::-1]  # A permutation without weights reverses.
     if f"{name}shuffle/indices" in weights:
         order = weights.take(f"{name}shuffle/indices", channels).astype(int)
         if not np.array_equal(np.sort(order), np.arange(channels)):
@@ -94,7 +94,7 @@ def _read_zeros(weights, name, inputs, outputs):
 
 
 def _read_kernel(weights, name, inputs, outputs, size):
-    """The last input of a 3x3 convolution is the border."""
+    """Return the kernel and its border, the last input of a 3x3 kernel."""
     if size == 1:
         return weights.take(f"{name}W", 1, 1, inputs, outputs), None
     kernel = weights.take(f"{name}W", size, size, inputs + 1, outputs)
@@ -105,9 +105,9 @@ def _read_top(weights, height, width, outputs):
     top = np.zeros((1, height, width, outputs))
     if "model/prior/p/W" in weights:
         conv = _read_zeros(weights, "model/prior/p/", outputs, outputs)
-        top = top + conv.of_zeros(height, width)
+        top = top + conv.on_zeros(height, width)
     name = "model/prior/y_emb/"
-    if f"{name}W" in weights:  # a linear layer of one-hot labels
+    if f"{name}W" in weights:  # A linear layer of one-hot labels.
         classes = weights.take(f"{name}W", None, outputs)
         classes = classes + weights.take(f"{name}b", 1, outputs)
         log_scale = weights.take(f"{name}logs", 1, outputs)

@@ -1,27 +1,26 @@
-"""Checkpoints of https://github.com/rosinality/glow-pytorch."""
+"""Reads checkpoints of https://github.com/rosinality/glow-pytorch."""
 
 import numpy as np
 
-from keras_glow.conversion.original import (
+from keras_glow.conversion.description import (
     Convolution,
-    Original,
+    FlowDescription,
     Step,
-    take_lu_matrix,
-    with_inputs_first,
+    channels_last_kernel,
 )
 
 FIRST = "blocks.0.flows.0.actnorm.loc"
-# Constants.
+# Constants, which files hold beside the weights.
 IGNORED = r".*\.(u_mask|l_mask|l_eye)"
 
 
 def image_size(weights):
-    """The file does not say it."""
+    """Return None: the file does not say it."""
     return None
 
 
 def read(weights, size):
-    """The `Original` of a checkpoint of images of `size`, (height, width)."""
+    """Describe the flow in a checkpoint; `size` is (height, width)."""
     levels, splits = [], []
     image_shape = (*size, weights.image_channels(FIRST, 1, None, 1, 1))
     channels = 4 * image_shape[-1]
@@ -43,8 +42,8 @@ def read(weights, size):
             splits.append(prior)
             channels *= 4
     height, width = (n // 2**blocks for n in size)
-    return Original(
-        levels, splits, prior.of_zeros(height, width)[None], image_shape
+    return FlowDescription(
+        levels, splits, prior.on_zeros(height, width)[None], image_shape
     )
 
 
@@ -57,7 +56,7 @@ def _read_step(weights, name, channels):
     network = (
         _read_conv(weights, f"{net}0.", half, None, 3),
         _read_conv(weights, f"{net}2.", None, None, 1),
-        # Of affine coupling first the log-scales, then the shifts, like ours.
+        # An affine coupling has the log-scales first, then the shifts, as ours.
         _read_zero_conv(weights, f"{net}4.", None, None),
     )
     return Step(
@@ -75,18 +74,21 @@ def _read_matrix(weights, name, channels):
         ]
     parts = ("w_p", "w_l", "w_u", "s_sign", "w_s")
     names = [f"{name}{part}" for part in parts]
-    return take_lu_matrix(weights, names, channels)
+    return weights.take_lu_matrix(names, channels)
 
 
 def _read_conv(weights, name, channels, outputs, size):
     kernel = weights.take(f"{name}weight", outputs, channels, size, size)
     outputs = len(kernel)
     bias = weights.take(f"{name}bias", outputs)
-    return Convolution(with_inputs_first(kernel), bias, np.zeros(outputs))
+    return Convolution(channels_last_kernel(kernel), bias, np.zeros(outputs))
 
 
 def _read_zero_conv(weights, name, channels, outputs):
-    """It has ones around its input: a border that all channels share."""
+    """Read a convolution with ones around its input.
+
+    They are a border that all channels share.
+    """
     conv = _read_conv(weights, f"{name}conv.", channels, outputs, 3)
     log_scale = 3 * weights.take(f"{name}scale", 1, conv.bias.size, 1, 1)
     return conv._replace(

@@ -1,9 +1,9 @@
 """Reads the tensors of a file of `torch.save`, without PyTorch.
 
-Such a file holds a pickle: a program that builds objects, any objects, and the
-numbers of the tensors beside it. The program is not run here. Its instructions
-are read by `pickletools`, and the few that build plain values and tensors are
-followed; all else is refused.
+Such a file holds a pickle, a program that can build any objects, and beside it
+the numbers of the tensors. The program is not run here. `pickletools` reads its
+instructions; those few that build plain values and tensors are followed, all
+others are refused.
 """
 
 import collections.abc
@@ -16,8 +16,8 @@ import zipfile
 import numpy as np
 
 MAX_AXES = 8
-MAX_DEPTH = 4  # of dicts within dicts
-# The first numbers of a file from before PyTorch 1.6, and of its protocol.
+MAX_DEPTH = 4  # dicts within dicts
+# Files from before PyTorch 1.6 begin with these two numbers.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 STORAGES = {
@@ -34,7 +34,7 @@ STORAGES = {
 
 
 class Storage(typing.NamedTuple):
-    """A row of numbers that stands beside the pickle."""
+    """A row of numbers beside the pickle."""
 
     dtype: np.dtype
     key: str
@@ -42,12 +42,12 @@ class Storage(typing.NamedTuple):
 
     @property
     def bytes(self):
-        """Its length in the file."""
+        """Length in the file."""
         return self.count * self.dtype.itemsize
 
 
 class Tensor(typing.NamedTuple):
-    """Which numbers of a storage an array is made of."""
+    """An array, described by its place in a storage."""
 
     storage: Storage
     offset: int
@@ -55,7 +55,7 @@ class Tensor(typing.NamedTuple):
     strides: tuple
 
     def array(self, content):
-        """The array, of the bytes of its storage."""
+        """Return the array, given the bytes of its storage."""
         numbers = np.frombuffer(content, self.storage.dtype)
         if not math.prod(self.shape):
             return np.zeros(self.shape, numbers.dtype)
@@ -63,7 +63,7 @@ class Tensor(typing.NamedTuple):
             (size - 1) * stride
             for size, stride in zip(self.shape, self.strides, strict=True)
         )
-        # The second keeps a tensor from being much larger than its storage.
+        # With strides of 0 a tensor could be much larger than its storage.
         if last >= len(numbers) or math.prod(self.shape) > len(numbers):
             raise ValueError("a tensor reaches beyond its storage")
         strides = [stride * numbers.itemsize for stride in self.strides]
@@ -111,14 +111,14 @@ class TorchFile(collections.abc.Mapping):
 
 
 def _open_archive(file):
-    """A zip file, as PyTorch writes since 1.6: a member for each storage."""
+    """Open a file of PyTorch since 1.6: a zip, a member for each storage."""
     archive = zipfile.ZipFile(file)
     names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1 or names[0].count("/") != 1:
         raise ValueError("it is expected to hold one data.pkl")
     folder = names[0].removesuffix("data.pkl")
     for member in archive.infolist():
-        # PyTorch compresses nothing: what grows is a bomb.
+        # PyTorch compresses nothing: a member that grows is a bomb.
         if member.compress_type != zipfile.ZIP_STORED or (
             member.file_size != member.compress_size
         ):
@@ -136,11 +136,11 @@ def _open_archive(file):
 
 
 def _open_legacy(file, size):
-    """As PyTorch wrote before 1.6: the storages follow the pickles."""
+    """Open a file from before PyTorch 1.6: storages follow the pickles."""
     file.seek(0)
     if [_interpret(file)[0] for _ in range(2)] != [MAGIC, PROTOCOL]:
         raise ValueError("it is not a file of torch.save")
-    _interpret(file)  # the machine that wrote it
+    _interpret(file)  # It describes the machine that wrote the file.
     state, storages = _interpret(file)
     keys, _ = _interpret(file)
     starts = {}
@@ -163,7 +163,7 @@ def _open_legacy(file, size):
 
 
 def _tensors(state, seen, path=""):
-    """Pairs of a name and a `Tensor`, of dicts within dicts, each seen once."""
+    """Yield names and tensors of dicts within dicts, each dict once."""
     if isinstance(state, Tensor):
         yield path, state
     elif isinstance(state, dict) and id(state) not in seen:
@@ -187,14 +187,14 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def _interpret(file):
-    """What a pickle describes; leaves the file behind it.
+    """Return the value that a pickle describes; leave the file behind it.
 
     Returns:
         Tuple of a plain value and of a dict of the storages it names, by key.
     """
     try:
         return _follow(pickletools.genops(file))
-    except LookupError as error:  # of the stack, the marks or the memo
+    except LookupError as error:  # The stack, the marks or the memo lack it.
         raise ValueError("its pickle is damaged") from error
 
 
@@ -242,7 +242,7 @@ def _follow(instructions):
             storage = _storage(stack.pop())
             stack.append(storages.setdefault(storage.key, storage))
         elif name == "BUILD":
-            stack.pop()  # the versions of the modules, in a state dict
+            stack.pop()  # A state dict has the versions of its modules here.
         elif name == "STOP":
             return stack.pop(), storages
         elif name != "PROTO":
@@ -251,7 +251,7 @@ def _follow(instructions):
 
 
 class _Name(str):
-    """A class or a function of `BUILDERS` or `STORAGES`; no other value is."""
+    """A name in `BUILDERS` or `STORAGES`; no other value is of this class."""
 
 
 def _named(name):

@@ -1,4 +1,4 @@
-"""Saving without ever leaving half a file behind."""
+"""Saves files without ever leaving half a file behind."""
 
 import contextlib
 import os
@@ -9,56 +9,65 @@ import zipfile
 import keras
 
 
-def partial_folder(path):
-    """Where a file is written until it is whole.
+def partial_folder(path, shared=False):
+    """Return where a file is written until it is whole: see `atomic_file`.
 
-    A folder, since Keras puts temporary files of its own beside a large one.
+    It is a folder, since Keras puts temporary files of its own beside a large
+    one.
     """
     path = pathlib.Path(path)
-    return path.with_name(f".{path.name}.partial")
+    process = f".{os.getpid()}" if shared else ""
+    return path.with_name(f".{path.name}{process}.partial")
 
 
 def remove_partial(path):
-    """Removes what a killed save of this file left behind."""
+    """Remove the remains of a killed save of this file."""
     shutil.rmtree(partial_folder(path), ignore_errors=True)
 
 
-def remove_partials(folder):
-    """Removes what killed saves left behind in a folder."""
-    for partial in pathlib.Path(folder).glob(".*.partial"):
+def remove_partials(folder, name="*"):
+    """Remove the remains of killed saves in a folder.
+
+    Args:
+        folder: its path.
+        name: pattern of `pathlib.Path.glob` for the names of the files.
+    """
+    for partial in pathlib.Path(folder).glob(f".{name}.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def whole_file(path, previous=None):
-    """A file that is there whole, or not at all, whatever ends the writing.
+def atomic_file(path, previous=None, shared=False):
+    """Write a file that is there whole, or not at all, whatever interrupts it.
 
     It is written beside its place and renamed into it once it is on the disk.
 
     Args:
         path: of the file. Missing folders are made.
         previous: where to move the file that is replaced; None to drop it.
+        shared: bool, whether several processes may write the file at the same
+            time. Each then writes one of its own, and the last to end wins;
+            `remove_partial` does not know these.
 
     Yields:
         The path to write to.
 
     Raises:
-        OSError: naming the file and the reason; the one before is left.
+        OSError: naming the file and the reason; the previous one is kept.
     """
     path = pathlib.Path(path)
-    with _partial_file(path) as partial:
+    with _partial_file(path, shared) as partial:
         yield partial
         _sync(partial)
         if previous and path.exists():
             os.replace(path, previous)
         os.replace(partial, path)
-        if os.name == "posix":
-            _sync(path.parent)  # the new name itself
+        _sync_names(path.parent)
 
 
 @contextlib.contextmanager
-def whole_folder(path):
-    """A new folder that is there whole, or not at all: see `whole_file`.
+def atomic_folder(path):
+    """Write a new folder that is there whole, or not at all: see `atomic_file`.
 
     Args:
         path: of the folder, where there is nothing yet.
@@ -80,45 +89,44 @@ def whole_folder(path):
             if file.is_file():
                 _sync(file)
         os.rename(partial, path)
-        if os.name == "posix":
-            _sync(path.parent)  # the new name itself
+        _sync_names(path.parent)
 
 
 def check_writable(path):
-    """Fails where `whole_file` would, before hours of work: see its errors."""
+    """Fail where `atomic_file` would, but before hours of work."""
     with _partial_file(pathlib.Path(path)) as partial:
         partial.write_bytes(b"\0")
 
 
 @contextlib.contextmanager
-def _partial_file(path):
-    partial = partial_folder(path) / path.name
+def _partial_file(path, shared=False):
+    folder = partial_folder(path, shared)
     try:
         if path.is_dir():
             raise OSError("it is a folder")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder / path.name
     except OSError as error:
         raise OSError(
             f"{path} cannot be written: {error.strerror or error}"
         ) from error
     finally:
-        remove_partial(path)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_atomically(model, path, members=None, previous=None):
-    """`Glow.save`, with more in the file and the one before kept.
+    """Save a model as an `atomic_file`, with more members in it if asked.
 
     Args:
         model: a keras.Model.
-        path: where to; ends in `.keras`. Missing folders are made.
+        path: of the file; ends in `.keras`. Missing folders are made.
         members: dict of names and texts to add to the file.
         previous: where to move the file that is replaced; None to drop it.
 
     Raises:
-        OSError: naming the file and the reason; the one before is left.
+        OSError: naming the file and the reason; the previous one is kept.
     """
-    with whole_file(path, previous) as partial:
+    with atomic_file(path, previous) as partial:
         keras.Model.save(model, partial)
         if members:
             with zipfile.ZipFile(partial, "a") as archive:
@@ -132,3 +140,9 @@ def _sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_names(folder):
+    """Put new names in a folder on the disk, where that can be asked for."""
+    if os.name == "posix":
+        _sync(folder)

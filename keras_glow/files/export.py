@@ -1,4 +1,4 @@
-"""Models that run without this package: SavedModel, LiteRT and ONNX."""
+"""Exports models that run without this package: SavedModel, LiteRT, ONNX."""
 
 import importlib.util
 import json
@@ -9,15 +9,15 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_choice, refuse
-from keras_glow.files.atomic import whole_folder
+from keras_glow.files.atomic import atomic_folder
 from keras_glow.flow.architecture import Level, build_decoder, build_encoder
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.losses import LogProb
 
-# Formats of `keras.Model.export`, and how the names of their files end; a
-# SavedModel is a folder.
+# Formats of `keras.Model.export`, and the suffixes of their files; a SavedModel
+# is a folder.
 SUFFIXES = {"tf_saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MEANINGS = {
     "images": "pixels 0..255",
@@ -31,7 +31,7 @@ MEANINGS = {
 
 
 def export(model, path, format="tf_saved_model"):
-    """Writes what runs without this package: see `Glow.export`."""
+    """Write a model that runs without this package: see `Glow.export`."""
     check_choice("format", format, sorted(SUFFIXES))
     _check_backend(model)
     if format == "onnx":
@@ -42,7 +42,7 @@ def export(model, path, format="tf_saved_model"):
         "num_classes": model.num_classes,
         "latent_shapes": model.latent_shapes,
     }
-    with whole_folder(path) as folder:
+    with atomic_folder(path) as folder:
         for exported in standalone(model):
             file = folder / f"{exported.name}{SUFFIXES[format]}"
             inputs = {
@@ -62,10 +62,10 @@ def export(model, path, format="tf_saved_model"):
 
 
 def standalone(model):
-    """The encoder and the decoder of a `Glow` as models to export.
+    """Return the encoder and the decoder of a `Glow` as models to export.
 
-    All that is random, learned in another form or asked of the host is done
-    with: what is inverted, or sorted, is a constant of the graph.
+    Nothing random and no host computation remains: inverted matrices and sorted
+    orders become constants of the graph.
 
     Args:
         model: a `Glow`.
@@ -75,13 +75,13 @@ def standalone(model):
         int32 `(batch,)`, beside the other inputs if the model has classes:
 
         - encoder: `images`, uint8 `(batch, height, width, channels)`, to `z`,
-          float `(batch, D)`, as of `Glow.encode`, and `log_prob`, `(batch,)`,
-          as of `Glow.log_prob` with `seed="center"`.
+          float `(batch, D)`, as `Glow.encode` returns it, and `log_prob`,
+          `(batch,)`, as `Glow.log_prob` returns it for `seed="center"`.
         - decoder: `z` and `temperature`, float `()`, to `images`, uint8, as
-          `Glow.decode` has it of `z * temperature`, and to `x`, the continuous
-          images that these were.
+          `Glow.decode` returns them for `z * temperature`, and to `x`, the same
+          images before they were quantised.
     """
-    size = model.depth + 2  # of a level: squeeze, steps, prior
+    size = model.depth + 2  # A level has a squeeze, its steps and a prior.
     flow = []
     for start in range(0, len(model.bijections), size):
         squeeze, *steps, prior = model.bijections[start : start + size]
@@ -96,7 +96,7 @@ def _encoder(model, flow):
     encode = keras.Model(inputs, [z, log_det])
     shape = model.image_shape
     inputs = {"images": keras.Input(shape, dtype="uint8", name="images")}
-    # As `Glow.dequantize` with `seed="center"`, which runs on the host.
+    # `Glow.dequantize` with `seed="center"` does this, but on the host.
     bins = ops.cast(inputs["images"], model.dtype) / 2 ** (8 - model.bits)
     x = (ops.floor(bins) + 0.5) / 2**model.bits - 0.5
     z, log_det = encode(_with_labels(model, x, inputs))
@@ -115,14 +115,14 @@ def _decoder(model, flow):
     }
     z = inputs["z"] * inputs["temperature"]
     x = decode(_with_labels(model, z, inputs))
-    # As `Glow.quantize`, likewise.
+    # `Glow.quantize` does this, but on the host.
     bins = ops.clip(ops.floor((x + 0.5) * 2**model.bits), 0, 2**model.bits - 1)
     images = ops.cast(bins * 2 ** (8 - model.bits), "uint8")
     return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
 
 
 def _with_labels(model, tensor, inputs):
-    """The tensor and, if there are classes, labels that join the inputs."""
+    """Return the tensor; if there are classes, add labels to it and inputs."""
     if model.num_classes is None:
         return tensor
     inputs["labels"] = keras.Input((), dtype="int32", name="labels")
@@ -130,7 +130,7 @@ def _with_labels(model, tensor, inputs):
 
 
 def _fixed(bijection):
-    """What does the same as a bijection whose inverse has to be computed."""
+    """Replace a bijection whose inverse takes computing by its constants."""
     if isinstance(bijection, InvertibleConv1x1):
         return _FixedMatrix(bijection)
     if isinstance(bijection, Shuffle):
@@ -139,21 +139,21 @@ def _fixed(bijection):
 
 
 class _Row(Bijection):
-    """Bijections one after another, all of their weights constants.
+    """A row of bijections with all of their weights as constants.
 
-    As a layer of its own it has no part in the model they are of.
+    It is a layer of its own, and no part of the model that they belong to.
     """
 
     def __init__(self, bijections):
         super().__init__(dtype=bijections[0].dtype)
-        # Of a prior, alone in its row: whether labels come with the inputs.
+        # A prior, alone in its row, may take labels beside the inputs.
         self.num_classes = getattr(bijections[0], "num_classes", None)
         weights = [
             (variable, ops.convert_to_numpy(variable))
             for bijection in bijections
             for variable in bijection.variables
         ]
-        # In functions, where Keras does not find the variables, and does not
+        # Keras does not look into functions: it would find the variables, and
         # write them beside the graph.
         self.parts = lambda: bijections
         self.constants = lambda: keras.StatelessScope(weights)
@@ -179,7 +179,7 @@ class _FixedMatrix(Bijection):
     def __init__(self, layer):
         super().__init__(name=layer.name, dtype=layer.dtype)
         matrix = ops.convert_to_numpy(layer.matrix()).astype("float64")
-        # Pixels are rows, hence transposed.
+        # It is transposed, since pixels are rows.
         self.matrix = matrix.T.astype(self.dtype)
         self.inverse_matrix = np.linalg.inv(matrix).T.astype(self.dtype)
         self.log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
@@ -200,7 +200,7 @@ def _mix(x, matrix):
 
 
 class _FixedOrder(Bijection):
-    """A `Shuffle` with its order and the inverse of it as constants."""
+    """A `Shuffle` with its order and the inverse order as constants."""
 
     def __init__(self, layer):
         super().__init__(name=layer.name, dtype=layer.dtype)
@@ -234,7 +234,7 @@ def _check_packages(*names):
 
 
 def _describe(tensors):
-    """Names to what is worth knowing of the tensors; None: any batch size."""
+    """Describe tensors by name; None in a shape stands for any batch size."""
     return {
         name: {
             "dtype": tensor.dtype,

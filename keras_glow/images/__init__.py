@@ -1,19 +1,12 @@
-"""Image files in and out: folders, `.npz` files, grids.
+"""Reads image files, folders and `.npz` files, and writes images and grids.
 
 May import `checks` and `files.atomic`.
 """
 
-from keras_glow.images.folder import Report
-from keras_glow.images.loading import (
-    TEST_KEYS,
-    check_data,
-    image_grid,
-    load_image,
-    load_images,
-    load_labels,
-    save_grid,
-    save_image,
-)
+from keras_glow.images.grid import image_grid, png_bytes, save_grid, save_image
+from keras_glow.images.loading import check_data, load_image, load_images
+from keras_glow.images.npz import TEST_KEYS, load_labels
+from keras_glow.images.report import Report
 
 __all__ = [
     "TEST_KEYS",
@@ -23,6 +16,7 @@ __all__ = [
     "load_image",
     "load_images",
     "load_labels",
+    "png_bytes",
     "save_grid",
     "save_image",
 ]

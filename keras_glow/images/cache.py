@@ -1,29 +1,33 @@
-"""Decoded images in a file, mapped into memory instead of decoded again.
+"""Keeps decoded images in a file that is mapped into memory.
 
-The file is an ordinary `.npy` file. After its array comes a line of JSON: the
-key, which says what the images were made from, their checksum, and a report.
+The file is an ordinary `.npy` file. A line of JSON follows the array: the key,
+which says what the images were made from, their checksum, and a report.
 """
 
 import contextlib
+import dataclasses
 import glob
+import itertools
 import json
 import os
 import zlib
 
 import numpy as np
 
+from keras_glow.files.atomic import atomic_file, remove_partials
+
 
 def open_cache(path, key):
-    """The images and the report in a cache file.
+    """Open a cache file.
 
     Args:
         path: of the file.
-        key: str, which the file should have.
+        key: str, which the file must have.
 
     Returns:
         Tuple of a read-only memory map, uint8 `(count, height, width,
-        channels)`, and the report; or None if the file is missing, damaged, or
-        has another key.
+        channels)`, and the report as a dict; or None if the file is missing,
+        damaged, or has another key.
     """
     try:
         images = np.load(path, mmap_mode="r")
@@ -37,64 +41,53 @@ def open_cache(path, key):
         ):
             return images, about["report"]
     except Exception:  # noqa: S110
-        pass  # Whatever is wrong with it, it is made anew.
+        pass  # Whatever is wrong with the file, it will be made anew.
     return None
 
 
-def write_cache(path, key, most, shape, fill):
-    """Writes a cache file that is there whole, or not at all.
+def write_cache(path, key, pixels, shape, report):
+    """Write a cache file that is there whole, or not at all.
 
     It is written by ordinary writes, not through a memory map: on a full disk
     those fail, while a memory map kills the process.
 
     Args:
-        path: where to.
+        path: of the file.
         key: str, see `open_cache`.
-        most: int, as many images as there may be.
+        pixels: iterable of images. If there are none, no file is written.
         shape: (height, width, channels) of an image.
-        fill: function that hands each image to the function that it is given,
-            and returns the report. Without any image no file is written.
-
-    Returns:
-        The report.
+        report: `Report`, complete once the images have been taken.
 
     Raises:
-        OSError: if the file cannot be written; the one before is left.
+        OSError: if the file cannot be written; the previous one is kept.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    pixels = iter(pixels)
+    first = next(pixels, None)
+    if first is None:
+        return
     count, checksum = 0, 0
-
-    def write(image):
-        nonlocal count, checksum
-        image = np.ascontiguousarray(image)
-        file.write(image)
-        count, checksum = count + 1, zlib.crc32(image, checksum)
-
-    try:
-        with open(partial, "wb") as file:
-            # The header leaves room to put the final count into its place.
-            _write_header(file, (most, *shape))
-            report = fill(write)
-            about = {
-                "key": key,
-                "shape": [count, *shape],
-                "crc32": _checksum(checksum, report),
-                "report": report,
-            }
-            file.write(json.dumps(about).encode())
-            file.seek(0)
-            _write_header(file, (count, *shape))
-            file.flush()
-            os.fsync(file.fileno())
-        if count:
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return report
+    # Some file systems have no locks: there several processes may write.
+    with atomic_file(path, shared=True) as partial, open(partial, "wb") as file:
+        # NumPy pads the header, so that it keeps its length with any count.
+        _write_header(file, (0, *shape))
+        for image in itertools.chain([first], pixels):
+            image = np.ascontiguousarray(image)
+            file.write(image)
+            count, checksum = count + 1, zlib.crc32(image, checksum)
+        report = dataclasses.asdict(report)
+        about = {
+            "key": key,
+            "shape": [count, *shape],
+            "crc32": _checksum(checksum, report),
+            "report": report,
+        }
+        file.write(json.dumps(about).encode())
+        file.seek(0)
+        _write_header(file, (count, *shape))
 
 
-def _checksum(of_images, report):
-    return zlib.crc32(json.dumps(report).encode(), of_images)
+def _checksum(checksum_of_images, report):
+    return zlib.crc32(json.dumps(report).encode(), checksum_of_images)
 
 
 def _write_header(file, shape):
@@ -105,10 +98,10 @@ def _write_header(file, shape):
 
 @contextlib.contextmanager
 def cache_lock(path):
-    """Lets one process at a time prepare the caches of a folder.
+    """Let one process at a time prepare the cache files of a folder.
 
-    The others wait, and then find it done. What a killed process left behind is
-    removed.
+    The others wait, and then find the file ready. Remains of a killed process
+    are removed.
 
     Args:
         path: of the cache file; its folder is made if it is missing.
@@ -119,7 +112,7 @@ def cache_lock(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # not on Windows, where each prepares its own
+    except ImportError:  # Windows has none: each process prepares its own.
         yield
         return
     folder = os.open(path.parent, os.O_RDONLY)
@@ -127,9 +120,7 @@ def cache_lock(path):
         # Some network file systems have no locks: there, too, each its own.
         with contextlib.suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_EX)
-            stale = f".{glob.escape(path.name)}.*.partial"
-            for file in path.parent.glob(stale):
-                file.unlink()
+            remove_partials(path.parent, f"{glob.escape(path.name)}.*")
         yield
     finally:
         os.close(folder)

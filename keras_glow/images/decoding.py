@@ -1,4 +1,4 @@
-"""One image file to pixels: by its content, within limits, never guessing."""
+"""Decodes one image file: by its content, within limits, without guessing."""
 
 import contextlib
 import hashlib
@@ -8,17 +8,20 @@ import stat
 import typing
 
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-# By content, whatever the name says. Pillow's rarer formats stay out: that is
-# where most of its security bugs are.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# Told by content, whatever the name says. Pillow's rarer formats stay out: most
+# of its security bugs are there.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 64_000_000
-# A JPEG may be decoded at a fraction of its size, as long as that is so many
+# A JPEG may be decoded at a fraction of its size, as long as that is this many
 # times the size asked for: Pillow calls 3 almost indistinguishable.
 REDUCING_GAP = 3
-# What integers and floats of 32 bits go up to: no file says which of these. An
-# image that stays below one would be black in the next.
-RANGES = {"F": (1, 255, 65_535), "I": (1, 255, 65_535, 2**31 - 1)}
+# Possible white levels of 32-bit images. The file does not say which is meant,
+# so the smallest one that covers the data is taken; a larger one would turn the
+# image black.
+WHITE_LEVELS = {"F": (1, 255, 65_535), "I": (1, 255, 65_535, 2**31 - 1)}
 
 
 class BadImage(ValueError):
@@ -26,17 +29,17 @@ class BadImage(ValueError):
 
 
 class NotAnImage(BadImage):
-    """The content is none of `FORMATS`."""
+    """The content has none of `IMAGE_FORMATS`."""
 
 
 class Picture(typing.NamedTuple):
-    """What an image file holds.
+    """The content of an image file.
 
     Attributes:
         pixels: uint8 array `(height, width, channels)`.
         size: (width, height) in the file.
         format: str, Pillow's name of the format.
-        notes: list of str, what was done to it that may surprise.
+        notes: list of str, changes to it that may surprise.
         digest: bytes, sha256 of the file.
     """
 
@@ -47,22 +50,22 @@ class Picture(typing.NamedTuple):
     digest: bytes
 
 
-def identity(status):
-    """What changes with a file, of its `os.stat`."""
+def file_identity(status):
+    """Return those parts of an `os.stat` that change when a file does."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_picture(path, size=None, channels=3, expected=None):
-    """Reads an image file.
+    """Read an image file.
 
     It is turned upright as its EXIF data say; for the rest see `fit_pixels`.
 
     Args:
-        path: of a regular file; from anything else nothing is read.
+        path: of a regular file; nothing is read from anything else.
         size: int, height and width to crop and resize to; None to keep those
             of the file.
         channels: 3 for colour or 1 for grey.
-        expected: the `identity` that the file should have, if known.
+        expected: the `file_identity` that the file should have, if known.
 
     Returns:
         A `Picture`.
@@ -70,26 +73,26 @@ def read_picture(path, size=None, channels=3, expected=None):
     Raises:
         BadImage: if it cannot be used.
     """
-    with _refusing(), open(path, "rb", opener=_open) as file:
-        before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
+    with _bad_image_on_error(), open(path, "rb", opener=_open) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise BadImage("is not a regular file")
-        if expected not in (None, identity(before)):
+        if expected not in (None, file_identity(status)):
             raise BadImage("has changed since it was found")
         picture = _read(file, size, channels, MAX_PIXELS)
-        if identity(os.fstat(file.fileno())) != identity(before):
+        if file_identity(os.fstat(file.fileno())) != file_identity(status):
             raise BadImage("has changed while it was read")
     return picture
 
 
 def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
-    """Reads an image file that is in memory.
+    """Read an image file that is in memory.
 
     Args:
         content: bytes.
-        size: see `read_picture`; so are the others.
+        size: see `read_picture`, as for `channels`.
         channels: 3 or 1.
-        max_pixels: int, how many the file may have.
+        max_pixels: int, how many pixels the file may have.
 
     Returns:
         A `Picture`.
@@ -97,15 +100,13 @@ def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
     Raises:
         BadImage: if it cannot be used.
     """
-    with _refusing():
+    with _bad_image_on_error():
         return _read(io.BytesIO(content), size, channels, max_pixels)
 
 
 @contextlib.contextmanager
-def _refusing():
-    """Whatever goes wrong inside is a `BadImage`."""
-    from PIL import Image, UnidentifiedImageError
-
+def _bad_image_on_error():
+    """Turn any error into a `BadImage`."""
     try:
         yield
     except BadImage:
@@ -113,7 +114,8 @@ def _refusing():
     except FileNotFoundError:
         raise BadImage("does not exist (any more)") from None
     except UnidentifiedImageError:
-        raise NotAnImage(f"is not an image ({', '.join(FORMATS)})") from None
+        formats = ", ".join(IMAGE_FORMATS)
+        raise NotAnImage(f"is not an image ({formats})") from None
     except Image.DecompressionBombError:
         raise BadImage(_too_large(MAX_PIXELS)) from None
     except Exception as error:
@@ -124,12 +126,10 @@ def _refusing():
 
 
 def _read(file, size, channels, max_pixels):
-    from PIL import Image
-
     if not file.read(1):
         raise NotAnImage("is empty")
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=IMAGE_FORMATS) as image:
         about = image.size, image.format
         pixels, notes = _decode(image, size, channels, max_pixels)
     file.seek(0)
@@ -143,9 +143,7 @@ def _open(path, flags):
 
 
 def _decode(image, size, channels, max_pixels):
-    from PIL import ImageOps
-
-    width, height = image.size  # from the header: nothing is decoded yet
+    width, height = image.size  # The header holds it; nothing is decoded yet.
     if width * height > max_pixels:
         raise BadImage(_too_large(max_pixels))
     notes = []
@@ -154,8 +152,8 @@ def _decode(image, size, channels, max_pixels):
     if size is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
     ImageOps.exif_transpose(image, in_place=True)
-    pixels, more = fit_pixels(image, size, channels)
-    return pixels, notes + more
+    pixels, more_notes = fit_pixels(image, size, channels)
+    return pixels, notes + more_notes
 
 
 def _too_large(max_pixels):
@@ -163,7 +161,7 @@ def _too_large(max_pixels):
 
 
 def fit_pixels(image, size, channels):
-    """A PIL image as an array of the size asked for.
+    """Convert a PIL image to an array of the size asked for.
 
     It is cropped to a centred square, resized with antialiasing, and laid on
     white where it is transparent. Values of more than 8 bits are scaled.
@@ -177,50 +175,49 @@ def fit_pixels(image, size, channels):
         Tuple of pixels and notes, see `Picture`.
 
     Raises:
-        BadImage: if its values do not say what is black and what is white.
+        BadImage: if its values do not say which of them are black and white.
     """
-    from PIL import Image, ImageOps
-
     notes = []
     width, height = image.size
     if size is not None and max(width, height) > 2 * min(width, height):
         notes.append(f"is {width}x{height}: its middle square is taken")
-    if image.mode.startswith("I;16") or image.mode in RANGES:
-        image, top = _eight_bits(image)
-        notes.append(f"has values of more than 8 bits: scaled from 0..{top}")
-    opaque = "RGB" if channels == 3 else "L"
+    if image.mode.startswith("I;16") or image.mode in WHITE_LEVELS:
+        image, white_level = _eight_bits(image)
+        notes.append(
+            f"has values of more than 8 bits: scaled from 0..{white_level}"
+        )
+    opaque_mode = "RGB" if channels == 3 else "L"
     transparent = image.has_transparency_data
-    image = image.convert("RGBA" if transparent else opaque)
+    image = image.convert("RGBA" if transparent else opaque_mode)
     if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     if transparent:
         if image.getextrema()[3][0] < 255:
             notes.append("is transparent: laid on white")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert(opaque)
+        image = Image.alpha_composite(white, image).convert(opaque_mode)
     width, height = image.size
     return np.asarray(image).reshape(height, width, channels), notes
 
 
 def _eight_bits(image):
-    """A grey image of more than 8 bits as one of 8, and its highest value.
+    """Convert a grey image of more than 8 bits; return it and its white level.
 
     Pillow would clip the values instead of scaling them.
     """
-    from PIL import Image
-
     values = np.asarray(image).astype("float64")
-    if image.mode in RANGES:
+    if image.mode in WHITE_LEVELS:
         low, high = values.min(), values.max()
-        tops = [top for top in RANGES[image.mode] if high <= top]
-        if not tops or not low >= 0:
+        levels = [level for level in WHITE_LEVELS[image.mode] if high <= level]
+        if not levels or not low >= 0:
             raise BadImage(
                 f"has values from {low:g} to {high:g}: expected from 0 to one "
-                f"of {', '.join(map(str, RANGES[image.mode]))}"
+                f"of {', '.join(map(str, WHITE_LEVELS[image.mode]))}"
             )
-        top = tops[0]
+        white_level = levels[0]
     else:
-        top = 65_535
+        white_level = 65_535
         # One grey value of a PNG may stand for transparent.
-        values[values == image.info.get("transparency")] = top
-    return Image.fromarray(np.rint(values * (255 / top)).astype("uint8")), top
+        values[values == image.info.get("transparency")] = white_level
+    scaled = np.rint(values * (255 / white_level)).astype("uint8")
+    return Image.fromarray(scaled), white_level

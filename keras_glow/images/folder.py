@@ -1,7 +1,6 @@
-"""A folder of image files: what is in it, what is wrong with it, its pixels."""
+"""Finds and reads the image files of a folder, and reports on all of them."""
 
 import concurrent.futures
-import dataclasses
 import hashlib
 import json
 import os
@@ -14,113 +13,35 @@ import numpy as np
 
 from keras_glow.images.cache import cache_lock, open_cache, write_cache
 from keras_glow.images.decoding import (
+    SUFFIXES,
     BadImage,
     NotAnImage,
-    identity,
+    file_identity,
     read_picture,
 )
+from keras_glow.images.report import Report
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# What file managers leave behind; names with a leading dot are hidden as well.
-LITTER = ("__macosx", "desktop.ini", "thumbs.db")
-KINDS = {
+# Files of file managers; names with a leading dot are hidden as well.
+SYSTEM_FILES = ("__macosx", "desktop.ini", "thumbs.db")
+NOT_REGULAR = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
 }
-CHUNK = 64  # files that are read before their pixels go where they belong
+CHUNK = 64  # files that are read before their pixels are handed on
 # More would need more memory: an image of the largest size takes 256 MB.
 THREADS = min(4, os.cpu_count() or 1)
-DECODING = 1  # of the cache: to be counted up when pixels come out differently
-
-
-@dataclasses.dataclass
-class Report:
-    """What is in a folder, or in an `.npz` file.
-
-    Attributes:
-        path: str, the folder.
-        images: int, how many can be used.
-        bad: list of (name, reason): images that cannot be used. Names are
-            relative to the folder.
-        skipped: list of (name, reason): what is not looked into.
-        notes: list of (name, note): images that can be used, and what is done
-            to them.
-        duplicates: int, files of the same content as another one before.
-        others: int, files that are no images and do not look like any.
-    """
-
-    path: str
-    images: int = 0
-    bad: list = dataclasses.field(default_factory=list)
-    skipped: list = dataclasses.field(default_factory=list)
-    notes: list = dataclasses.field(default_factory=list)
-    duplicates: int = 0
-    others: int = 0
-
-    def problem(self):
-        """One line on every file that is bad, or None if there is none."""
-        if self.bad:
-            return (
-                f"{len(self.bad)} of {self.images + len(self.bad)} files in "
-                f"{shown(self.path)} cannot be used as images: "
-                + "; ".join(self._lines(self.bad))
-            )
-        if not self.images:
-            return (
-                f"{shown(self.path)} is expected to hold images "
-                f"({', '.join(SUFFIXES)}), and holds none"
-                + "".join(f"; {line}" for line in self._lines(self.skipped))
-            )
-        return None
-
-    def summary(self):
-        """One line of the counts."""
-        counts = (
-            (len(self.bad), "cannot be used"),
-            (len(self.skipped), "skipped"),
-            (self.duplicates, "the same as another"),
-            (len({name for name, _ in self.notes}), "with a note"),
-            (self.others, "other files"),
-        )
-        more = [f"{count} {what}" for count, what in counts if count]
-        return ", ".join([f"{self.images} images", *more])
-
-    def lines(self, notes=True):
-        """A line for each finding, what is bad first, and one of the counts."""
-        kinds = [("bad", self.bad), ("skipped", self.skipped)]
-        if notes:
-            kinds.append(("note", self.notes))
-        return [
-            *(
-                f"{kind}: {line}"
-                for kind, found in kinds
-                for line in self._lines(found)
-            ),
-            self.summary(),
-        ]
-
-    def _lines(self, found):
-        return [
-            f"{shown(os.path.join(self.path, name) if name else self.path)} "
-            f"{what}"
-            for name, what in found
-        ]
-
-
-def shown(path):
-    """A path as it is, or as its repr if that would not be one line of text."""
-    path = os.fspath(path)
-    return path if path.isprintable() else repr(path)
+# Part of the cache key: increment it when the output of the decoder changes.
+DECODER_VERSION = 1
 
 
 def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
-    """Reads every image of a folder, and reports.
+    """Read every image of a folder, and report.
 
     Args:
-        folder: path of it. Images count at any depth, by their content.
-            Hidden files do not.
+        folder: its path. Images count at any depth, by their content. Hidden
+            files do not.
         size: int, the height and width to train at, or None: then no image is
             too small.
         channels: 3 for colour or 1 for grey.
@@ -131,88 +52,89 @@ def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
         A `Report`.
     """
     report = Report(os.fspath(folder))
-    files = _find(report)
-    _read(files, report, size, channels, upscale, verbose, lambda pixels: None)
+    files = find_files(report)
+    for _ in read_images(files, report, size, channels, upscale, verbose):
+        pass
     return report
 
 
 def load_folder(folder, size, channels=3, upscale=False, cache=None, verbose=0):
-    """The images of a folder that can be used, and a report on all.
+    """Load the images of a folder that can be used, and report on all files.
 
     Args:
         folder: see `check_folder`.
         size: int, height and width to crop and resize to.
-        channels: see `check_folder`.
-        upscale: likewise.
-        cache: path of an `.npy` file, or None. If it holds what would be made
-            now from files of the same names, sizes and times, it is taken as it
-            is; else it is written. If it cannot be written, a warning says why.
-        verbose: see `check_folder`.
+        channels: see `check_folder`, as for `upscale` and `verbose`.
+        upscale: bool.
+        cache: path of an `.npy` file, or None. If it was made from files of the
+            same names, sizes and times, with the same arguments, it is used as
+            it is; else it is written. If it cannot be written, a warning says
+            why.
+        verbose: 0 or 1.
 
     Returns:
         Tuple of a uint8 array `(count, size, size, channels)`, with `cache` a
         read-only memory map, and a `Report`.
     """
     report = Report(os.fspath(folder))
-    files = _find(report, cache)
+    files = find_files(report, cache)
     shape = (size, size, channels)
-
-    def fill(write):
-        _read(files, report, size, channels, upscale, verbose, write)
-        return dataclasses.asdict(report)
-
+    pixels = read_images(files, report, size, channels, upscale, verbose)
     if cache is None or not files:
         images = np.empty((len(files), *shape), "uint8")
-        rows = iter(images)
-
-        def write(pixels):
-            next(rows)[:] = pixels
-
-        fill(write)
+        for row, image in enumerate(pixels):
+            images[row] = image
         return images[: report.images], report
+    cached = None  # It stays None if no image can be used.
     try:
         cache = pathlib.Path(cache)
-        key = _key(files, report, shape, upscale)
+        key = _cache_key(files, report, shape, upscale)
         with cache_lock(cache):
-            loaded = open_cache(cache, key)
-            if loaded is None:
-                write_cache(cache, key, len(files), shape, fill)
-                loaded = open_cache(cache, key)
+            cached = open_cache(cache, key)
+            if cached is None:
+                write_cache(cache, key, pixels, shape, report)
+                cached = open_cache(cache, key)
     except OSError as error:
         warnings.warn(
-            f"{cache} cannot be written, so images stay in memory: {error}",
+            f"{cache} cannot be written, so images stay in memory: "
+            f"{error.__cause__ or error}",
             stacklevel=3,
         )
-        loaded = None
-    if loaded is None:  # or there is no image that can be used
+    if cached is None:
         return load_folder(folder, size, channels, upscale, None, verbose)
-    images, before = loaded
-    return images, Report(**{**before, "path": report.path})
+    images, report_then = cached
+    return images, Report(**{**report_then, "path": report.path})
 
 
-def _key(files, report, shape, upscale):
-    """What decides the pixels; files by their names, sizes and times."""
-    made_from = [DECODING, shape, upscale, report.bad, report.skipped]
-    made_from += [(name, *seen[1:]) for name, seen in files.items()]
+def _cache_key(files, report, shape, upscale):
+    """Return a digest of everything that decides the pixels."""
+    made_from = [DECODER_VERSION, shape, upscale, report.bad, report.skipped]
+    # Of the identity of a file its size and time count, its inode does not.
+    made_from += [(name, *identity[1:]) for name, identity in files.items()]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
-def _find(report, cache=None):
-    """The files that may be images: a dict of names and `identity`, in order.
+def find_files(report, cache=None):
+    """Find the files of a folder that may be images.
 
-    What is not looked into goes into the report. The folder of the cache is
-    left out, if that is a folder in this one: it is that of a run.
+    Args:
+        report: `Report` on the folder. Entries that are not opened go into it.
+        cache: path of the cache file, or None. Its folder is left out if it
+            lies within this one: then it is the folder of a run.
+
+    Returns:
+        Dict of names and `file_identity`, in the order of names.
     """
     root = os.path.realpath(report.path)
-    own = set()
+    excluded = set()
     if cache is not None:
         cache = pathlib.Path(os.path.realpath(cache))
-        own = {
+        excluded = {
             os.path.relpath(path, root)
             for path in (cache, cache.parent)
             if path.is_relative_to(root)
         }
-    found, folders = {}, [""]
+    files, folders = {}, [""]
     while folders:
         folder = folders.pop()
         try:
@@ -222,13 +144,12 @@ def _find(report, cache=None):
             report.bad.append((folder, f"cannot be read: {error.strerror}"))
             continue
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in LITTER:
-                continue
             name = os.path.join(folder, entry.name)
-            if name in own:
+            hidden = entry.name.startswith(".")
+            if hidden or entry.name.lower() in SYSTEM_FILES or name in excluded:
                 continue
             try:
-                reason = _look_at(entry, root, name, found, folders)
+                reason = _classify_entry(entry, root, name, files, folders)
             except OSError as error:
                 report.bad.append((name, f"cannot be read: {error.strerror}"))
                 continue
@@ -236,11 +157,11 @@ def _find(report, cache=None):
                 report.skipped.append((name, reason))
     report.bad.sort(key=_by_name)
     report.skipped.sort(key=_by_name)
-    return dict(sorted(found.items(), key=_by_name))
+    return dict(sorted(files.items(), key=_by_name))
 
 
-def _look_at(entry, root, name, found, folders):
-    """Puts a file or a folder where it belongs, or says why it is skipped."""
+def _classify_entry(entry, root, name, files, folders):
+    """Add an entry to the files or folders, or return why it is skipped."""
     if entry.is_symlink():
         target = os.path.realpath(entry.path)
         if not os.path.exists(target):
@@ -254,10 +175,11 @@ def _look_at(entry, root, name, found, folders):
             return "is a folder"
         folders.append(name)
         return None
-    status = os.stat(entry.path)  # entry.stat() leaves some out on Windows
+    status = os.stat(entry.path)  # entry.stat() leaves fields out on Windows.
     if not stat.S_ISREG(status.st_mode):
-        return f"is {KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}"
-    found[name] = identity(status)
+        kind = stat.S_IFMT(status.st_mode)
+        return f"is {NOT_REGULAR.get(kind, 'no file')}"
+    files[name] = file_identity(status)
     return None
 
 
@@ -269,67 +191,71 @@ def _named_like_an_image(name):
     return name.lower().endswith(SUFFIXES)
 
 
-def _read(files, report, size, channels, upscale, verbose, write):
-    """Reads files one after the other and reports on them.
+def read_images(files, report, size, channels, upscale, verbose):
+    """Yield the pixels of each file that can be used, and report on all.
 
     Args:
-        files: dict of names and `identity`.
-        report: `Report` to fill in.
-        size: see `check_folder`.
-        channels: likewise.
-        upscale: likewise.
-        verbose: likewise.
-        write: function that is given the pixels of each image that can be used.
+        files: see `find_files`.
+        report: `Report` on the folder, complete once the last image was taken.
+        size: see `check_folder`, as for the rest. Without it the pixels are
+            None: they could be large, and nobody wants them.
+        channels: 3 or 1.
+        upscale: bool.
+        verbose: 0 or 1.
     """
 
     def read(name):
         path = os.path.join(report.path, name)
-        named = _named_like_an_image(name)
-        try:
-            picture = read_picture(path, size, channels, files[name])
-        except NotAnImage as error:
-            return None, BadImage(error) if named else error
-        except BadImage as error:
-            return None, error
-        if not named:
-            if picture.format == "TIFF":
-                # Raw photos are such files, and hold no picture to train on.
-                return None, NotAnImage("is a TIFF image by another name")
-            picture.notes.append("is an image by its content, not by its name")
-        if size is not None and min(picture.size) < size:
-            width, height = picture.size
-            smaller = f"is {width}x{height}: smaller than {size}x{size}"
-            if not upscale:
-                return None, BadImage(f"{smaller}, and `upscale` is off")
-            picture.notes.append(f"{smaller}, and enlarged")
-        if size is None:
-            picture = picture._replace(pixels=None)  # large, and not wanted
-        return picture, None
+        return _read_file(path, files[name], size, channels, upscale)
 
     progress = keras.utils.Progbar(
         len(files), unit_name="image", verbose=verbose, interval=0.5
     )
     names = list(files)
     digests = set()
-    with (
-        warnings.catch_warnings(),
-        concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-    ):
-        warnings.simplefilter("ignore")  # Pillow's: bad files are reported
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(names), CHUNK):
             chunk = names[start : start + CHUNK]
-            for name, (picture, error) in zip(
-                chunk, pool.map(read, chunk), strict=True
-            ):
-                if picture is not None:
-                    write(picture.pixels)
+            # Pillow's warnings are ignored, since bad files are reported. The
+            # caller's are not, so nothing is yielded in here.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pictures = list(pool.map(read, chunk))
+            for name, picture in zip(chunk, pictures, strict=True):
+                if isinstance(picture, NotAnImage):
+                    report.others += 1
+                elif isinstance(picture, BadImage):
+                    report.bad.append((name, str(picture)))
+                else:
                     report.images += 1
                     report.duplicates += picture.digest in digests
                     digests.add(picture.digest)
                     report.notes += [(name, note) for note in picture.notes]
-                elif isinstance(error, NotAnImage):
-                    report.others += 1
-                else:
-                    report.bad.append((name, str(error)))
+                    yield picture.pixels
             progress.update(start + len(chunk))
     report.bad.sort(key=_by_name)
+
+
+def _read_file(path, identity, size, channels, upscale):
+    """Return a file's `Picture`, or a `BadImage` saying why there is none."""
+    named_like_an_image = _named_like_an_image(path)
+    try:
+        picture = read_picture(path, size, channels, identity)
+    except NotAnImage as error:
+        return BadImage(error) if named_like_an_image else error
+    except BadImage as error:
+        return error
+    if not named_like_an_image:
+        if picture.format == "TIFF":
+            # Raw photos are such files, and hold no picture to train on.
+            return NotAnImage("is a TIFF image by another name")
+        picture.notes.append("is an image by its content, not by its name")
+    if size is None:
+        return picture._replace(pixels=None)
+    if min(picture.size) < size:
+        width, height = picture.size
+        smaller = f"is {width}x{height}: smaller than {size}x{size}"
+        if not upscale:
+            return BadImage(f"{smaller}, and `upscale` is off")
+        picture.notes.append(f"{smaller}, and enlarged")
+    return picture

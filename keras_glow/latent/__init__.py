@@ -1,8 +1,8 @@
-"""What to do with latents: blend, edit, restore and judge images.
+"""Blends, edits, restores and judges images by their latents.
 
-Functions of any trained `Glow`: numpy in, numpy out. `z` are latents as
-`model.encode` gives them, float `(batch, D)`, all levels, finest first;
-`images` are integers 0..255, `(batch, height, width, channels)`.
+These functions work with any trained `Glow`, and take and return NumPy arrays.
+`z` are latents as `model.encode` returns them, float `(batch, D)`, all levels,
+finest first; `images` are integers 0..255, `(batch, height, width, channels)`.
 """
 
 from keras_glow.latent.anomaly import anomaly_score

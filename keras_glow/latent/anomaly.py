@@ -1,11 +1,9 @@
-"""How unlike the training images an image is, judged honestly."""
-
-import io
+"""Judges how unlike the training images an image is."""
 
 import numpy as np
-from PIL import Image
 
 from keras_glow.checks import check_choice, check_images, refuse
+from keras_glow.images.grid import png_bytes
 
 METHODS = ("complexity", "ratio", "typicality", "likelihood")
 
@@ -19,33 +17,32 @@ def anomaly_score(
     seed=0,
     **kwargs,
 ):
-    """A score that is the higher the less images are like those of training.
+    """Score images: the less they are like the training images, the higher.
 
-    Raw likelihood fails: smooth images, a constant one most of all, are more
-    likely than those of the training, since likelihood is mostly about how well
-    pixels can be told from their neighbours (Nalisnick et al., 2019,
-    https://arxiv.org/abs/1810.09136).
+    Raw likelihood fails at this: smooth images, and most of all constant ones,
+    are more likely than the training images, since likelihood mostly measures
+    how well pixels can be predicted from their neighbours (Nalisnick et al.,
+    2019, https://arxiv.org/abs/1810.09136).
 
     Args:
         model: a `Glow`.
         images: integers 0..255, `(batch, height, width, channels)`.
-        method: what is measured, all in bits/dim:
+        method: the score, all of them in bits/dim:
 
-            - `"complexity"`: bits under the model minus those of the image as
-              a lossless PNG file: how much better it is understood than by a
-              program that knows no images in particular.
-            - `"ratio"`: bits under the model minus those under `background`: a
+            - `"complexity"`: bits under the model minus bits of the image as a
+              lossless PNG file. It tells how much worse the model predicts the
+              image than a program that knows no images in particular.
+            - `"ratio"`: bits under the model minus bits under `background`: a
               log likelihood ratio.
-            - `"typicality"`: how far bits under the model are from their mean
-              over `typical` images, to either side.
-            - `"likelihood"`: bits under the model alone. It is here to be
-              compared with.
+            - `"typicality"`: distance of the bits under the model, to either
+              side, from their mean over `typical` images.
+            - `"likelihood"`: bits under the model alone, for comparison.
         background: a `Glow` of the same image shape, trained on images of many
-            kinds or on damaged ones; for `"ratio"` alone.
-        typical: images like those of training, best not trained on; for
-            `"typicality"` alone.
+            kinds or on damaged ones; for `"ratio"` only.
+        typical: images like the training images, preferably not among them; for
+            `"typicality"` only.
         seed: as in `Glow.log_prob`.
-        **kwargs: other arguments of `Glow.bits_per_dim`, for images alone.
+        **kwargs: other arguments of `Glow.bits_per_dim`, for `images` only.
 
     Returns:
         float64 array `(batch,)`.
@@ -84,15 +81,12 @@ def anomaly_score(
 
 
 def _png_bits_per_dim(model, images):
-    """Bits of a PNG file of each image, for each of its values."""
+    """Return the bits of a PNG file of each image, per value of the image."""
     images = check_images(images, model.image_shape)
     images = model.quantize(model.dequantize(images, seed="center"))
-    sizes = np.empty(len(images))
-    for i, image in enumerate(images):
-        file = io.BytesIO()
-        # Grey and coloured images, or any number of grey ones side by side.
-        if image.shape[-1] != 3:
-            image = image.transpose(0, 2, 1).reshape(len(image), -1)
-        Image.fromarray(image).save(file, "PNG", compress_level=9)
-        sizes[i] = file.tell()
-    return sizes * 8 / model.dimensions
+    if images.shape[-1] != 3:
+        # A PNG file holds colours or one channel: the others stand beside it.
+        shape = (*images.shape[:2], -1, 1)
+        images = images.transpose(0, 1, 3, 2).reshape(shape)
+    sizes = [len(png_bytes(image, compress_level=9)) for image in images]
+    return np.array(sizes) * 8 / model.dimensions

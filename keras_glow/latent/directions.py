@@ -1,4 +1,4 @@
-"""Attributes as directions: what makes a face smile."""
+"""Finds the directions of attributes: to make a face smile, move along one."""
 
 import numpy as np
 
@@ -11,32 +11,33 @@ from keras_glow.checks import (
 
 
 def attribute_direction(z, labels, others=None, ridge=None):
-    """The direction that leads from images without an attribute to those with.
+    """Find the direction from images without an attribute to those with it.
 
     Without `ridge` it is the mean latent of images with the attribute minus
-    that of those without. It holds all that goes together with the attribute in
-    the data: glasses come with men and with age. `others` takes the directions
-    of such attributes out; `ridge` weighs by regression which latents tell the
-    attribute best, of all that differ.
+    the mean latent of the others. It contains everything that goes together
+    with the attribute in the data: glasses come with men and with age. `others`
+    removes the directions of such attributes; `ridge` finds by regression which
+    of the latents that differ tell the attribute best.
 
-    However it is found, a strength of 1 is the distance between both means,
-    along the direction.
+    In every case a strength of 1 is the distance between both means, along the
+    direction.
 
     Args:
         z: float array `(count, D)`, latents of images, all levels.
         labels: bools or 0 and 1 `(count,)`: which have the attribute.
-        others: bools or 0 and 1 `(count, k)`, attributes whose directions,
-            found likewise, this one is to be orthogonal to; or None.
-        ridge: float > 0 for ridge regression: what is added to the variance of
-            the latents, which is about 1; or None for the difference of means.
-            The larger it is, the closer are both.
+        others: bools or 0 and 1 `(count, k)`, other attributes, or None. Their
+            directions are found in the same way, and this one is made
+            orthogonal to them.
+        ridge: float > 0 for ridge regression, which adds it to the variance of
+            the latents, about 1; or None for the difference of means. The
+            larger it is, the closer are both.
 
     Returns:
         float32 array `(D,)`.
 
     Raises:
-        ValueError: if an argument is not as described, if no image has an
-            attribute, or all, or if nothing is left beside the others.
+        ValueError: if an argument is not as described, if no image or every
+            image has an attribute, or if the others leave nothing of it.
 
     Reference:
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, 5.2 (the
@@ -50,35 +51,35 @@ def attribute_direction(z, labels, others=None, ridge=None):
         others = _check_binary("others", others, (len(z), None))
         columns = np.concatenate([columns, others], axis=1)
     differences = _differences(z, columns)
-    found = differences
+    directions = differences
     if ridge is not None:
-        found = _ridge(z, columns, check_positive("ridge", ridge))
-    difference, (direction, *others) = differences[0], found
-    before = np.linalg.norm(direction)
+        directions = _ridge(z, columns, check_positive("ridge", ridge))
+    difference, (direction, *others) = differences[0], directions
+    full_length = np.linalg.norm(direction)
     if others:
         others = np.transpose(others)
         direction = direction - others @ np.linalg.lstsq(others, direction)[0]
     length = np.linalg.norm(direction)
-    if length <= 1e-6 * before:
+    if length <= 1e-6 * full_length:
         refuse("others", "other attributes than that of `labels`", labels)
     direction = direction / length
     return (direction * (direction @ difference)).astype("float32")
 
 
 def apply_direction(model, images, direction, strength, labels=None):
-    """Moves images along a direction of their latents.
+    """Move images along a direction of their latents.
 
     Args:
         model: a `Glow`.
         images: integers 0..255, `(batch, height, width, channels)`.
         direction: float array `(D,)`.
-        strength: float, or array of floats; 0 gives the images themselves,
-            every pixel.
+        strength: float, or array of floats; 0 returns the images themselves,
+            exact in every pixel.
         labels: int array `(batch,)`, for a model with classes.
 
     Returns:
-        uint8 array `(*strength.shape, batch, height, width, channels)`: of one
-        strength, shaped like the images.
+        uint8 array `(*strength.shape, batch, height, width, channels)`; for a
+        single strength it has the shape of the images.
 
     Raises:
         ValueError: naming the argument that is not as described.
@@ -95,7 +96,7 @@ def apply_direction(model, images, direction, strength, labels=None):
 
 
 def _check_binary(name, values, shape):
-    """Bools or 0 and 1, each column with both, as float64."""
+    """Return bools or 0 and 1, both in each column, as float64."""
     expected = f"0 and 1, both, of the shape {shape}"
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
     if array.dtype.kind == "b":
@@ -112,18 +113,18 @@ def _check_binary(name, values, shape):
 
 
 def _differences(z, columns):
-    """Mean with minus mean without, for each column: `(columns, D)`."""
+    """Return mean with minus mean without, per column: `(columns, D)`."""
     counts = columns.sum(axis=0)[:, None]
     sums = columns.T @ z
     return sums / counts - (z.sum(axis=0) - sums) / (len(z) - counts)
 
 
 def _ridge(z, columns, ridge):
-    """Coefficients of ridge regression with an intercept: `(columns, D)`."""
+    """Return ridge coefficients, with an intercept: `(columns, D)`."""
     z = z - z.mean(axis=0, dtype="float64")
     targets = columns - columns.mean(axis=0)
     penalty = ridge * len(z)
-    if len(z) < z.shape[1]:  # the smaller of two equal systems
+    if len(z) < z.shape[1]:  # Both systems agree; the smaller is solved.
         inverse = np.linalg.solve(z @ z.T + penalty * np.eye(len(z)), targets)
         return inverse.T @ z
     gram = z.T @ z + penalty * np.eye(z.shape[1])

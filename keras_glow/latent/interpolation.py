@@ -1,4 +1,4 @@
-"""Between latents, and away from them."""
+"""Blends latents, and walks away from them."""
 
 import math
 
@@ -19,29 +19,29 @@ TOLERANCE = 1e-12  # radians
 
 
 def interpolate(z, weights, spherical=False):
-    """Blends latents of two images or more.
+    """Blend the latents of two or more images.
 
-    Normal latents lie close to a sphere. The straight line between two cuts
-    through it: half way the temperature has dropped by a factor of sqrt(2), and
-    the image comes out smoother, more average than both ends. The great circle
-    stays on the sphere: the direction is the weighted spherical mean, for two
-    latents at even steps of the angle ("slerp"), and the norm is the weighted
-    mean of the norms.
+    Normal latents lie close to a sphere. The straight line between two of them
+    cuts through it: half way the temperature has dropped by a factor of
+    sqrt(2), and the image is smoother, more average than both ends. The great
+    circle stays on the sphere: the direction is the weighted spherical mean,
+    which for two latents turns at even steps of the angle ("slerp"), and the
+    norm is the weighted mean of the norms.
 
     Args:
         z: float array `(n, D)`, the latents to blend.
-        weights: float array `(points, n)`, each row with the sum 1; of two
+        weights: float array `(points, n)`, each row with the sum 1; for two
             latents also `(points,)`, shares of the second. All weight on one
-            latent gives it back exactly. Negative ones go beyond the latents,
+            latent returns it exactly. Negative weights go beyond the latents,
             along straight lines only.
-        spherical: bool, along great circles instead of straight lines.
+        spherical: bool, whether to follow great circles, not straight lines.
 
     Returns:
         float32 array `(points, D)`.
 
     Raises:
-        ValueError: if an argument is not as described; if latents that are to
-            be blended on a sphere are zero, or opposite to each other.
+        ValueError: if an argument is not as described; on the sphere also if
+            latents are zero, or opposite to each other.
 
     Reference:
         Shoemake, 1985, Animating Rotation with Quaternion Curves, 3.3; Buss and
@@ -61,19 +61,19 @@ def interpolate(z, weights, spherical=False):
 
 
 def random_walk(z, steps, angle=0.3, temperature=0.7, seed=None):
-    """Walks away from latents in small random steps.
+    """Walk away from latents in small random steps.
 
-    `z' = cos(angle) z + sin(angle) temperature noise`: from latents of this
-    temperature all later ones have it too (an autoregressive process).
+    `z' = cos(angle) z + sin(angle) temperature noise`. This autoregressive
+    process keeps the temperature of latents that have this one at the start.
 
     Args:
         z: float array `(batch, D)`, where the walks begin.
         steps: int >= 0.
-        angle: float > 0, radians that a step turns z by, about; pi / 2 forgets
-            it.
+        angle: float > 0, about how many radians a step turns z by; pi / 2
+            forgets it.
         temperature: float > 0.
         seed: int 0..2**32 - 1, or None for other walks each time. Walk i of a
-            seed does not depend on the others.
+            seed does not depend on the other walks.
 
     Returns:
         float32 array `(steps + 1, batch, D)`, beginning with z.
@@ -109,7 +109,10 @@ def _check_weights(weights, count):
 
 
 def _spherical_mean(points, weights):
-    """The point of the unit sphere where the weighted steps to others are 0."""
+    """Return the point of the unit sphere where weighted steps cancel.
+
+    These are the steps along great circles to the other points.
+    """
     mean = weights @ points
     length = np.linalg.norm(mean)
     if length < 1e-6:

@@ -1,4 +1,4 @@
-"""The latents of single levels."""
+"""Changes the latents of single levels."""
 
 import math
 
@@ -9,10 +9,10 @@ from keras_glow.flow.noise import standard_deviations
 
 
 def mix_levels(model, z, other, levels):
-    """Puts some levels of other latents in place of one's own.
+    """Replace some levels of latents by those of others.
 
-    Coarse levels hold who and what, fine ones texture: with `levels=[1]` the
-    image keeps its own coarse levels and takes over the finest.
+    Coarse levels decide who and what is seen, fine ones the texture: with
+    `levels=[1]` an image keeps its coarse levels and takes over the finest.
 
     Args:
         model: a `Glow`.
@@ -37,13 +37,13 @@ def mix_levels(model, z, other, levels):
     mixed = z.copy()
     for level in levels:
         level = check_integer("levels", level, 1, model.levels)
-        own = slice(stops[level - 1] - sizes[level - 1], stops[level - 1])
-        mixed[:, own] = other[:, own]
+        columns = slice(stops[level - 1] - sizes[level - 1], stops[level - 1])
+        mixed[:, columns] = other[:, columns]
     return mixed
 
 
 def apply_temperature(model, z, temperature):
-    """Scales latents, level by level; below 1 the image gets more average.
+    """Scale latents level by level; below 1 the image becomes more average.
 
     Args:
         model: a `Glow`.

@@ -1,4 +1,4 @@
-"""Images of which only a part is known, or only a small version."""
+"""Restores images of which only a part, or a small version, is known."""
 
 import math
 import typing
@@ -16,26 +16,26 @@ from keras_glow.checks import (
     check_seed,
     refuse,
 )
-from keras_glow.data import equal_batches
+from keras_glow.data import padded_batches
 from keras_glow.flow.noise import keyed_generators, new_seed
 from keras_glow.flow.pixels import dequantize
 
-# Of the first search. It takes what is known for less certain than it is, or
-# else what is coarse would hardly move.
+# Settings of the first, coarse search. It treats the known pixels as noisier
+# than they are; otherwise large structures would hardly move.
 COARSE_SIGMA = 16.0  # grey levels
 COARSE_LEARNING_RATE = 0.1
 
 
 class Convergence(typing.NamedTuple):
-    """Whether the search for latents came to its end.
+    """Tells whether the search for latents has converged.
 
     Attributes:
-        loss: float32 `(steps + 1, batch, draws)`, what the second search
-            minimised, in nats, before each step and after the last. If it still
+        loss: float32 `(steps + 1, batch, draws)`, the loss of the second
+            search, in nats, before each step and after the last. If it still
             fell well past the middle, more steps would help.
-        error: float32 `(batch, draws)`, by how much the images that were found
-            miss what is known, before it was put in place: root mean square,
-            in grey levels. It should be about sigma.
+        error: float32 `(batch, draws)`, root mean square difference of the
+            images that were found from the known pixels, in grey levels, before
+            these were put in place. It should be about sigma.
     """
 
     loss: np.ndarray
@@ -43,32 +43,32 @@ class Convergence(typing.NamedTuple):
 
 
 def inpaint(model, images, known, draws=1, labels=None, **search):
-    """Fills in unknown pixels, several times over.
+    """Fill in unknown pixels, several times over.
 
     Latents are drawn by randomised maximum likelihood: a random image and
-    random errors of what is known, y, are drawn, and the z nearest to both is
-    searched for by Adam,
+    random errors of the known pixels y are drawn, and Adam searches for the z
+    nearest to both, which minimises
 
     `|z - z0|^2 / (2 temperature^2) + |known(x(z)) - y0|^2 / (2 sigma^2)`,
     `z0 ~ N(0, temperature^2)`, `y0 ~ N(y, sigma^2)`.
 
-    There are two searches: one from z0 with a sigma of 16 grey levels or more,
-    for what is coarse; then what is known is put into the image that was found,
-    and one goes on from there.
+    There are two searches. The first starts from z0, with a sigma of 16 grey
+    levels or more, and finds the coarse structure. Then the known pixels are
+    put into the image that it found, and the second search starts from there.
 
-    Where x is a linear function of z these are independent samples of the exact
-    posterior. A Glow is not linear: for it they are approximate.
+    If x is a linear function of z, these are independent samples of the exact
+    posterior. A Glow is not linear: its samples are approximate.
 
     Args:
         model: a `Glow`.
-        images: integers 0..255, `(batch, height, width, channels)`; what the
-            unknown pixels hold is not looked at.
+        images: integers 0..255, `(batch, height, width, channels)`; unknown
+            pixels may have any value.
         known: bools `(height, width)`, or `(batch, height, width)`.
         draws: int >= 1, for each image.
         labels: int array `(batch,)`, for a model with classes.
-        **search: `sigma`, float > 0, the error of what is known in grey levels
-            (1.0): the smaller, the harder is the search, and the larger, the
-            more visible is the seam; `temperature`, float > 0, of what is drawn
+        **search: `sigma`, float > 0, the error of the known pixels in grey
+            levels (1.0): the smaller, the harder is the search, and the larger,
+            the more visible is the seam; `temperature`, float > 0, of the draws
             (0.7); `steps`, int >= 1, of each search (100); `learning_rate`,
             float > 0, of the second, in units of z (0.01): it falls to 0 by
             half a cosine;
@@ -91,15 +91,16 @@ def inpaint(model, images, known, draws=1, labels=None, **search):
     known = _check_known(known, images.shape[:3])
     x = model.dequantize(images, seed="center")
     search = _Search(model, x, known, 1, draws, labels, **search)
-    found, convergence = search.run()
+    drawn, convergence = search.run()
     given = model.quantize(x)
-    return np.where(known[:, None], given[:, None], found), convergence
+    return np.where(known[:, None], given[:, None], drawn), convergence
 
 
 def super_resolve(model, images, draws=1, labels=None, **search):
-    """Enlarges images to the size of the model, several times over.
+    """Enlarge images to the size of the model, several times over.
 
-    As `inpaint`, but known are the means of blocks of pixels.
+    It works like `inpaint`, except that the means of blocks of pixels are
+    known.
 
     Args:
         model: a `Glow` with 8 bits.
@@ -107,7 +108,7 @@ def super_resolve(model, images, draws=1, labels=None, **search):
             with an integer f >= 2.
         draws: int >= 1, for each image.
         labels: int array `(batch,)`, for a model with classes.
-        **search: as in `inpaint`.
+        **search: see `inpaint`.
 
     Returns:
         Tuple of uint8 images `(batch, draws, height, width, channels)`, each
@@ -122,8 +123,8 @@ def super_resolve(model, images, draws=1, labels=None, **search):
     y = ops.convert_to_numpy(dequantize(images, np.float32(0.5)))
     known = np.ones((1, 1, 1, 1), bool)
     search = _Search(model, y, known, factor, draws, labels, **search)
-    found, convergence = search.run()
-    return _with_block_means(found, images[:, None], factor), convergence
+    drawn, convergence = search.run()
+    return _with_block_means(drawn, images[:, None], factor), convergence
 
 
 class _Search:
@@ -162,14 +163,14 @@ class _Search:
         self.known = np.broadcast_to(known, y.shape)[rows].astype(model.dtype)
         self.y = y[rows]
         self.loss_and_gradient = compile_function(self._loss_and_gradient)
-        # What each draw is to be near to.
+        # Each draw is to be near to these two.
         z0 = temperature * _normal(seed, 0, (count, model.dimensions))
         self.z0 = z0.astype(model.dtype)
         y0 = self.y + sigma / 256 * _normal(seed, 1, self.y.shape)
         self.y0 = y0.astype(model.dtype)
 
     def run(self):
-        """Tuple of uint8 images `(batch, draws, ...)` and a `Convergence`."""
+        """Return uint8 images `(batch, draws, ...)` and a `Convergence`."""
         sigma = max(COARSE_SIGMA, self.sigma)
         z, _ = self._minimise(self.z0, sigma, COARSE_LEARNING_RATE)
         x = self._predict(self.model.decoder, z)
@@ -191,13 +192,13 @@ class _Search:
         )
 
     def _minimise(self, z, sigma, learning_rate):
-        """The latents that Adam finds from z, and the loss at each step."""
+        """Return the latents that Adam finds from z, and the losses."""
         sigma = ops.convert_to_tensor(sigma, z.dtype)
         arrays = [z, self.z0, self.y0, self.known]
         arrays += [] if self.labels is None else [self.labels]
-        found = np.empty_like(z)
+        latents = np.empty_like(z)
         losses = np.empty((self.steps + 1, len(z)), "float32")
-        for rows in equal_batches(len(z), self.batch_size):
+        for rows in padded_batches(len(z), self.batch_size):
             start, *rest = (ops.convert_to_tensor(a[rows]) for a in arrays)
             variable = keras.Variable(start, dtype=z.dtype)
             optimizer = keras.optimizers.Adam(
@@ -213,8 +214,8 @@ class _Search:
                 losses[step, rows] = ops.convert_to_numpy(loss)
                 if step < self.steps:
                     optimizer.apply([gradient])
-            found[rows] = ops.convert_to_numpy(variable)
-        return found, losses
+            latents[rows] = ops.convert_to_numpy(variable)
+        return latents, losses
 
     def _loss_and_gradient(self, z, sigma, z0, y0, known, *labels):
         def loss(z):
@@ -228,7 +229,7 @@ class _Search:
         return nats, gradient
 
     def _errors(self, x, y, known):
-        """What x lacks to have the block means y where they are known."""
+        """Return by how much the block means of x miss y, 0 where unknown."""
         x, y, known = map(ops.convert_to_tensor, (x, y, known))
         size = self.factor
         # Strides are written out: without, Keras 3.15 gets them wrong on JAX.
@@ -241,7 +242,7 @@ class _Search:
 
 
 def _normal(seed, stream, shape):
-    """Standard normal float32, row i a function of the seed and i alone."""
+    """Draw standard normal float32; row i depends on the seed and i alone."""
     values = np.empty(shape, "float32")
     for row, rng in zip(
         values, keyed_generators(seed, len(values), stream), strict=True
@@ -251,7 +252,7 @@ def _normal(seed, stream, shape):
 
 
 def _check_known(known, shape):
-    """Bools `(batch or 1, height, width, 1)`, some true in each image."""
+    """Return bools `(batch or 1, height, width, 1)`, some true in each."""
     expected = f"bools of the shape {shape[1:]} or {shape}, not all False"
     array = known if isinstance(known, np.ndarray) else np.asarray(known)
     if (
@@ -264,7 +265,7 @@ def _check_known(known, shape):
 
 
 def _check_small(images, image_shape):
-    """The small images, and the factor that they are to be enlarged by."""
+    """Return the small images, and the factor to enlarge them by."""
     height, width, channels = image_shape
     rows = np.shape(images)[1] if np.ndim(images) == 4 else 0
     factor = height // rows if rows else 0
@@ -279,7 +280,7 @@ def _check_small(images, image_shape):
 
 
 def _with_block_means(images, means, factor):
-    """Moves pixels by as few levels as it takes to give blocks their means.
+    """Move pixels by as few levels as it takes to give blocks their means.
 
     Args:
         images: uint8 `(..., height, width, channels)`.
@@ -298,7 +299,7 @@ def _with_block_means(images, means, factor):
         if not missing.any():
             break
         free = np.where(missing > 0, pixels < 255, pixels > 0)
-        # One level each, the first of those that can still be moved.
+        # The first of those that can still be moved move by one level each.
         moved = free & (np.cumsum(free, axis=-2) <= np.abs(missing))
         pixels += np.sign(missing) * moved
     blocks = np.moveaxis(pixels.reshape(shape), -2, -4)

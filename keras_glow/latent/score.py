@@ -1,5 +1,8 @@
-"""The gradient of the log-likelihood, and a step along it."""
+"""Computes the gradient of the log-likelihood, and takes a step along it."""
 
+import weakref
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -11,18 +14,21 @@ from keras_glow.checks import (
     check_positive,
     refuse,
 )
-from keras_glow.data import equal_batches
+from keras_glow.data import padded_batches
+
+# A compiled function for each `Glow`, as long as that exists.
+_gradients = weakref.WeakKeyDictionary()
 
 
 def score(model, x, labels=None, batch_size=32):
-    """The score `grad log p(x)` of continuous images, exact by autodiff.
+    """Compute the score `grad log p(x)` of continuous images by autodiff.
 
     Args:
         model: a `Glow`.
         x: float array `(batch, height, width, channels)`, continuous images in
             [-0.5, 0.5) as `model.dequantize` gives them.
         labels: int array `(batch,)`, for a model with classes.
-        batch_size: int, images that are looked at at once.
+        batch_size: int, images that are processed at once.
 
     Returns:
         Float array shaped like x, in nats per unit of x (256 grey levels).
@@ -35,38 +41,55 @@ def score(model, x, labels=None, batch_size=32):
         refuse("x", f"floats of the shape (batch, *{model.image_shape})", x)
     labels = check_labels(labels, len(x), model.num_classes)
     batch_size = check_integer("batch_size", batch_size, 1)
+    if model not in _gradients:
+        _gradients[model] = _compile_gradient(model.scorer)
+    weights = [variable.value for variable in model.scorer.variables]
+    scores = np.empty_like(x)
+    for rows in padded_batches(len(x), batch_size):
+        inputs = [x[rows]] if labels is None else [x[rows], labels[rows]]
+        inputs = map(ops.convert_to_tensor, inputs)
+        scores[rows] = ops.convert_to_numpy(_gradients[model](weights, *inputs))
+    return scores
+
+
+def _compile_gradient(scorer):
+    """Return a function of the weights, images and labels to the score.
+
+    The weights are arguments, since a compiled program of JAX would keep those
+    of the first call as constants.
+    """
 
     @compile_function
-    def gradient(x, *labels):
+    def gradient(weights, x, *labels):
         def log_prob(x):
-            values = model.scorer([x, *labels] if labels else x)
+            state = zip(scorer.variables, weights, strict=True)
+            with keras.StatelessScope(list(state)):
+                values = scorer([x, *labels] if labels else x)
             return (values,), values
 
-        return differentiate(log_prob, [x], (ops.ones_like(x[:, 0, 0, 0]),))[1]
+        ones = ops.ones_like(x[:, 0, 0, 0])
+        _, (gradient,) = differentiate(log_prob, [x], (ones,))
+        return gradient
 
-    gradients = np.empty_like(x)
-    for rows in equal_batches(len(x), batch_size):
-        inputs = [x[rows]] if labels is None else [x[rows], labels[rows]]
-        (found,) = gradient(*map(ops.convert_to_tensor, inputs))
-        gradients[rows] = ops.convert_to_numpy(found)
-    return gradients
+    return gradient
 
 
 def denoise(model, images, sigma, labels=None, batch_size=32):
-    """Takes noise out of images by one step along the score.
+    """Remove noise from images by one step along the score.
 
-    `x + sigma**2 grad log p(x)`, Tweedie's formula: the mean of all images that
-    may lie behind the noisy one, if p is the density of noisy images. A model
-    of clean images has none of the noise: for it the step holds to first order,
-    so for noise that is small beside what the model itself takes for random
-    (in faces, one or two grey levels); with more it goes too far.
+    The step is Tweedie's formula, `x + sigma**2 grad log p(x)`: it gives the
+    mean of all images that may lie behind the noisy one, if p is the density of
+    noisy images. A model of clean images does not know the noise. For it the
+    formula holds to first order only, that is, as long as the noise is small
+    beside the randomness that the model itself sees in its images (in faces,
+    one or two grey levels); with more noise the step goes too far.
 
     Args:
         model: a `Glow`, best trained on images with this noise.
         images: integers 0..255, `(batch, height, width, channels)`.
         sigma: float > 0, standard deviation of the noise in grey levels.
         labels: int array `(batch,)`, for a model with classes.
-        batch_size: int, images that are looked at at once.
+        batch_size: int, images that are processed at once.
 
     Returns:
         uint8 array shaped like the images.

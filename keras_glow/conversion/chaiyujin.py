@@ -1,8 +1,8 @@
-"""Checkpoints of two ports that number their layers.
+"""Reads checkpoints of chaiyujin's port and of y0ast's, which comes from it.
 
 https://github.com/chaiyujin/glow-pytorch and
-https://github.com/y0ast/Glow-PyTorch, which comes from it. Their layers are
-one list: for each level a squeeze, the steps and a split.
+https://github.com/y0ast/Glow-PyTorch number all layers in one list: for each
+level a squeeze, the steps and a split.
 """
 
 import re
@@ -10,26 +10,25 @@ import typing
 
 import numpy as np
 
-from keras_glow.conversion.original import (
+from keras_glow.conversion.description import (
     INTERLEAVED_GAUSSIAN,
     INTERLEAVED_SHIFTS,
     Convolution,
-    Original,
+    FlowDescription,
     Step,
-    take_lu_matrix,
-    with_inputs_first,
+    channels_last_kernel,
 )
 
-# Of the classifier that is trained beside the flow.
+# The weights of a classifier that is trained beside the flow.
 IGNORED = r"project_class\..*"
 
 
 class Names(typing.NamedTuple):
-    """What a port calls its weights.
+    """The names that a port gives its weights.
 
     Attributes:
         network: the coupling network of a step.
-        convolution: what stands between a convolution and its own weights.
+        convolution: the part of a name between a convolution and its weight.
         top: the convolution of the top prior.
     """
 
@@ -43,7 +42,7 @@ Y0AST = Names("block", "conv.", "learn_top_fn")
 
 
 def image_size(weights):
-    """(height, width), worked out from the shape of the last latents."""
+    """Work out (height, width) from the shape of the last latents."""
     zeros = weights.take("prior_h", *4 * [None])
     if zeros.any():
         raise ValueError("prior_h is expected to be zeros")
@@ -58,7 +57,7 @@ def image_size(weights):
 
 
 def read(weights, size, names):
-    """The `Original` of a checkpoint of images of `size`, (height, width)."""
+    """Describe the flow in a checkpoint; `size` is (height, width)."""
     first = "flow.layers.1.actnorm.bias"
     image_shape = (*size, weights.image_channels(first, 1, None, 1, 1))
     channels = 4 * image_shape[-1]
@@ -76,11 +75,11 @@ def read(weights, size, names):
             splits.append(split.rearranged(INTERLEAVED_GAUSSIAN))
             channels *= 2
             levels.append([])
-            number += 2  # a squeeze has no weights
+            number += 2  # The squeeze has no weights.
         else:
             break
     top = _read_top(weights, names, size, len(levels), 2 * channels)
-    return Original(levels, splits, top, image_shape)
+    return FlowDescription(levels, splits, top, image_shape)
 
 
 def _read_step(weights, name, channels, names):
@@ -90,7 +89,7 @@ def _read_step(weights, name, channels, names):
         for number, inputs, size in ((0, channels // 2, 3), (2, None, 1))
     )
     last = _read_zeros(weights, f"{net}4.", names, None, None)
-    if last.bias.size == channels:  # or it is an additive coupling
+    if last.bias.size == channels:  # Additive couplings have half as many.
         last = last.rearranged(INTERLEAVED_SHIFTS)
     bias, log_scale = _read_actnorm(weights, f"{name}actnorm.", channels)
     matrix = _read_matrix(weights, name, channels)
@@ -112,7 +111,7 @@ def _read_matrix(weights, name, channels):
     if f"{name}p" in weights:
         parts = ("p", "lower", "upper", "sign_s", "log_s")
         names = [f"{name}{part}" for part in parts]
-        return take_lu_matrix(weights, names, channels)
+        return weights.take_lu_matrix(names, channels)
     if f"{name}l" in weights:
         raise ValueError(
             "the permutations of its LU decompositions, which the port did not "
@@ -129,7 +128,7 @@ def _read_conv(weights, name, names, inputs, size):
         f"{name}{names.convolution}weight", None, inputs, size, size
     )
     bias, log_scale = _read_actnorm(weights, f"{name}actnorm.", len(kernel))
-    return Convolution(with_inputs_first(kernel), bias, log_scale)
+    return Convolution(channels_last_kernel(kernel), bias, log_scale)
 
 
 def _read_zeros(weights, name, names, inputs, outputs):
@@ -137,7 +136,7 @@ def _read_zeros(weights, name, names, inputs, outputs):
     kernel = weights.take(f"{own}weight", outputs, inputs, 3, 3)
     bias = weights.take(f"{own}bias", len(kernel))
     log_scale = 3 * weights.take(f"{name}logs", len(kernel), 1, 1).reshape(-1)
-    return Convolution(with_inputs_first(kernel), bias, log_scale)
+    return Convolution(channels_last_kernel(kernel), bias, log_scale)
 
 
 def _read_top(weights, names, size, levels, outputs):
@@ -145,8 +144,8 @@ def _read_top(weights, names, size, levels, outputs):
     top = np.zeros((1, height, width, outputs))
     if f"{names.top}.logs" in weights:
         conv = _read_zeros(weights, f"{names.top}.", names, outputs, outputs)
-        top = top + conv.of_zeros(height, width)
-    if "project_ycond.weight" in weights:  # a linear layer of one-hot labels
+        top = top + conv.on_zeros(height, width)
+    if "project_ycond.weight" in weights:  # A linear layer of one-hot labels.
         classes = weights.take("project_ycond.weight", outputs, None).T
         classes = classes + weights.take("project_ycond.bias", outputs)
         classes *= np.exp(3 * weights.take("project_ycond.logs", outputs))

@@ -1,0 +1,132 @@
+"""Probes of a flow: images unlike any, their errors, condition numbers."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_glow.checks import check_images, check_labels
+
+
+def check_inputs(model, images, labels):
+    """Check images, at least one, and their labels; see `keras_glow.checks`."""
+    images = check_images(images, model.image_shape, least=1)
+    return images, check_labels(labels, len(images), model.num_classes)
+
+
+def half_grey_level(model):
+    """Return the error up to which the centre of a bin stays in its bin."""
+    return 0.5 / 2**model.bits
+
+
+def reconstruction_errors(model, images, labels=None):
+    """Return the largest |x - decoder(encoder(x))| of each image.
+
+    Args:
+        model: a `Glow`.
+        images: integers 0..255, `(batch, height, width, channels)`; x is at the
+            centres of their bins.
+        labels: int array `(batch,)`, or None.
+
+    Returns:
+        Float array `(batch,)`, in units of continuous images, which span 1.
+    """
+    x = model.dequantize(images, seed="center")
+    back = decode(model, encode(model, x, labels), labels)
+    return np.max(np.abs(back - x), axis=(1, 2, 3))
+
+
+def out_of_distribution_images(image_shape, images=None, count=4, seed=0):
+    """Make images that hardly any model was trained on.
+
+    Args:
+        image_shape: (height, width, channels).
+        images: integers 0..255, to make two further kinds of, by inverting them
+            and by shuffling their pixels; or None, to leave these kinds out.
+        count: int, images of each kind of which there can be several.
+        seed: int.
+
+    Returns:
+        Dict of uint8 arrays `(1 or count, height, width, channels)` by kind.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (count, *image_shape)
+    height, width = np.indices(image_shape[:2])
+    checkerboard = np.zeros((1, *image_shape), "uint8")
+    checkerboard[:, (height + width) % 2 == 1] = 255
+    normal = 127.5 + 127.5 * rng.normal(size=shape)
+    kinds = {
+        "uniform noise": rng.integers(0, 256, shape, "uint8"),
+        "normal noise": np.clip(normal, 0, 255).astype("uint8"),
+        "black": np.zeros((1, *image_shape), "uint8"),
+        "white": np.full((1, *image_shape), 255, "uint8"),
+        "checkerboard": checkerboard,
+    }
+    if images is not None:
+        first = np.asarray(images[:count], "uint8")
+        pixels = first.reshape(len(first), -1, image_shape[-1])
+        kinds["inverted"] = 255 - first
+        kinds["shuffled"] = rng.permuted(pixels, axis=1).reshape(first.shape)
+    return kinds
+
+
+def errors_by_kind(model, kinds, labels=None):
+    """Return the largest of `reconstruction_errors` for each kind of images.
+
+    Args:
+        model: a `Glow`.
+        kinds: dict of images, such as that of `out_of_distribution_images`.
+        labels: see `labels_for`.
+
+    Returns:
+        Dict of floats.
+    """
+    images = np.concatenate(list(kinds.values()))
+    labels = labels_for(model, len(images), labels)
+    errors = reconstruction_errors(model, images, labels)
+    ends = np.cumsum([len(images) for images in kinds.values()])[:-1]
+    return {
+        kind: float(np.max(errors_of_kind))
+        for kind, errors_of_kind in zip(
+            kinds, np.split(errors, ends), strict=True
+        )
+    }
+
+
+def labels_for(model, count, labels=None):
+    """Return `count` labels: those given, repeated, or else class 0.
+
+    For a model without classes that is None.
+    """
+    if model.num_classes is None:
+        return None
+    return np.resize([0] if labels is None else labels, count)
+
+
+def condition_number(layer):
+    """Return that of the W of an `InvertibleConv1x1`, computed in float64.
+
+    It is inf if W is singular, nan if a weight is not finite.
+    """
+    if layer.lu and not np.exp(ops.convert_to_numpy(layer.log_s)).all():
+        return math.inf  # The rounding of the product L U would hide it.
+    matrix = ops.convert_to_numpy(layer.matrix()).astype("float64")
+    if not np.isfinite(matrix).all():
+        return math.nan
+    return float(np.linalg.cond(matrix))
+
+
+def encode(model, x, labels):
+    """Encode eagerly, so that nothing has to be compiled; a numpy array."""
+    return _call(model.encoder, x, labels)
+
+
+def decode(model, z, labels):
+    """Decode eagerly, so that nothing has to be compiled; a numpy array."""
+    return _call(model.decoder, z, labels)
+
+
+def _call(model, tensor, labels):
+    inputs = [tensor] if labels is None else [tensor, labels]
+    inputs = [ops.convert_to_tensor(tensor) for tensor in inputs]
+    return ops.convert_to_numpy(model(inputs if inputs[1:] else inputs[0]))

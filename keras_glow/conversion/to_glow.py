@@ -1,0 +1,134 @@
+"""Builds the `Glow` of a `FlowDescription`."""
+
+import numpy as np
+
+from keras_glow.files.weights_layout import MAX_STORED_LOG_SCALE
+from keras_glow.glow import Glow
+from keras_glow.layers.invertible_conv import plu_decomposition
+from keras_glow.layers.split import MAX_LOG_SIGMA
+
+
+def to_glow(description, bits, input_scale, input_bias, dtype):
+    """Build a `Glow` that does the same.
+
+    Args:
+        description: a `FlowDescription`.
+        bits: int 1..8.
+        input_scale: float; the image that the described flow sees is
+            `input_scale * x + input_bias`, where x is ours.
+        input_bias: float.
+        dtype: `"float32"` or `"float64"`.
+
+    Raises:
+        ValueError: if no `Glow` is like this.
+    """
+    levels, splits = description.levels, description.splits
+    depths = {len(steps) for steps in levels}
+    if len(depths) != 1 or 0 in depths:
+        raise ValueError("its levels are expected to have as many steps each")
+    network = levels[0][0].network
+    half = levels[0][0].matrix.shape[0] // 2
+    border = any(conv.border is not None for conv in network)
+    classes = len(description.top)
+    model = Glow(
+        description.image_shape,
+        levels=len(levels),
+        depth=len(levels[0]),
+        width=network[0].bias.size,
+        coupling="additive" if network[2].bias.size == half else "affine",
+        bits=bits,
+        num_classes=classes if classes > 1 else None,
+        class_priors="top",
+        scale="sigmoid",
+        border=border,
+        dtype=dtype,
+    )
+    layers = iter(model.bijections)
+    for level, steps in enumerate(levels):
+        next(layers)  # the squeeze
+        for number, step in enumerate(steps):
+            if number == 0:
+                step = _in_our_channel_order(step)
+                if level == 0:
+                    step = _for_our_pixel_range(step, input_scale, input_bias)
+            _fill_step(next(layers), step, border)
+        if level < len(splits):
+            _fill_split(next(layers), splits[level], border)
+    _fill_prior(next(layers), description.top)
+    return model
+
+
+def _in_our_channel_order(step):
+    """Return the step for the channels as our squeeze orders them."""
+    order = np.arange(step.bias.size).reshape(-1, 4).T.reshape(-1)
+    return step._replace(
+        scale=step.scale[order],
+        bias=step.bias[order],
+        matrix=step.matrix[:, order],
+    )
+
+
+def _for_our_pixel_range(step, scale, bias):
+    """Return the step for x instead of `scale * x + bias`."""
+    return step._replace(
+        scale=step.scale * scale, bias=(step.bias + bias) / scale
+    )
+
+
+def _fill_step(layer, step, border):
+    _fill_actnorm(layer.actnorm, step.bias, _log(np.abs(step.scale)))
+    # Our actnorm has no sign: the matrix takes it.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, lower, upper = plu_decomposition(step.matrix * np.sign(step.scale))
+    diagonal = np.diag(upper)
+    convolution = layer.permutation
+    convolution.p.assign(p)
+    convolution.sign.assign(np.sign(diagonal))
+    convolution.log_s.assign(_log(np.abs(diagonal)))
+    convolution.lower.assign(np.tril(lower, -1))
+    convolution.upper.assign(np.triu(upper, 1))
+    first, second, last = step.network
+    network = layer.coupling.network
+    network.kernel_1.assign(first.kernel_for(border))
+    _fill_actnorm(network.norm_1, first.bias, first.log_scale)
+    network.kernel_2.assign(second.kernel[0, 0])
+    _fill_actnorm(network.norm_2, second.bias, second.log_scale)
+    scale = np.exp(last.log_scale)
+    network.kernel_3.assign(last.kernel_for(border) * scale)
+    network.bias_3.assign(last.bias * scale)
+
+
+def _fill_split(layer, convolution, border):
+    scale = np.exp(convolution.log_scale)
+    layer.kernel.assign(convolution.kernel_for(border) * scale)
+    layer.bias.assign(convolution.bias * scale)
+
+
+def _fill_actnorm(layer, bias, log_scale):
+    layer.bias.assign(bias)
+    layer.log_scale.assign(log_scale)
+    layer.initialized.assign(1)
+
+
+def _fill_prior(layer, top):
+    mu, log_sigma = np.split(top, 2, axis=-1)
+    if np.abs(log_sigma).max() > MAX_LOG_SIGMA:
+        raise ValueError(
+            "the log-scales of the last latents are expected to be within "
+            f"{MAX_LOG_SIGMA:g}. Received: {np.abs(log_sigma).max():g}"
+        )
+    layer.mu.assign(mu)
+    layer.log_sigma.assign(log_sigma)
+
+
+def _log(scales):
+    """Return the log of scales, none of which may be 0 or hardly more.
+
+    A step with such a scale has no inverse.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_scales = np.log(scales)
+    # Written so that nan is refused as well.
+    if not np.all(np.abs(log_scales) <= MAX_STORED_LOG_SCALE):
+        raise ValueError("a step of flow has no inverse, or hardly one")
+    return log_scales

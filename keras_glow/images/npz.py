@@ -1,0 +1,129 @@
+"""Reads `.npz` files of anybody's; nothing in them is run."""
+
+import math
+import pathlib
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from keras_glow.checks import one_line
+from keras_glow.images.decoding import fit_pixels
+from keras_glow.images.report import printable_path
+
+# What each key of an .npz file is for, in the order of preference.
+TRAIN_KEYS = ("images", "x_train")
+TEST_KEYS = ("images", "x_test", "x_train")
+# The key of the labels that belong to each key of images.
+LABEL_KEYS = {"images": "labels", "x_train": "y_train", "x_test": "y_test"}
+
+
+def open_npz(file, max_bytes=math.inf):
+    """Open an `.npz` file.
+
+    Args:
+        file: its path, or an open binary file.
+        max_bytes: how much memory its arrays may take in all. They may be
+            compressed, so a small file can hold a lot.
+
+    Returns:
+        A mapping from names to arrays, which are read when they are asked for;
+        also a context manager that closes it.
+
+    Raises:
+        ValueError: if the arrays are larger than that; NumPy and zipfile report
+            damage by many other types of exception.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if total > max_bytes:
+        packed = sum(member.compress_size for member in members)
+        raise ValueError(f"{packed:,} bytes grow to {total:,}")
+    if hasattr(file, "seek"):
+        file.seek(0)
+    return np.load(file, allow_pickle=False)
+
+
+def read_npz(path, keys):
+    """Read one array of an `.npz` file.
+
+    Args:
+        path: `pathlib.Path` of the file.
+        keys: names of the array; the first that exists is read.
+
+    Returns:
+        Tuple of the name and the array.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    shown = printable_path(path)
+    if path.suffix != ".npz" or not path.is_file():
+        raise ValueError(
+            f"{shown} is expected to be a folder of images or an .npz file"
+            + ("" if path.exists() else ", and does not exist")
+        )
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{shown} cannot be read: it is no .npz file")
+    try:
+        with open_npz(path) as arrays:
+            names = list(arrays)
+            key = next((key for key in keys if key in names), None)
+            array = None if key is None else arrays[key]
+    except Exception as error:
+        raise ValueError(f"{shown} cannot be read: {one_line(error)}") from None
+    if key is None:
+        raise ValueError(
+            f"{shown} is expected to hold one of {', '.join(keys)}. "
+            f"Received: {', '.join(names) or 'nothing'}"
+        )
+    return key, array
+
+
+def load_npz(path, size, keys):
+    """Load the images of an `.npz` file: see `load_images`."""
+    key, images = read_npz(path, keys)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.dtype != "uint8" or not images.size:
+        raise ValueError(
+            f"{key} in {printable_path(path)} is expected to be uint8 (count, "
+            "height, width, channels). Received: "
+            f"dtype={images.dtype}, shape={images.shape}"
+        )
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    check_resizable(images, path)
+    channels = images.shape[-1]
+    pictures = map(Image.fromarray, images[..., 0] if channels == 1 else images)
+    return np.stack([fit_pixels(p, size, channels)[0] for p in pictures])
+
+
+def check_resizable(images, path):
+    """Refuse images that Pillow could not resize, naming their file."""
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{printable_path(path)} is expected to hold images of 1 or 3 "
+            f"channels to be resized. Received: shape={images.shape}"
+        )
+
+
+def load_labels(path, keys=TRAIN_KEYS):
+    """Load the labels beside the images that `load_images` reads from a file.
+
+    Args:
+        path: `.npz` file with `labels`, `y_train` or `y_test`, `(count,)`,
+            beside `images`, `x_train` or `x_test`.
+        keys: names of the images; the first that exists counts.
+
+    Returns:
+        Array `(count,)`, as it is in the file.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    key, _ = read_npz(path, keys)
+    _, labels = read_npz(path, (LABEL_KEYS[key],))
+    return labels
