@@ -22,12 +22,6 @@ from keras_glow.files.presets import PRESETS, load_preset, preset_path
 from keras_glow.files.strict_reader import load_model, training_steps
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 
-# Options of `train` that say where things are, or are in its images anyhow.
-NOT_SETTINGS = (
-    *("run", "data", "validation", "out", "resume"),
-    *("on_bad", "upscale", "devices"),
-)
-
 # Names of `export` to those of `keras.Model.export`.
 EXPORTS = {"savedmodel": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
 
@@ -95,12 +89,12 @@ def _train(options):
             **reading,
         )
         print(f"{len(validation)} images for validation")
-    # What shapes the run: resumed, all of it has to be as it was.
-    settings = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in NOT_SETTINGS
-    }
+    settings = training.Settings(
+        **{
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(training.Settings)
+        }
+    )
     with replicas.devices(options.devices):
         training.train(options.out, train_images, validation, settings)
     print(pathlib.Path(options.out) / "model.keras")
@@ -487,8 +481,8 @@ def _add_train(commands):
         action="store_true",
         help="go on with the run in RUN, if any",
     )
-    add("--epochs", type=_count, default=20)
-    add("--batch-size", type=_count, default=32)
+    add("--epochs", type=_count)
+    add("--batch-size", type=_count)
     add("--size", type=_count, help="height and width to resize to")
     add("--grey", action="store_true", help="read a folder as grey images")
     add(
@@ -499,31 +493,26 @@ def _add_train(commands):
     )
     _add_upscale(command)
     add("--flip", action="store_true", help="mirror half of the images")
-    add("--levels", type=_count, default=3)
-    add("--depth", type=_count, default=4, help="steps of flow in a level")
-    add("--width", type=_count, default=128, help="of the coupling networks")
-    add(
-        "--permutation", choices=sorted(PERMUTATIONS), default="invertible_conv"
-    )
-    add("--coupling", choices=sorted(COUPLINGS), default="affine")
-    add("--bits", type=_number(int, 1, 8), default=8, help="per subpixel")
+    add("--levels", type=_count)
+    add("--depth", type=_count, help="steps of flow in a level")
+    add("--width", type=_count, help="of the coupling networks")
+    add("--permutation", choices=sorted(PERMUTATIONS))
+    add("--coupling", choices=sorted(COUPLINGS))
+    add("--bits", type=_number(int, 1, 8), help="per subpixel")
     add(
         "--learning-rate",
         type=_number(float, 0),
-        default=4e-3,
         help="the highest: it falls by half a cosine",
     )
-    add("--warmup", type=_number(int, 0), default=300, help="steps up to it")
+    add("--warmup", type=_number(int, 0), help="steps up to it")
     add(
         "--clip",
         type=_number(float, 0),
-        default=1e5,
         help="gradient norm; 0: none",
     )
     add(
         "--ema",
         type=_number(float, 0, 0.99999),
-        default=0.0,
         help="momentum of the averaged weights; 0 for none",
     )
     add(
@@ -531,13 +520,14 @@ def _add_train(commands):
         choices=["float32", "bfloat16", "float16"],
         help="of the coupling networks while training",
     )
-    add("--seed", type=_seed, default=0)
+    add("--seed", type=_seed)
     add(
         "--devices",
         type=_count,
         default=1,
         help="of this machine that share each batch, on TensorFlow and JAX",
     )
+    command.set_defaults(**dataclasses.asdict(training.Settings()))
 
 
 def _add_sample(commands):
