@@ -279,9 +279,9 @@ def _demo(options):
     model = options.model
     directions = options.directions
     if directions is None:
-        directions = demo.directions_of(_model_file(model))
+        directions = demo.directions_path(_model_file(model))
     name = model if model in PRESETS else pathlib.Path(model).name
-    demo.run(
+    demo.serve(
         functools.partial(_load, model),
         name,
         directions,
