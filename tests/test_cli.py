@@ -16,7 +16,7 @@ from PIL import Image
 
 from keras_glow import Glow
 from keras_glow.callbacks import SampleGrid
-from keras_glow.cli import main as cli
+from keras_glow.cli import models
 from keras_glow.cli.main import main
 from keras_glow.training.checkpoint import read_progress
 
@@ -383,7 +383,9 @@ def test_every_command_fails_in_one_line(
 ):
     monkeypatch.chdir(tmp_path)
     # Loading takes longest, so what is there is loaded once.
-    monkeypatch.setattr(cli, "_load", functools.cache(cli._load))
+    monkeypatch.setattr(
+        models, "load_model", functools.cache(models.load_model)
+    )
     model, faces = run[0] / "run" / "model.keras", run[0] / "faces"
     (tmp_path / "text.txt").write_text("nothing that can be read")
     (tmp_path / "empty.keras").write_bytes(b"")
