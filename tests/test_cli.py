@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from keras_glow import Glow
 from keras_glow.callbacks import SampleGrid
+from keras_glow.cli import main as main_module
 from keras_glow.cli import models
 from keras_glow.cli.main import main
 from keras_glow.training.checkpoint import read_progress
@@ -291,6 +293,57 @@ def test_python_m_keras_glow(tmp_path):
     assert done.returncode == 1
     assert "absent.keras does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command, backend, before, after",
+    [
+        ("train", "tensorflow", None, "1"),
+        ("train", "tensorflow", "0", "0"),
+        ("train", "jax", None, None),
+        ("sample", "tensorflow", None, None),
+    ],
+)
+def test_train_begins_anew_with_onednn(
+    monkeypatch, command, backend, before, after
+):
+    calls = []
+    environment = {} if before is None else {main_module.ONEDNN: before}
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
+    monkeypatch.setattr(sys, "argv", ["keras-glow", command, "faces"])
+    monkeypatch.setattr(sys, "orig_argv", ["p", "-O", "keras-glow", command])
+    monkeypatch.setattr(main_module, "main", lambda: 3)
+    assert main_module.console() == 3
+    again = [sys.executable, "-O", "keras-glow", command]
+    assert calls == ([(sys.executable, again)] if before != after else [])
+    assert environment.get(main_module.ONEDNN) == after
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or os.name != "posix",
+    reason="for TensorFlow, where execv keeps the process",
+)
+def test_importing_sets_no_variable_and_training_does(tmp_path):
+    script = """
+import os
+from keras_glow.cli import main
+print(os.environ.get(main.ONEDNN), flush=True)
+main.main = lambda: None
+main.console()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    environment.pop(main_module.ONEDNN, None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", "two words"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.stdout.split() == ["None", "1"]
 
 
 WRONG_USE = [
