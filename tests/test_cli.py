@@ -17,8 +17,8 @@ from PIL import Image
 
 from keras_glow import Glow
 from keras_glow.callbacks import SampleGrid
+from keras_glow.cli import inputs
 from keras_glow.cli import main as main_module
-from keras_glow.cli import models
 from keras_glow.cli.main import main
 from keras_glow.training.checkpoint import read_progress
 
@@ -437,7 +437,7 @@ def test_every_command_fails_in_one_line(
     monkeypatch.chdir(tmp_path)
     # Loading takes longest, so what is there is loaded once.
     monkeypatch.setattr(
-        models, "load_model", functools.cache(models.load_model)
+        inputs, "load_model", functools.cache(inputs.load_model)
     )
     model, faces = run[0] / "run" / "model.keras", run[0] / "faces"
     (tmp_path / "text.txt").write_text("nothing that can be read")

@@ -11,18 +11,18 @@ from keras_glow.checks import one_line
 from keras_glow.cli import models, train
 
 COMMANDS = (
-    train.add_check_data,
-    train.add_train,
-    models.add_sample,
-    models.add_evaluate,
-    models.add_reconstruct,
-    models.add_interpolate,
-    models.add_info,
-    models.add_convert,
-    models.add_export,
-    models.add_doctor,
-    models.add_demo,
-    models.add_presets,
+    train.CHECK_DATA,
+    train.TRAIN,
+    models.SAMPLE,
+    models.EVALUATE,
+    models.RECONSTRUCT,
+    models.INTERPOLATE,
+    models.INFO,
+    models.CONVERT,
+    models.EXPORT,
+    models.DOCTOR,
+    models.DEMO,
+    models.LIST_PRESETS,
 )
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
@@ -83,6 +83,6 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add_command in COMMANDS:
-        add_command(commands)
+    for add in COMMANDS:
+        add(commands)
     return parser

@@ -10,25 +10,20 @@ import keras
 import numpy as np
 
 from keras_glow import images, latent
-from keras_glow.cli import demo
-from keras_glow.cli.inputs import (
-    labels_for,
-    load_data,
-    load_files,
-    load_model,
-    model_file,
-)
+from keras_glow.cli import demo, inputs
 from keras_glow.cli.options import (
     BITS,
     COUNT,
+    JSON,
+    LABELS,
+    MODEL,
     SEED,
-    add_command,
-    add_data,
-    add_json,
-    add_labels,
-    add_model,
-    add_upscale,
+    TEST_DATA,
+    UPSCALE,
+    command,
     number,
+    one_of,
+    option,
     temperature,
 )
 from keras_glow.conversion import FORMATS, convert
@@ -36,31 +31,22 @@ from keras_glow.files.presets import PRESETS
 from keras_glow.files.strict_reader import training_steps
 
 # Names of `export` to those of `keras.Model.export`.
-EXPORTS = {"savedmodel": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
+EXPORT_FORMATS = {
+    "savedmodel": "tf_saved_model",
+    "litert": "litert",
+    "onnx": "onnx",
+}
 
 
-def add_sample(commands):
-    """Adds `sample`."""
-    command = add_command(commands, "sample", _sample, "Draw images.")
-    add_model(command)
-    add = command.add_argument
-    add("--count", type=COUNT, default=16)
-    add(
-        "--temperature",
-        type=temperature,
-        default=0.7,
-        help="a number, or one per level joined by commas, finest first",
-    )
-    add("--seed", type=SEED, default=0)
-    add_labels(command)
-    target = command.add_mutually_exclusive_group(required=True)
-    target.add_argument("--grid", metavar="FILE.png", help="one picture of all")
-    target.add_argument("--out", metavar="DIR", help="a PNG for each image")
+def _rows(labels, rows):
+    return None if labels is None else labels[rows]
 
 
 def _sample(options):
-    model = load_model(options.model)
-    labels = labels_for(model, options.labels, options.count, needed=False)
+    model = inputs.load_model(options.model)
+    labels = inputs.labels_for(
+        model, options.labels, options.count, needed=False
+    )
     samples = model.sample(
         options.count, options.temperature, options.seed, labels
     )
@@ -74,22 +60,51 @@ def _sample(options):
         print(options.out)
 
 
-def add_evaluate(commands):
-    """Adds `evaluate`."""
-    command = add_command(
-        commands, "evaluate", _evaluate, "Print bits/dim on images."
+SAMPLE = command(
+    "sample",
+    _sample,
+    "Draw images.",
+    MODEL,
+    option("--count", type=COUNT, default=16),
+    option(
+        "--temperature",
+        type=temperature,
+        default=0.7,
+        help="a number, or one per level joined by commas, finest first",
+    ),
+    option("--seed", type=SEED, default=0),
+    LABELS,
+    one_of(
+        option("--grid", metavar="FILE.png", help="one picture of all"),
+        option("--out", metavar="DIR", help="a PNG for each image"),
+    ),
+)
+
+
+def _bits_per_dim(model, options):
+    """Returns bits/dim of each image, and shows progress on the way."""
+    data, labels = inputs.load_data(model, options.data, options.upscale)
+    progress = keras.utils.Progbar(
+        len(data), unit_name="image", verbose=0 if options.json else 1
     )
-    add_model(command)
-    add_data(command, "x_test")
-    add_upscale(command)
-    add = command.add_argument
-    add("--draws", type=COUNT, default=1, help="of noise for each image")
-    add("--seed", type=SEED, default=0)
-    add_json(command)
+    values = []
+    for start in range(0, len(data), 256):
+        chunk = slice(start, start + 256)
+        values.extend(
+            model.bits_per_dim(
+                data[chunk],
+                draws=options.draws,
+                # With one seed all chunks would have the same noise.
+                seed=options.seed + start,
+                labels=_rows(labels, chunk),
+            )
+        )
+        progress.update(len(values))
+    return values
 
 
 def _evaluate(options):
-    model = load_model(options.model)
+    model = inputs.load_model(options.model)
     values = _bits_per_dim(model, options)
     mean = float(np.mean(values))
     error = None  # One image says nothing about the spread.
@@ -112,44 +127,23 @@ def _evaluate(options):
         )
 
 
-def _bits_per_dim(model, options):
-    """Returns bits/dim of each image, and shows progress on the way."""
-    data, labels = load_data(model, options.data, options.upscale)
-    progress = keras.utils.Progbar(
-        len(data), unit_name="image", verbose=0 if options.json else 1
-    )
-    values = []
-    for start in range(0, len(data), 256):
-        chunk = slice(start, start + 256)
-        values.extend(
-            model.bits_per_dim(
-                data[chunk],
-                draws=options.draws,
-                # With one seed all chunks would have the same noise.
-                seed=options.seed + start,
-                labels=_rows(labels, chunk),
-            )
-        )
-        progress.update(len(values))
-    return values
-
-
-def add_reconstruct(commands):
-    """Adds `reconstruct`."""
-    command = add_command(
-        commands, "reconstruct", _reconstruct, "Encode images and decode them."
-    )
-    add_model(command)
-    add_labels(command)
-    add = command.add_argument
-    add("images", nargs="+", metavar="IMAGE")
-    add("--grid", metavar="FILE.png", help="both, as a picture")
+EVALUATE = command(
+    "evaluate",
+    _evaluate,
+    "Print bits/dim on images.",
+    MODEL,
+    TEST_DATA,
+    UPSCALE,
+    option("--draws", type=COUNT, default=1, help="of noise for each image"),
+    option("--seed", type=SEED, default=0),
+    JSON,
+)
 
 
 def _reconstruct(options):
-    model = load_model(options.model)
-    originals = load_files(model, options.images)
-    labels = labels_for(model, options.labels, len(originals))
+    model = inputs.load_model(options.model)
+    originals = inputs.load_files(model, options.images)
+    labels = inputs.labels_for(model, options.labels, len(originals))
     decoded = model.decode(model.encode(originals, labels), labels)
     quantized = model.quantize(model.dequantize(originals, seed="center"))
     wrong = np.sum(decoded != quantized, axis=(1, 2, 3))
@@ -166,28 +160,21 @@ def _reconstruct(options):
         raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")
 
 
-def add_interpolate(commands):
-    """Adds `interpolate`."""
-    command = add_command(
-        commands,
-        "interpolate",
-        _interpolate,
-        "Draw images between two, along a line or an arc of latents.",
-    )
-    add_model(command)
-    add = command.add_argument
-    add("a", metavar="A", help="image file")
-    add("b", metavar="B", help="image file")
-    add_labels(command)
-    add("--steps", type=number(int, 2), default=8)
-    add("--spherical", action="store_true", help="along the great circle")
-    add("--grid", metavar="FILE.png", required=True)
+RECONSTRUCT = command(
+    "reconstruct",
+    _reconstruct,
+    "Encode images and decode them.",
+    MODEL,
+    LABELS,
+    option("images", nargs="+", metavar="IMAGE"),
+    option("--grid", metavar="FILE.png", help="both, as a picture"),
+)
 
 
 def _interpolate(options):
-    model = load_model(options.model)
-    ends = load_files(model, [options.a, options.b])
-    labels = labels_for(model, options.labels, 2)
+    model = inputs.load_model(options.model)
+    ends = inputs.load_files(model, [options.a, options.b])
+    labels = inputs.labels_for(model, options.labels, 2)
     z = model.encode(ends, labels)
     shares = np.linspace(0, 1, options.steps)
     between = latent.interpolate(z, shares, options.spherical)
@@ -199,14 +186,23 @@ def _interpolate(options):
     print(options.grid)
 
 
-def add_info(commands):
-    """Adds `info`."""
-    add_model(add_command(commands, "info", _info, "Describe a model file."))
+INTERPOLATE = command(
+    "interpolate",
+    _interpolate,
+    "Draw images between two, along a line or an arc of latents.",
+    MODEL,
+    option("a", metavar="A", help="image file"),
+    option("b", metavar="B", help="image file"),
+    LABELS,
+    option("--steps", type=number(int, 2), default=8),
+    option("--spherical", action="store_true", help="along the great circle"),
+    option("--grid", metavar="FILE.png", required=True),
+)
 
 
 def _info(options):
-    model = load_model(options.model)
-    file = model_file(options.model)
+    model = inputs.load_model(options.model)
+    file = inputs.model_file(options.model)
     lines = model.get_config()
     del lines["name"], lines["dtype"]
     lines["parameters"] = f"{model.count_params():,}"
@@ -219,26 +215,7 @@ def _info(options):
         print(f"{name}: {value}")
 
 
-def add_convert(commands):
-    """Adds `convert`."""
-    command = add_command(
-        commands,
-        "convert",
-        _convert,
-        "Convert a model that another project trained.",
-    )
-    add = command.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ...")
-    add("--out", metavar="FILE.keras", required=True)
-    add("--format", choices=sorted(FORMATS), help="or told by the weights")
-    add("--size", type=COUNT, help="height and width, if not in the file")
-    add(
-        "--bits",
-        type=BITS,
-        default=8,
-        help="per subpixel that it was trained with, which no file holds",
-    )
-    add("--prefix", help="what stands before the names of its weights")
+INFO = command("info", _info, "Describe a model file.", MODEL)
 
 
 def _convert(options):
@@ -261,46 +238,45 @@ def _convert(options):
     print(out)
 
 
-def add_export(commands):
-    """Adds `export`."""
-    command = add_command(
-        commands,
-        "export",
-        _export,
-        "Write the encoder and the decoder as files that run without this "
-        "package, and what they take and give, signature.json.",
-    )
-    add_model(command)
-    add = command.add_argument
-    add("--format", choices=sorted(EXPORTS), default="savedmodel")
-    add("--out", metavar="DIR", required=True, help="folder to make")
+CONVERT = command(
+    "convert",
+    _convert,
+    "Convert a model that another project trained.",
+    option("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ..."),
+    option("--out", metavar="FILE.keras", required=True),
+    option("--format", choices=sorted(FORMATS), help="or told by the weights"),
+    option("--size", type=COUNT, help="height and width, if not in the file"),
+    option(
+        "--bits",
+        type=BITS,
+        default=8,
+        help="per subpixel that it was trained with, which no file holds",
+    ),
+    option("--prefix", help="what stands before the names of its weights"),
+)
 
 
 def _export(options):
-    load_model(options.model).export(options.out, EXPORTS[options.format])
+    inputs.load_model(options.model).export(
+        options.out, EXPORT_FORMATS[options.format]
+    )
     print(options.out)
 
 
-def add_doctor(commands):
-    """Adds `doctor`."""
-    command = add_command(
-        commands,
-        "doctor",
-        _doctor,
-        "Find out whether images come back exactly, and what loses them.",
-    )
-    add_model(command)
-    add_data(command, "x_test")
-    command.add_argument(
-        "--count", type=COUNT, default=64, help="images to look at"
-    )
-    add_upscale(command)
-    add_json(command)
+EXPORT = command(
+    "export",
+    _export,
+    "Write the encoder and the decoder as files that run without this "
+    "package, and what they take and give, signature.json.",
+    MODEL,
+    option("--format", choices=sorted(EXPORT_FORMATS), default="savedmodel"),
+    option("--out", metavar="DIR", required=True, help="folder to make"),
+)
 
 
 def _doctor(options):
-    model = load_model(options.model)
-    data, labels = load_data(model, options.data, options.upscale)
+    model = inputs.load_model(options.model)
+    data, labels = inputs.load_data(model, options.data, options.upscale)
     chosen = slice(options.count)
     diagnosis = model.diagnose(data[chosen], _rows(labels, chosen))
     if options.json:
@@ -313,46 +289,24 @@ def _doctor(options):
         raise ValueError(diagnosis.verdict)
 
 
-def add_demo(commands):
-    """Adds `demo`."""
-    command = add_command(
-        commands,
-        "demo",
-        _demo,
-        "Serve a page to this computer's browser: draw faces, edit and blend.",
-    )
-    add = command.add_argument
-    add(
-        "--model",
-        metavar="MODEL",
-        default="faces32",
-        help=".keras file, or a preset's name",
-    )
-    add(
-        "--directions",
-        metavar="FILE.npz",
-        help="of the attributes; default: MODEL_attributes.npz beside it",
-    )
-    add(
-        "--port",
-        type=number(int, 0, 65535),
-        default=8000,
-        help="of 127.0.0.1; 0 for any that is free",
-    )
-    add(
-        "--no-browser",
-        dest="browser",
-        action="store_false",
-        help="open no browser",
-    )
+DOCTOR = command(
+    "doctor",
+    _doctor,
+    "Find out whether images come back exactly, and what loses them.",
+    MODEL,
+    TEST_DATA,
+    option("--count", type=COUNT, default=64, help="images to look at"),
+    UPSCALE,
+    JSON,
+)
 
 
 def _demo(options):
     model, directions = options.model, options.directions
     if directions is None:
-        directions = demo.directions_path(model_file(model))
+        directions = demo.directions_path(inputs.model_file(model))
     demo.serve(
-        functools.partial(load_model, model),
+        functools.partial(inputs.load_model, model),
         model if model in PRESETS else pathlib.Path(model).name,
         directions,
         options.port,
@@ -360,11 +314,34 @@ def _demo(options):
     )
 
 
-def add_presets(commands):
-    """Adds `presets`."""
-    add_command(
-        commands, "presets", _presets, "List the models that come with it."
-    )
+DEMO = command(
+    "demo",
+    _demo,
+    "Serve a page to this computer's browser: draw faces, edit and blend.",
+    option(
+        "--model",
+        metavar="MODEL",
+        default="faces32",
+        help=".keras file, or a preset's name",
+    ),
+    option(
+        "--directions",
+        metavar="FILE.npz",
+        help="of the attributes; default: MODEL_attributes.npz beside it",
+    ),
+    option(
+        "--port",
+        type=number(int, 0, 65535),
+        default=8000,
+        help="of 127.0.0.1; 0 for any that is free",
+    ),
+    option(
+        "--no-browser",
+        dest="browser",
+        action="store_false",
+        help="open no browser",
+    ),
+)
 
 
 def _presets(options):
@@ -372,5 +349,6 @@ def _presets(options):
         print(f"{name}: {preset.description}")
 
 
-def _rows(labels, rows):
-    return None if labels is None else labels[rows]
+LIST_PRESETS = command(
+    "presets", _presets, "List the models that come with it."
+)

@@ -1,4 +1,7 @@
-"""Types of options, and the options that several commands share."""
+"""How commands and options are written down, and those that several share.
+
+A command or an option is a function that adds it to a parser.
+"""
 
 import argparse
 import math
@@ -6,31 +9,62 @@ import math
 from keras_glow.checks import MAX_WEIGHTS_SEED
 
 
-def number(kind, low, high=None):
+def command(name, run, help, *options):
+    """Returns a command.
+
+    Args:
+        name: str.
+        run: function of the parsed options, which does the job.
+        help: str, one sentence.
+        *options: see `option` and `one_of`.
+    """
+
+    def add(commands):
+        parser = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+        for add_option in options:
+            add_option(parser)
+
+    return add
+
+
+def option(*names, **settings):
+    """Returns an option, with the arguments of `add_argument` of argparse."""
+    return lambda parser: parser.add_argument(*names, **settings)
+
+
+def one_of(*options):
+    """Returns an option that stands for exactly one of several."""
+
+    def add(parser):
+        group = parser.add_mutually_exclusive_group(required=True)
+        for add_option in options:
+            add_option(group)
+
+    return add
+
+
+def number(kind, low, high=math.inf):
     """Returns an argparse type: a finite number within limits."""
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
-            value = None
-        if (
-            value is None
-            or not low <= value < math.inf
-            or (high is not None and value > high)
-        ):
-            limits = f">= {low}" if high is None else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(
-                f"expected a number {limits}, got {text!r}"
-            )
-        return value
+            value = math.nan
+        if low <= value <= high and value < math.inf:
+            return value
+        limits = f">= {low}" if high == math.inf else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(
+            f"expected a number {limits}, got {text!r}"
+        )
 
     return parse
-
-
-COUNT = number(int, 1)
-SEED = number(int, 0, MAX_WEIGHTS_SEED)
-BITS = number(int, 1, 8)
 
 
 def temperature(text):
@@ -44,58 +78,24 @@ def classes(text):
     return [number(int, 0)(part) for part in text.split(",")]
 
 
-def add_command(commands, name, run, help):
-    """Adds a command, and returns its parser.
+COUNT = number(int, 1)
+SEED = number(int, 0, MAX_WEIGHTS_SEED)
+BITS = number(int, 1, 8)
 
-    Args:
-        commands: the subparsers of the program.
-        name: str, of the command.
-        run: function of the parsed options that does the job.
-        help: str.
-    """
-    command = commands.add_parser(
-        name,
-        help=help,
-        description=help,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    return command
-
-
-def add_data(command, key):
-    """Adds DATA: images in a folder, or in an `.npz` file under a key."""
-    command.add_argument(
-        "data", metavar="DATA", help=f"folder, or .npz with images or {key}"
-    )
-
-
-def add_json(command):
-    """Adds --json."""
-    command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def add_labels(command):
-    """Adds --labels."""
-    command.add_argument(
-        "--labels",
-        type=classes,
-        help="of a model with classes: one for all images, or one for each, "
-        "joined by commas",
-    )
-
-
-def add_model(command):
-    """Adds MODEL: a file, or a preset."""
-    command.add_argument(
-        "model", metavar="MODEL", help=".keras file, or a preset's name"
-    )
-
-
-def add_upscale(command):
-    """Adds --upscale."""
-    command.add_argument(
-        "--upscale",
-        action="store_true",
-        help="enlarge images of a folder that are too small",
-    )
+JSON = option("--json", action="store_true", help="print JSON")
+LABELS = option(
+    "--labels",
+    type=classes,
+    help="of a model with classes: one for all images, or one for each, "
+    "joined by commas",
+)
+MODEL = option("model", metavar="MODEL", help=".keras file, or a preset's name")
+TRAIN_DATA, TEST_DATA = (
+    option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
+    for key in ("x_train", "x_test")
+)
+UPSCALE = option(
+    "--upscale",
+    action="store_true",
+    help="enlarge images of a folder that are too small",
+)

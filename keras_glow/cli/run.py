@@ -32,17 +32,14 @@ class Settings:
     A new field needs the default that runs begun without it were trained with.
 
     Attributes:
-        epochs: int, of the whole training.
-        batch_size: int.
         size: int, height and width that the images were resized to, or None.
-        grey: bool, whether the images were read as grey ones.
-        flip: bool, whether half of the images of each epoch are mirrored.
-        levels, depth, width, permutation, coupling, bits, seed, network_dtype,
-            num_classes, class_priors, classifier_weight: see `Glow`.
-        learning_rate: float, its peak; see `schedules.warmup_cosine`.
-        warmup: int, steps up to the peak; at most half of all steps.
-        clip: float, largest norm of the gradient, or 0 for no limit.
-        ema: float, momentum of the averaged weights, or 0 for no averages.
+        grey: bool, whether they were read as grey images.
+        flip: bool, whether half of them are mirrored in each epoch.
+        learning_rate, warmup: see `schedules.warmup_cosine`.
+        clip: float, largest norm of the gradient; 0 for no limit.
+        ema: float, momentum of the averaged weights; 0 for no averages.
+
+    The others are arguments of `Glow` and `fit`.
     """
 
     epochs: int = 20

@@ -7,36 +7,23 @@ import pathlib
 
 from keras_glow import images
 from keras_glow.backend.devices import devices
-from keras_glow.cli import run
-from keras_glow.cli.inputs import common_size
+from keras_glow.cli import inputs, run
 from keras_glow.cli.options import (
     BITS,
     COUNT,
+    JSON,
     SEED,
-    add_command,
-    add_data,
-    add_json,
-    add_upscale,
+    TRAIN_DATA,
+    UPSCALE,
+    command,
     number,
+    option,
 )
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 
 
-def add_check_data(commands):
-    """Adds `check-data`."""
-    command = add_command(
-        commands,
-        "check-data",
-        _check_data,
-        "Report every file that cannot be trained on, and what is done to "
-        "those that can.",
-    )
-    add_data(command, "x_train")
-    command.add_argument(
-        "--size", type=COUNT, help="height and width to train at"
-    )
-    add_upscale(command)
-    add_json(command)
+def _one_image(path):
+    return f"{path} is expected to hold images to train on, and holds one only"
 
 
 def _check_data(options):
@@ -58,79 +45,16 @@ def _check_data(options):
         raise ValueError(report.problem() or _one_image(options.data))
 
 
-def _one_image(path):
-    return f"{path} is expected to hold images to train on, and holds one only"
-
-
-def add_train(commands):
-    """Adds `train`, with the defaults of `Settings`."""
-    command = add_command(
-        commands,
-        "train",
-        _train,
-        "Train a model on a folder of images or an .npz file; leaves "
-        "model.keras, history.csv and samples/ in RUN.",
-    )
-    add_data(command, "x_train")
-    add = command.add_argument
-    add("--out", metavar="RUN", default="run", help="folder of the run")
-    add("--validation", metavar="DATA", help="images that are not trained on")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the run in RUN, if any",
-    )
-    add("--epochs", type=COUNT)
-    add("--batch-size", type=COUNT)
-    add("--size", type=COUNT, help="height and width to resize to")
-    add("--grey", action="store_true", help="read a folder as grey images")
-    add(
-        "--on-bad",
-        choices=["error", "skip"],
-        default="error",
-        help="what to do about images that cannot be used",
-    )
-    add_upscale(command)
-    add("--flip", action="store_true", help="mirror half of the images")
-    _add_architecture(add)
-    _add_optimisation(add)
-    add("--seed", type=SEED)
-    add(
-        "--devices",
-        type=COUNT,
-        default=1,
-        help="of this machine that share each batch, on TensorFlow and JAX",
-    )
-    command.set_defaults(**dataclasses.asdict(run.Settings()))
-
-
-def _add_architecture(add):
-    add("--levels", type=COUNT)
-    add("--depth", type=COUNT, help="steps of flow in a level")
-    add("--width", type=COUNT, help="of the coupling networks")
-    add("--permutation", choices=sorted(PERMUTATIONS))
-    add("--coupling", choices=sorted(COUPLINGS))
-    add("--bits", type=BITS, help="per subpixel")
-
-
-def _add_optimisation(add):
-    add(
-        "--learning-rate",
-        type=number(float, 0),
-        help="the highest: it falls by half a cosine",
-    )
-    add("--warmup", type=number(int, 0), help="steps up to it")
-    add("--clip", type=number(float, 0), help="gradient norm; 0: none")
-    add(
-        "--ema",
-        type=number(float, 0, 0.99999),
-        help="momentum of the averaged weights; 0 for none",
-    )
-    add(
-        "--network-dtype",
-        choices=["float32", "bfloat16", "float16"],
-        help="of the coupling networks while training",
-    )
+CHECK_DATA = command(
+    "check-data",
+    _check_data,
+    "Report every file that cannot be trained on, and what is done to those "
+    "that can.",
+    TRAIN_DATA,
+    option("--size", type=COUNT, help="height and width to train at"),
+    UPSCALE,
+    JSON,
+)
 
 
 def _train(options):
@@ -161,7 +85,7 @@ def _train(options):
     if options.validation:
         validation = load(
             options.validation,
-            common_size(train_images.shape[1:]),
+            inputs.common_size(train_images.shape[1:]),
             keys=images.TEST_KEYS,
             cache=out / "validation.npy",
         )
@@ -175,3 +99,64 @@ def _train(options):
     with devices(options.devices):
         run.train(out, train_images, validation, settings)
     print(out / "model.keras")
+
+
+TRAIN = command(
+    "train",
+    _train,
+    "Train a model on a folder of images or an .npz file; leaves model.keras, "
+    "history.csv and samples/ in RUN.",
+    TRAIN_DATA,
+    option("--out", metavar="RUN", default="run", help="folder of the run"),
+    option(
+        "--validation", metavar="DATA", help="images that are not trained on"
+    ),
+    option(
+        "--resume",
+        action="store_true",
+        help="go on with the run in RUN, if any",
+    ),
+    option("--epochs", type=COUNT),
+    option("--batch-size", type=COUNT),
+    option("--size", type=COUNT, help="height and width to resize to"),
+    option("--grey", action="store_true", help="read a folder as grey images"),
+    option(
+        "--on-bad",
+        choices=["error", "skip"],
+        default="error",
+        help="what to do about images that cannot be used",
+    ),
+    UPSCALE,
+    option("--flip", action="store_true", help="mirror half of the images"),
+    option("--levels", type=COUNT),
+    option("--depth", type=COUNT, help="steps of flow in a level"),
+    option("--width", type=COUNT, help="of the coupling networks"),
+    option("--permutation", choices=sorted(PERMUTATIONS)),
+    option("--coupling", choices=sorted(COUPLINGS)),
+    option("--bits", type=BITS, help="per subpixel"),
+    option(
+        "--learning-rate",
+        type=number(float, 0),
+        help="the highest: it falls by half a cosine",
+    ),
+    option("--warmup", type=number(int, 0), help="steps up to it"),
+    option("--clip", type=number(float, 0), help="gradient norm; 0: none"),
+    option(
+        "--ema",
+        type=number(float, 0, 0.99999),
+        help="momentum of the averaged weights; 0 for none",
+    ),
+    option(
+        "--network-dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the coupling networks while training",
+    ),
+    option("--seed", type=SEED),
+    option(
+        "--devices",
+        type=COUNT,
+        default=1,
+        help="of this machine that share each batch, on TensorFlow and JAX",
+    ),
+    lambda parser: parser.set_defaults(**dataclasses.asdict(run.Settings())),
+)
