@@ -19,7 +19,8 @@ LEARNING_RATE = 1e-4
 class KerasGlow:
     """This package."""
 
-    modules = ("keras_glow", "keras")  # in this order, see keras_glow/__init__
+    modules = ("keras", "keras_glow")
+    environment = {"TF_ENABLE_ONEDNN_OPTS": "1"}  # as the README advises
 
     def __init__(self, depth, width, batch_size, network_dtype=None):
         import keras

@@ -45,7 +45,7 @@ def main():
     from keras_glow.files.presets import load_preset, preset_path
 
     model = load_preset(options.model)
-    file = demo.directions_of(preset_path(options.model))
+    file = demo.directions_path(preset_path(options.model))
     found = demo.read_directions(file, model.dimensions) if file else {}
     workshop = demo.Workshop(model, options.model, found)
     workshop.warm_up()

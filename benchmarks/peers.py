@@ -57,6 +57,9 @@ def child(name, configuration, times):
     rng = np.random.default_rng(0)
     count = batch_size * batches
     images = rng.integers(0, 256, (count, *SHAPE), "uint8")
+    environment = getattr(CONTENDERS[name], "environment", {})
+    for variable, value in environment.items():
+        os.environ.setdefault(variable, value)
     for module in CONTENDERS[name].modules:
         importlib.import_module(module)
     after_import = peak()

@@ -31,7 +31,7 @@ COLUMNS = ("images/s", "core-ms/image", "first step, s", "peak, MiB")
 def measure(options):
     """The row of one combination: a dict by column."""
     start = time.perf_counter()
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # see keras_glow
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     import keras
     import numpy as np
 

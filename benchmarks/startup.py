@@ -24,7 +24,7 @@ STEPS = 30
 def measure(depth, width):
     """The row of one depth."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # see keras_glow
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     times = [time.perf_counter()]
 
     def lap():

@@ -25,7 +25,7 @@ from edits import read
 from feature_network import WEIGHTS
 
 import keras_glow
-from keras_glow.cli.demo.directions import read_directions, write_directions
+from keras_glow.cli.demo import read_directions, write_directions
 from keras_glow.latent import apply_direction, attribute_direction
 
 ATTRIBUTES = (

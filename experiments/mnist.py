@@ -79,26 +79,17 @@ def main():
     """Trains, scores the test digits and draws samples."""
     options = parse()
     (images, labels), (test_images, test_labels) = load_digits(options.data)
-    settings = {
-        "levels": 3,
-        "depth": options.depth,
-        "width": options.width,
-        "permutation": "invertible_conv",
-        "coupling": "affine",
-        "bits": 8,
-        "seed": options.seed,
-        "network_dtype": None,
-        "num_classes": CLASSES if options.classes else None,
-        "class_priors": options.class_priors,
-        "classifier_weight": options.classifier_weight,
-        "learning_rate": options.learning_rate,
-        "warmup": 300,
-        "clip": 1e5,
-        "ema": options.ema,
-        "epochs": options.epochs,
-        "batch_size": 32,
-        "flip": False,
-    }
+    settings = training.Settings(
+        depth=options.depth,
+        width=options.width,
+        seed=options.seed,
+        num_classes=CLASSES if options.classes else None,
+        class_priors=options.class_priors,
+        classifier_weight=options.classifier_weight,
+        learning_rate=options.learning_rate,
+        ema=options.ema,
+        epochs=options.epochs,
+    )
     some, some_labels = test_images[:SOME_IMAGES], test_labels[:SOME_IMAGES]
     if not options.classes:
         labels = some_labels = None

@@ -58,7 +58,7 @@ class Rate(keras.callbacks.Callback):
 def run(folder, settings, images, validation):
     """Trains one model, or goes on with it; its result as a dict."""
     keras.utils.clear_session(free_memory=True)
-    rate = Rate(settings["batch_size"])
+    rate = Rate(settings.batch_size)
     model = training.train(
         folder, images, validation, settings, callbacks=[rate]
     )
@@ -88,24 +88,21 @@ def main():
         file = folder / "result.json"
         if not file.exists():
             print(folder, flush=True)
-            settings = {
-                "levels": options.levels,
-                "depth": options.depth,
-                "width": options.width,
-                "permutation": permutation,
-                "coupling": coupling,
-                "bits": 8,
-                "seed": seed,
-                "network_dtype": options.network_dtype,
-                "learning_rate": options.learning_rate,
-                "warmup": options.warmup,
-                "clip": options.clip,
-                "ema": 0.0,
-                "epochs": options.epochs,
-                "batch_size": options.batch_size,
-                "flip": True,
-                "images": len(images),
-            }
+            settings = training.Settings(
+                levels=options.levels,
+                depth=options.depth,
+                width=options.width,
+                permutation=permutation,
+                coupling=coupling,
+                seed=seed,
+                network_dtype=options.network_dtype,
+                learning_rate=options.learning_rate,
+                warmup=options.warmup,
+                clip=options.clip,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                flip=True,
+            )
             result = run(folder, settings, images, validation)
             file.write_text(json.dumps(result, indent=2) + "\n")
         results[permutation, coupling, seed] = json.loads(file.read_text())

@@ -2,6 +2,6 @@
 
 import sys
 
-from keras_glow.cli.main import main
+from keras_glow.cli.main import console
 
-sys.exit(main())
+sys.exit(console())

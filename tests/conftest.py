@@ -3,8 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# As the package sets it, which here comes after Keras: for processes that tests
-# start to compute alike.
+# As `keras-glow train` sets it, which the processes that tests start inherit:
+# all of them compute alike.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import multiprocessing
 import os
@@ -30,23 +31,17 @@ from keras_glow.training.checkpoint import (
     save_checkpoint,
 )
 
-SETTINGS = {
-    "levels": 1,
-    "depth": 1,
-    "width": 4,
-    "permutation": "invertible_conv",
-    "coupling": "affine",
-    "bits": 8,
-    "seed": 0,
-    "network_dtype": None,
-    "learning_rate": 1e-2,
-    "warmup": 3,
-    "clip": 1e5,
-    "ema": 0.9,
-    "epochs": 2,
-    "batch_size": 16,
-    "flip": True,
-}
+SETTINGS = training.Settings(
+    levels=1,
+    depth=1,
+    width=4,
+    learning_rate=1e-2,
+    warmup=3,
+    ema=0.9,
+    epochs=2,
+    batch_size=16,
+    flip=True,
+)
 STEPS = 4  # in an epoch
 SLOW = pytest.mark.slow
 
@@ -477,8 +472,29 @@ def test_a_run_does_not_go_on_with_other_settings(
 ):
     before = contents(finished)
     with pytest.raises(ValueError, match=message):
-        training.train(finished, images, None, {**SETTINGS, **changes})
+        training.train(
+            finished, images, None, dataclasses.replace(SETTINGS, **changes)
+        )
     assert contents(finished) == before
+
+
+def test_a_run_goes_on_that_was_begun_with_fewer_settings(model, tmp_path):
+    """As `train` of the command line wrote them when they had no type."""
+    names = (
+        "epochs batch_size size grey flip levels depth width permutation "
+        "coupling bits learning_rate warmup clip ema network_dtype seed"
+    )
+    settings = dataclasses.asdict(SETTINGS)
+    save_checkpoint(
+        model,
+        tmp_path / training.CHECKPOINT,
+        epoch=1,
+        settings={name: settings[name] for name in names.split()},
+    )
+    assert training.resume(tmp_path, settings)[1].epoch == 1
+    settings["class_priors"] = "top"
+    with pytest.raises(ValueError, match=r"class_priors \(was all, is top\)"):
+        training.resume(tmp_path, settings)
 
 
 def test_a_run_does_not_go_on_with_other_images(finished, images):
@@ -605,7 +621,9 @@ def test_a_run_ended_at_random_moments_ends_as_if_undisturbed(
         assert not list(out.glob(".checkpoint*"))
     training.remove_partials(out)
     # On to the end of an epoch, in this process; the other one in one go.
-    data = images, images[:20], progress.settings
+    saved = dict(progress.settings)
+    del saved["images"]
+    data = images, images[:20], training.Settings(**saved)
     for folder in (out, tmp_path / "undisturbed"):
         with pytest.raises(KeyboardInterrupt):
             training.train(folder, *data, [StopAfterEpochs(epochs + 2)])

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from PIL import Image
 
 from keras_glow import Glow
 from keras_glow.callbacks import SampleGrid
-from keras_glow.cli import main as cli
+from keras_glow.cli import inputs
+from keras_glow.cli import main as main_module
 from keras_glow.cli.main import main
 from keras_glow.training.checkpoint import read_progress
 
@@ -293,6 +295,57 @@ def test_python_m_keras_glow(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command, backend, before, after",
+    [
+        ("train", "tensorflow", None, "1"),
+        ("train", "tensorflow", "0", "0"),
+        ("train", "jax", None, None),
+        ("sample", "tensorflow", None, None),
+    ],
+)
+def test_train_begins_anew_with_onednn(
+    monkeypatch, command, backend, before, after
+):
+    calls = []
+    environment = {} if before is None else {main_module.ONEDNN: before}
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
+    monkeypatch.setattr(sys, "argv", ["keras-glow", command, "faces"])
+    monkeypatch.setattr(sys, "orig_argv", ["p", "-O", "keras-glow", command])
+    monkeypatch.setattr(main_module, "main", lambda: 3)
+    assert main_module.console() == 3
+    again = [sys.executable, "-O", "keras-glow", command]
+    assert calls == ([(sys.executable, again)] if before != after else [])
+    assert environment.get(main_module.ONEDNN) == after
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or os.name != "posix",
+    reason="for TensorFlow, where execv keeps the process",
+)
+def test_importing_sets_no_variable_and_training_does(tmp_path):
+    script = """
+import os
+from keras_glow.cli import main
+print(os.environ.get(main.ONEDNN), flush=True)
+main.main = lambda: None
+main.console()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    environment.pop(main_module.ONEDNN, None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", "two words"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.stdout.split() == ["None", "1"]
+
+
 WRONG_USE = [
     ([], "COMMAND"),
     (["paint"], "paint"),
@@ -383,7 +436,9 @@ def test_every_command_fails_in_one_line(
 ):
     monkeypatch.chdir(tmp_path)
     # Loading takes longest, so what is there is loaded once.
-    monkeypatch.setattr(cli, "_load", functools.cache(cli._load))
+    monkeypatch.setattr(
+        inputs, "load_model", functools.cache(inputs.load_model)
+    )
     model, faces = run[0] / "run" / "model.keras", run[0] / "faces"
     (tmp_path / "text.txt").write_text("nothing that can be read")
     (tmp_path / "empty.keras").write_bytes(b"")

@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import threading
+import webbrowser
 import zlib
 
 import numpy as np
@@ -27,8 +28,8 @@ import keras_glow
 from keras_glow import latent
 from keras_glow.cli import demo
 from keras_glow.cli import main as cli
-from keras_glow.cli.demo import directions, workshop
 from keras_glow.cli.demo import server as server_module
+from keras_glow.cli.demo import workshop
 
 SHAPE = (SIZE, SIZE, 3)
 JSON, BYTES = "application/json", "application/octet-stream"
@@ -164,7 +165,7 @@ def test_answers_say_what_the_model_says(server, model):
 
 def test_a_picture_in_colour_becomes_grey_or_has_fewer_bits(monkeypatch):
     model = keras_glow.Glow((8, 8, 1), levels=1, depth=1, width=4, bits=5)
-    seen = demo.Workshop(model, "grey").look(encoded(FACES[0]))
+    seen = demo.Workshop(model, "grey").inspect(encoded(FACES[0]))
     picture = pixels(seen["picture"]["png"])
     assert picture.shape == (8, 8) and not np.any(picture % 8)
     assert_array_equal(pixels(seen["decoded"]["png"]), picture)
@@ -434,7 +435,7 @@ def test_what_fails_inside_stays_inside(server, monkeypatch, capsys):
 
 
 def test_directions_come_back(tmp_path, found):
-    directions.write_directions(tmp_path / "d.npz", found)
+    demo.write_directions(tmp_path / "d.npz", found)
     read = demo.read_directions(tmp_path / "d.npz", SIZE * SIZE * 3)
     assert list(read) == list(found)
     for name, direction in read.items():
@@ -472,10 +473,10 @@ def test_directions_that_are_none(tmp_path):
 
 
 def test_run(model, found, tmp_path, monkeypatch, capsys):
-    directions.write_directions(tmp_path / "x_attributes.npz", found)
-    file = demo.directions_of(tmp_path / "x.keras")
+    demo.write_directions(tmp_path / "x_attributes.npz", found)
+    file = demo.directions_path(tmp_path / "x.keras")
     assert file == tmp_path / "x_attributes.npz"
-    assert demo.directions_of(tmp_path / "y.keras") is None
+    assert demo.directions_path(tmp_path / "y.keras") is None
     opened = threading.Event()
 
     def serve(server):
@@ -484,14 +485,14 @@ def test_run(model, found, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.Server, "serve_forever", serve)
-    monkeypatch.setattr(demo.webbrowser, "open", lambda url: opened.set())
-    demo.run(lambda: model, "x", file, port=0)
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.set())
+    demo.serve(lambda: model, "x", file, port=0)
     assert "http://127.0.0.1:" in capsys.readouterr().out
 
 
 def test_command(server, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(cli.demo, "run", lambda *args: calls.append(args))
+    monkeypatch.setattr(demo, "serve", lambda *args: calls.append(args))
     assert cli.main(["demo", "--port", "0", "--no-browser"]) == 0
     ((_, name, file, port, browser),) = calls
     assert (name, port, browser) == ("faces32", 0, False)
@@ -506,7 +507,7 @@ def test_command(server, monkeypatch, capsys):
 
 
 def test_the_shipped_directions_fit_the_shipped_model():
-    file = demo.directions_of(keras_glow.presets.preset_path("faces32"))
+    file = demo.directions_path(keras_glow.presets.preset_path("faces32"))
     read = demo.read_directions(file, 32 * 32 * 3)
     assert {"Smiling", "Eyeglasses", "Blond_Hair"} <= set(read)
     lengths = [np.linalg.norm(direction) for direction in read.values()]

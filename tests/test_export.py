@@ -14,7 +14,7 @@ from helpers import load_experiment, move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
-from keras_glow.cli import main as cli
+from keras_glow.cli import inputs, models
 from keras_glow.cli.main import main
 from keras_glow.files.atomic import atomic_folder, partial_folder
 from keras_glow.files.export import standalone
@@ -51,7 +51,9 @@ def exported(model, tmp_path_factory):
     """The folder of a format, written once, by the command line."""
     place = tmp_path_factory.mktemp("export")
     model.save(place / "model.keras")
-    formats = {name: cli_name for cli_name, name in cli.EXPORTS.items()}
+    formats = {
+        name: cli_name for cli_name, name in models.EXPORT_FORMATS.items()
+    }
 
     def folder(format):
         out = place / format
@@ -327,7 +329,9 @@ def test_command_line(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Loading and exporting take long, and are tested above.
     model.save("model.keras")
-    monkeypatch.setattr(cli, "_load", functools.cache(cli._load))
+    monkeypatch.setattr(
+        inputs, "load_model", functools.cache(inputs.load_model)
+    )
 
     def export(model, path, format):
         with atomic_folder(path) as folder:

@@ -1,7 +1,8 @@
-"""A run of training in a folder: what `keras-glow train` does."""
+"""A run of training in a folder: the work of `keras-glow train`."""
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import math
 import pathlib
@@ -22,74 +23,113 @@ from keras_glow.training.checkpoint import Progress, load_checkpoint
 from keras_glow.training.ema import averaged_weights
 
 CHECKPOINT = "checkpoint.keras"
-MODEL_SETTINGS = (
-    "levels",
-    "depth",
-    "width",
-    "permutation",
-    "coupling",
-    "bits",
-    "seed",
-    "network_dtype",
-    "num_classes",
-    "class_priors",
-    "classifier_weight",
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings that shape a run, which is resumed with equal ones only.
+
+    A new field needs the default that runs begun without it were trained with.
+
+    Attributes:
+        size: int, height and width that the images were resized to, or None.
+        grey: bool, whether they were read as grey images.
+        flip: bool, whether half of them are mirrored in each epoch.
+        learning_rate, warmup: see `schedules.warmup_cosine`.
+        clip: float, largest norm of the gradient; 0 for no limit.
+        ema: float, momentum of the averaged weights; 0 for no averages.
+
+    The others are arguments of `Glow` and `fit`.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    size: int | None = None
+    grey: bool = False
+    flip: bool = False
+    levels: int = 3
+    depth: int = 4
+    width: int = 128
+    permutation: str = "invertible_conv"
+    coupling: str = "affine"
+    bits: int = 8
+    seed: int = 0
+    network_dtype: str | None = None
+    num_classes: int | None = None
+    class_priors: str = "all"
+    classifier_weight: float = 0.0
+    learning_rate: float = 4e-3
+    warmup: int = 300
+    clip: float = 1e5
+    ema: float = 0.0
 
 
 def is_run(folder):
-    """Whether a run has begun in the folder."""
-    folder = pathlib.Path(folder)
-    return any(
-        (folder / name).exists()
-        for name in (CHECKPOINT, "history.csv", "model.keras")
-    )
+    """Returns whether a run has begun in the folder."""
+    names = CHECKPOINT, "history.csv", "model.keras"
+    return any((pathlib.Path(folder) / name).exists() for name in names)
 
 
 def new_model(settings, image_shape, steps):
-    """A model that is compiled and not trained.
+    """Returns a compiled model that is not trained yet.
 
     Args:
-        settings: dict, see `train`.
+        settings: `Settings`.
         image_shape: (height, width, channels).
         steps: int, of the whole training.
     """
     model = Glow(
         image_shape,
-        **{name: settings[name] for name in MODEL_SETTINGS if name in settings},
+        settings.levels,
+        settings.depth,
+        settings.width,
+        permutation=settings.permutation,
+        coupling=settings.coupling,
+        bits=settings.bits,
+        seed=settings.seed,
+        network_dtype=settings.network_dtype,
+        num_classes=settings.num_classes,
+        class_priors=settings.class_priors,
+        classifier_weight=settings.classifier_weight,
     )
     schedule = warmup_cosine(
-        settings["learning_rate"], steps, min(settings["warmup"], steps // 2)
+        settings.learning_rate, steps, min(settings.warmup, steps // 2)
     )
-    ema = settings["ema"]
     model.compile(
         keras.optimizers.Adam(
             schedule,
-            global_clipnorm=settings["clip"] or None,
-            use_ema=ema > 0,
-            ema_momentum=ema,
+            global_clipnorm=settings.clip or None,
+            use_ema=settings.ema > 0,
+            ema_momentum=settings.ema,
         )
     )
     return model
 
 
-def resume(folder, settings):
-    """The model of a run that was interrupted, and its `Progress`.
+def resume(folder, identity):
+    """Loads the model of a run that was interrupted, and its `Progress`.
 
-    None if it has no checkpoint yet.
+    Args:
+        folder: of the run.
+        identity: dict of the run's settings and the fingerprints of its data,
+            as checkpoints hold it.
+
+    Returns:
+        Tuple of model and `Progress`, or None if there is no checkpoint yet.
 
     Raises:
-        ValueError: if the run in the folder has other settings, or its
+        ValueError: if the run in the folder has another identity, or its
             checkpoints cannot be read.
     """
     loaded = load_checkpoint(pathlib.Path(folder) / CHECKPOINT)
     if loaded is None:
         return None
-    before = loaded[1].settings
+    # Settings that the checkpoint does not mention had their defaults.
+    before = {**dataclasses.asdict(Settings()), **loaded[1].settings}
     different = [
-        f"{name} (was {before.get(name)}, is {settings.get(name)})"
-        for name in sorted({*before, *settings})
-        if before.get(name) != settings.get(name)
+        f"{name} (was {before.get(name)}, is {identity.get(name)})"
+        for name in sorted({*before, *identity})
+        if before.get(name) != identity.get(name)
     ]
     if different:
         raise ValueError(
@@ -118,11 +158,11 @@ def train(
         folder: of the run; made if it is missing.
         images: uint8 array to train on.
         validation: uint8 array, or None.
-        settings: dict of plain values: every option that shapes the run.
+        settings: `Settings`.
         callbacks: Keras callbacks, beside its own.
         labels: int array of classes, one an image, if `settings` has
             `num_classes`.
-        validation_labels: likewise, of the validation images.
+        validation_labels: int array of the classes of the validation images.
 
     Returns:
         The model.
@@ -135,49 +175,51 @@ def train(
         KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
-    settings = {**settings, "images": fingerprint(images)}
+    identity = dataclasses.asdict(settings)
+    identity["images"] = fingerprint(images)
     if labels is not None:
-        settings["labels"] = fingerprint(labels)
-    checkpoint = Checkpoint(folder / CHECKPOINT, settings)
-    images, labels = _shared(images, labels, settings["batch_size"])
-    steps = math.ceil(len(images) / settings["batch_size"])
-    validation_data = None
+        identity["labels"] = fingerprint(labels)
+    checkpoint = Checkpoint(folder / CHECKPOINT, identity)
+    batch_size, epochs = settings.batch_size, settings.epochs
+    images, labels = _divisible_by_devices(images, labels, batch_size)
     if validation is not None:
-        validation_data = _shared(
-            validation, validation_labels, settings["batch_size"]
+        validation = _divisible_by_devices(
+            validation, validation_labels, batch_size
         )
     with locked(folder), stopped_by_signals(checkpoint):
-        # Not below: other runs may be at work in folders of their own.
+        # Its other subfolders are left alone: runs may be at work in them.
         remove_partials(folder)
         remove_partials(folder / "samples")
-        model, progress = resume(folder, settings) or (
-            new_model(settings, images.shape[1:], steps * settings["epochs"]),
+        steps = epochs * math.ceil(len(images) / batch_size)
+        model, progress = resume(folder, identity) or (
+            new_model(settings, images.shape[1:], steps),
             Progress(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
         while True:
-            # An epoch cut short has fewer batches, and Keras counts them only
-            # once in a `fit`: it gets one of its own. At its end `fit` puts
-            # averages into the model, so what goes on is the checkpoint.
-            end = progress.epoch + 1 if progress.batch else settings["epochs"]
+            # Keras counts the batches of an epoch once per `fit`, so an epoch
+            # that was cut short gets a `fit` of its own. `fit` ends by moving
+            # the averaged weights into the model, so training goes on with the
+            # checkpoint, which holds the raw ones.
+            end = progress.epoch + 1 if progress.batch else epochs
             checkpoint.progress = progress
-            _keep_epochs(folder / "history.csv", progress.epoch)
+            _truncate_history(folder / "history.csv", progress.epoch)
             model.fit(
                 ImageSequence(
                     images,
                     labels,
-                    batch_size=settings["batch_size"],
-                    flip=settings["flip"],
-                    seed=settings["seed"],
+                    batch_size=batch_size,
+                    flip=settings.flip,
+                    seed=settings.seed,
                     epoch=progress.epoch,
                     batch=progress.batch,
                 ),
                 epochs=end,
                 initial_epoch=progress.epoch,
-                validation_data=validation_data,
-                validation_batch_size=settings["batch_size"],
-                # The checkpoint is last: what a kill keeps from the others in
-                # an epoch, the same epoch has to bring once more.
+                validation_data=validation,
+                validation_batch_size=batch_size,
+                # The checkpoint comes last: if a kill keeps another callback
+                # from its work in an epoch, that epoch is trained once more.
                 callbacks=[
                     *callbacks,
                     HistoryFile(folder / "history.csv", append=True),
@@ -185,16 +227,16 @@ def train(
                     checkpoint,
                 ],
             )
-            if end == settings["epochs"]:
+            if end == epochs:
                 break
-            model, progress = resume(folder, settings)
+            model, progress = resume(folder, identity)
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
 
 
-def _shared(images, labels, batch_size):
-    """As many of the images as make batches that the devices share evenly."""
+def _divisible_by_devices(images, labels, batch_size):
+    """Drops the images of the end that the devices could not share evenly."""
     shards = count_shards()
     if batch_size % shards:
         refuse("batch_size", f"a multiple of {shards} devices", batch_size)
@@ -205,7 +247,7 @@ def _shared(images, labels, batch_size):
 
 
 def fingerprint(images):
-    """Shape and hash of an array: what tells other images from the same."""
+    """Returns the shape and a hash of an array, which tell it from others."""
     digest = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
     return f"{' x '.join(map(str, images.shape))}, sha256 {digest[:12]}"
 
@@ -214,7 +256,7 @@ def fingerprint(images):
 def locked(folder):
     """Makes a folder, and refuses one in which another process is training.
 
-    The lock goes with the process that holds it, however that ends.
+    The lock ends with the process that holds it, however that ends.
 
     Raises:
         ValueError: if it is locked.
@@ -235,7 +277,7 @@ def locked(folder):
 def _lock(file, folder):
     try:
         import fcntl
-    except ImportError:  # on Windows
+    except ImportError:  # Windows has no fcntl.
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,13 +289,13 @@ def _lock(file, folder):
 
 @contextlib.contextmanager
 def stopped_by_signals(checkpoint):
-    """SIGINT and SIGTERM save a checkpoint first; a second one does not wait.
+    """Has SIGINT and SIGTERM save a checkpoint; a second one does not wait.
 
     Args:
         checkpoint: the `Checkpoint` callback of every `fit` in this context.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python hands signals to the main thread only.
+        yield  # Python delivers signals to the main thread only.
         return
 
     def stop(number, frame):
@@ -270,8 +312,8 @@ def stopped_by_signals(checkpoint):
             signal.signal(number, handler)
 
 
-def _keep_epochs(history, epochs):
-    """Drops the rows of epochs that the checkpoint does not have."""
+def _truncate_history(history, epochs):
+    """Drops the rows of epochs that the checkpoint does not contain."""
     if not history.exists():
         return
     with open(history, newline="") as file:

@@ -1,9 +1,8 @@
 """The page and its questions over HTTP, for this computer alone.
 
-What a URL may say is a fixed list: no part of it ever names a file. Other
-sites cannot ask: `Host` has to be that of this computer, which a name that
-somebody points here is not (DNS rebinding), and `Origin`, if there is one, the
-page's own.
+The URLs are a fixed list: no part of one ever names a file. Other sites cannot
+ask: `Host` must be this computer, which keeps out foreign names that resolve to
+it (DNS rebinding), and `Origin`, if there is one, must be the page's own.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")
 MAX_BODY = 10_000_000  # bytes
 MAX_WAITING = 16  # questions at once; each may hold a body in memory
-TIMEOUT = 20  # seconds that a client may be silent for
+TIMEOUT = 20  # seconds for which a client may be silent
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
@@ -39,7 +38,7 @@ BYTES = "application/octet-stream"
 
 
 class Refused(Exception):
-    """A request that is not answered: the status and the reason."""
+    """A request is not answered: holds the status and the reason."""
 
     def __init__(self, status, reason):
         super().__init__(reason)
@@ -51,11 +50,11 @@ class Server(http.server.ThreadingHTTPServer):
 
     Args:
         port: int; 0 for any that is free.
-        workshop: a `Workshop`, or None until it is there: requests come in once
-            `serve_forever` runs.
+        workshop: a `Workshop`, or None, to be set before `serve_forever`
+            takes the first request.
 
     Attributes:
-        url: str, where the page is.
+        url: str, of the page.
 
     Raises:
         OSError: if the port is taken.
@@ -80,13 +79,13 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://{ADDRESS}:{self.server_port}/"
 
     def handle_error(self, request, client_address):
-        """Says nothing of clients that went away."""
+        """Ignores errors of clients that went away."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers one request: a file of the page, or a question in JSON."""
+    """Answers one request, for a file of the page or with JSON."""
 
     timeout = TIMEOUT
 
@@ -105,7 +104,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         workshop = self.server.workshop
         questions = {
             "/api/draw": (JSON, ("seed", "temperature"), workshop.draw),
-            "/api/look": (BYTES, None, workshop.look),
+            "/api/look": (BYTES, None, workshop.inspect),
             "/api/edit": (
                 JSON,
                 ("a", "b", "share", "spherical", "strengths"),
@@ -119,20 +118,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             content_type, names, answer = questions[self.path]
             if self.headers.get_content_type() != content_type:
                 raise Refused(415, f"The type is expected to be {content_type}")
-            with self._a_place():
+            with self._queue_slot():
                 body = self._read_body()
                 arguments = (body,) if names is None else _parse(body, names)
                 self._send(200, *_json(answer(*arguments)))
 
     def send_error(self, code, message=None, explain=None):
-        """What http.server itself finds wrong, such as a method."""
+        """Reports in JSON an error that http.server finds, such as a method."""
         self._send(code, *_json({"error": message or f"Error {code}"}))
 
     def version_string(self):
         return "keras-glow"
 
     def log_message(self, *args):
-        """The terminal is left to the user."""
+        """Logs nothing: the terminal is left to the user."""
 
     def _check_origin(self):
         host = self.headers.get("Host", "")
@@ -142,8 +141,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(403, "Other sites may not ask")
 
     @contextlib.contextmanager
-    def _a_place(self):
-        """A place among those who wait for the model."""
+    def _queue_slot(self):
+        """Holds one of the places in the queue for the model."""
         if not self.server.waiting.acquire(blocking=False):
             raise Refused(503, "Too many questions at once")
         try:
@@ -166,17 +165,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     @contextlib.contextmanager
     def _refusing(self):
-        """What goes wrong inside is told the client, in one line."""
+        """Tells the client in one line about any error inside."""
         try:
             yield
         except Refused as refused:
             self._send(refused.status, *_json({"error": str(refused)}))
-        except OSError:  # the client went away, or was silent for too long
-            raise
+        except OSError:
+            raise  # The client went away, or was silent for too long.
         except ValueError as error:
             self._send(400, *_json({"error": " ".join(str(error).split())}))
         except Exception as error:
-            # Whatever it is, the server lives; what it is, is not for others.
+            # The server survives any error, and keeps its details to itself.
             line = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"keras-glow: error: {line}", file=sys.stderr)
             self._send(500, *_json({"error": "The server failed at this"}))
@@ -190,14 +189,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
         if status >= 400:
-            self._take_the_rest()
+            self._drain_request()
 
-    def _take_the_rest(self):
-        """Reads on for a while: closed at once, the answer would be lost."""
+    def _drain_request(self):
+        """Reads on for a while: closing at once could lose the answer."""
         with contextlib.suppress(OSError):
             self.connection.settimeout(1)
             self.connection.shutdown(socket.SHUT_WR)
-            # Counted in bytes: how many come at once is the network's affair.
+            # The limit is in bytes: the size of each part is up to the network.
             left, end = 2 * MAX_BODY, time.monotonic() + TIMEOUT
             while left > 0 and time.monotonic() < end:
                 part = self.rfile.read1(2**16)
@@ -211,7 +210,7 @@ def _json(answer):
 
 
 def _parse(body, names):
-    """The values of a JSON object that has just these names, in their order."""
+    """Returns the values of a JSON object with just these names, in order."""
     try:
         values = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -222,4 +221,4 @@ def _parse(body, names):
 
 
 def _no_number(text):
-    raise ValueError(text)  # NaN and Infinity are no JSON
+    raise ValueError(text)  # JSON has no NaN and no Infinity.

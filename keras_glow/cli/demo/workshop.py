@@ -1,6 +1,6 @@
-"""What the page can do with a model: files of images in, files of images out.
+"""The work of the page: takes and returns image files, by means of a model.
 
-Nothing is kept between two calls: a face is its image, which the page holds.
+It keeps nothing between two calls: the page holds each face, as its image.
 """
 
 import base64
@@ -21,12 +21,12 @@ from keras_glow.images.decoding import decode_picture
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
 MAX_TEMPERATURE = 1.5
 MAX_STRENGTH = 3.0
-# A photograph of most telephones; about 110 MB while it is decoded.
+# Enough for the photographs of most telephones; decoding takes about 110 MB.
 MAX_UPLOAD_PIXELS = 16_000_000
 
 
-def _alone(method):
-    """A method that waits until no other thread is inside one like it."""
+def one_at_a_time(method):
+    """Makes a method wait while another thread is in a method like it."""
 
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
@@ -37,14 +37,14 @@ def _alone(method):
 
 
 class Workshop:
-    """Draws, looks at and edits faces, for one caller at a time.
+    """Draws, inspects and edits faces, for one caller at a time.
 
-    Every picture that comes back is a dict of `png`, the file in base64, and
+    Every picture that it returns is a dict of `png`, the file in base64, and
     `bits_per_dim`, a float, or None if it is not finite.
 
     Args:
         model: a `Glow` of square images, grey or in colour, without classes.
-        name: str, what to call it.
+        name: str, what the page calls the model.
         directions: dict of names of attributes to float arrays `(D,)`.
 
     Raises:
@@ -64,7 +64,7 @@ class Workshop:
         self._lock = threading.Lock()
 
     def describe(self):
-        """What the page has to know about the model, as a dict."""
+        """Returns what the page needs to know about the model, as a dict."""
         return {
             "name": self.name,
             "image_shape": list(self.model.image_shape),
@@ -78,13 +78,13 @@ class Workshop:
         }
 
     def warm_up(self):
-        """Has the backend compile what the page will need."""
+        """Makes the backend compile everything that the page will need."""
         drawn = self.draw(0, 0.7)["pictures"]
-        self.look(base64.b64decode(drawn[0]["png"]))
+        self.inspect(base64.b64decode(drawn[0]["png"]))
         a, b = (picture["png"] for picture in drawn[:2])
         self.edit(a, b, 0.5, False, {})
 
-    @_alone
+    @one_at_a_time
     def draw(self, seed, temperature):
         """Draws `SAMPLES` images.
 
@@ -106,8 +106,8 @@ class Workshop:
         z = standard_normal(SAMPLES, self.model.dimensions, seed)
         return {"pictures": self._pictures(self._decode(z * deviations))}
 
-    @_alone
-    def look(self, content):
+    @one_at_a_time
+    def inspect(self, content):
         """Fits an image file to the model, encodes and decodes it.
 
         Args:
@@ -115,9 +115,9 @@ class Workshop:
                 `keras_glow.images.decoding`.
 
         Returns:
-            Dict of `picture`; `decoded`, the picture that its latents give;
-            `differing`, the number of values in which both differ; `notes`,
-            a list of str, what was done to the file that may surprise.
+            Dict of `picture`; `decoded`, the picture that its latents decode
+            to; `differing`, the number of values in which the two differ;
+            `notes`, a list of str: changes to the file that may surprise.
 
         Raises:
             ValueError: saying why the file cannot be used.
@@ -134,21 +134,22 @@ class Workshop:
             "notes": file.notes,
         }
 
-    @_alone
+    @one_at_a_time
     def edit(self, a, b, share, spherical, strengths):
         """Blends two faces, and moves the blend along directions.
 
         Args:
-            a: str, a face as a PNG file in base64, as the others return it.
-            b: likewise.
-            share: float 0..1, how much of b.
+            a: str, a face as a PNG file in base64, as the other methods
+                return it.
+            b: str, another face in the same form.
+            share: float 0..1, the share of b.
             spherical: bool, see `keras_glow.latent.interpolate`.
             strengths: dict of names of attributes to floats -3..3; those left
                 out are 0.
 
         Returns:
-            Dict of `picture`; `differing`, a list: in how many values it
-            differs from a, and from b.
+            Dict of `picture`; `differing`, a list of two: the number of values
+            in which it differs from a, and from b.
 
         Raises:
             ValueError: naming the argument that is not as described.
@@ -166,7 +167,7 @@ class Workshop:
         return {"picture": picture, "differing": differing.tolist()}
 
     def _change(self, strengths):
-        """The sum of the directions, each by its strength: `(D,)`."""
+        """Returns the sum of the directions times their strengths, `(D,)`."""
         change = np.zeros(self.model.dimensions, "float32")
         if not isinstance(strengths, dict):
             refuse("strengths", "a number for each name", strengths)
@@ -179,7 +180,7 @@ class Workshop:
         return change
 
     def _face(self, name, png):
-        """The pixels of a face that the page gives back."""
+        """Returns the pixels of a face that the page sends back."""
         height, width, channels = self.model.image_shape
         expected = f"a {width}x{height} PNG file in base64"
         try:
@@ -192,7 +193,7 @@ class Workshop:
         return file.pixels
 
     def _quantized(self, images):
-        """Images in the grey levels that the model knows."""
+        """Rounds images to the grey levels of the model."""
         centers = self.model.dequantize(images, seed="center")
         return self.model.quantize(centers)
 
@@ -203,9 +204,9 @@ class Workshop:
         return self.model.decode(z, batch_size=SAMPLES)
 
     def _bits_per_dim(self, images):
-        """As `Glow.bits_per_dim`, but equal images have equal numbers.
+        """Returns `Glow.bits_per_dim`, but the same value for equal images.
 
-        There image i has noise of its own; here all have the same.
+        There each image has its own noise; here all have the same.
         """
         x = [self.model.dequantize(image[None], seed=0) for image in images]
         [nats] = predict_batches(self.model.scorer, [np.concatenate(x)])
@@ -230,7 +231,7 @@ def _number(name, value, low, high):
 
 
 def _png(image):
-    """An image `(height, width, 1 or 3)` as a PNG file in base64."""
+    """Encodes an image `(height, width, 1 or 3)` as PNG, in base64."""
     file = io.BytesIO()
     image = image[..., 0] if image.shape[-1] == 1 else image
     Image.fromarray(image).save(file, "PNG")

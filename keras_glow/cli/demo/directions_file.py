@@ -5,15 +5,22 @@ import zipfile
 
 import numpy as np
 
-from keras_glow.checks import refuse
+from keras_glow.checks import one_line, refuse
 
 MAX_DIRECTIONS = 64
 MAX_NAME = 40  # characters
-HEADER = 1024  # bytes of an array in the file that are not its values
+HEADER = 1024  # bytes, at most, before the values of an array in the file
+
+
+def directions_path(model_file):
+    """Returns the path of the directions beside a model, None if none are."""
+    path = pathlib.Path(model_file)
+    path = path.with_name(f"{path.stem}_attributes.npz")
+    return path if path.is_file() else None
 
 
 def write_directions(path, directions):
-    """Writes what `read_directions` reads, in half precision.
+    """Writes a file for `read_directions`, in half precision.
 
     Args:
         path: of an `.npz` file.
@@ -27,7 +34,7 @@ def write_directions(path, directions):
 
 
 def read_directions(path, dimensions):
-    """Reads a file of directions, of anybody's: nothing in it is run.
+    """Reads a file of directions, which may be hostile: it cannot run code.
 
     Args:
         path: an `.npz` file with `names`, strings `(k,)`, and `directions`,
@@ -41,13 +48,10 @@ def read_directions(path, dimensions):
         ValueError: naming the file and what is wrong with it.
     """
     try:
-        arrays = _read_arrays(pathlib.Path(path), dimensions)
+        names, directions = _read_arrays(path, dimensions)
     except Exception as error:
         # NumPy and zipfile report damage by many types of exception.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} cannot be read: {reason[0]}") from None
-    names, directions = arrays
-    expected = f"finite floats (names, {dimensions}) in {path}"
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     if (
         names.ndim != 1
         or names.dtype.kind != "U"
@@ -60,13 +64,14 @@ def read_directions(path, dimensions):
         or directions.shape != (len(names), dimensions)
         or not np.isfinite(directions).all()
     ):
+        expected = f"finite floats (names, {dimensions}) in {path}"
         refuse("directions", expected, directions)
     directions = directions.astype("float32")
     return dict(zip(map(str, names), directions, strict=True))
 
 
 def _read_arrays(path, dimensions):
-    """`names` and `directions`, no larger than they can be."""
+    """Returns `names` and `directions`, if no larger than they can be."""
     limits = {
         "names": 4 * MAX_NAME * MAX_DIRECTIONS + HEADER,
         "directions": 8 * dimensions * MAX_DIRECTIONS + HEADER,

@@ -1,0 +1,354 @@
+"""The commands on trained models, from `sample` to `export`."""
+
+import functools
+import hashlib
+import json
+import math
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_glow import images, latent
+from keras_glow.cli import demo, inputs
+from keras_glow.cli.options import (
+    BITS,
+    COUNT,
+    JSON,
+    LABELS,
+    MODEL,
+    SEED,
+    TEST_DATA,
+    UPSCALE,
+    command,
+    number,
+    one_of,
+    option,
+    temperature,
+)
+from keras_glow.conversion import FORMATS, convert
+from keras_glow.files.presets import PRESETS
+from keras_glow.files.strict_reader import training_steps
+
+# Names of `export` to those of `keras.Model.export`.
+EXPORT_FORMATS = {
+    "savedmodel": "tf_saved_model",
+    "litert": "litert",
+    "onnx": "onnx",
+}
+
+
+def _rows(labels, rows):
+    return None if labels is None else labels[rows]
+
+
+def _sample(options):
+    model = inputs.load_model(options.model)
+    labels = inputs.labels_for(
+        model, options.labels, options.count, needed=False
+    )
+    samples = model.sample(
+        options.count, options.temperature, options.seed, labels
+    )
+    if options.grid:
+        images.save_grid(samples, options.grid)
+        print(options.grid)
+    if options.out:
+        for i, sample in enumerate(samples):
+            path = pathlib.Path(options.out) / f"sample_{i:04d}.png"
+            images.save_image(sample, path)
+        print(options.out)
+
+
+SAMPLE = command(
+    "sample",
+    _sample,
+    "Draw images.",
+    MODEL,
+    option("--count", type=COUNT, default=16),
+    option(
+        "--temperature",
+        type=temperature,
+        default=0.7,
+        help="a number, or one per level joined by commas, finest first",
+    ),
+    option("--seed", type=SEED, default=0),
+    LABELS,
+    one_of(
+        option("--grid", metavar="FILE.png", help="one picture of all"),
+        option("--out", metavar="DIR", help="a PNG for each image"),
+    ),
+)
+
+
+def _bits_per_dim(model, options):
+    """Returns bits/dim of each image, and shows progress on the way."""
+    data, labels = inputs.load_data(model, options.data, options.upscale)
+    progress = keras.utils.Progbar(
+        len(data), unit_name="image", verbose=0 if options.json else 1
+    )
+    values = []
+    for start in range(0, len(data), 256):
+        chunk = slice(start, start + 256)
+        values.extend(
+            model.bits_per_dim(
+                data[chunk],
+                draws=options.draws,
+                # With one seed all chunks would have the same noise.
+                seed=options.seed + start,
+                labels=_rows(labels, chunk),
+            )
+        )
+        progress.update(len(values))
+    return values
+
+
+def _evaluate(options):
+    model = inputs.load_model(options.model)
+    values = _bits_per_dim(model, options)
+    mean = float(np.mean(values))
+    error = None  # One image says nothing about the spread.
+    if len(values) > 1:
+        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    if options.json:
+        result = {
+            "bits_per_dim": mean,
+            "standard_error": error,
+            "images": len(values),
+            "draws": options.draws,
+            "bits": model.bits,
+        }
+        print(json.dumps(result))
+    else:
+        spread = "" if error is None else f" +- {error:.4f}"
+        print(
+            f"{mean:.4f}{spread} bits/dim ({len(values)} images, "
+            f"{options.draws} draws, {model.bits} bits)"
+        )
+
+
+EVALUATE = command(
+    "evaluate",
+    _evaluate,
+    "Print bits/dim on images.",
+    MODEL,
+    TEST_DATA,
+    UPSCALE,
+    option("--draws", type=COUNT, default=1, help="of noise for each image"),
+    option("--seed", type=SEED, default=0),
+    JSON,
+)
+
+
+def _reconstruct(options):
+    model = inputs.load_model(options.model)
+    originals = inputs.load_files(model, options.images)
+    labels = inputs.labels_for(model, options.labels, len(originals))
+    decoded = model.decode(model.encode(originals, labels), labels)
+    quantized = model.quantize(model.dequantize(originals, seed="center"))
+    wrong = np.sum(decoded != quantized, axis=(1, 2, 3))
+    bits = model.bits_per_dim(originals, seed=0, labels=labels)
+    for file, count, value in zip(options.images, wrong, bits, strict=True):
+        verdict = "exact" if not count else f"{count} values differ"
+        print(f"{file}: {verdict}, {value:.3f} bits/dim")
+    if options.grid:
+        images.save_grid(
+            np.concatenate([quantized, decoded]), options.grid, len(originals)
+        )
+        print(options.grid)
+    if wrong.any():
+        raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")
+
+
+RECONSTRUCT = command(
+    "reconstruct",
+    _reconstruct,
+    "Encode images and decode them.",
+    MODEL,
+    LABELS,
+    option("images", nargs="+", metavar="IMAGE"),
+    option("--grid", metavar="FILE.png", help="both, as a picture"),
+)
+
+
+def _interpolate(options):
+    model = inputs.load_model(options.model)
+    ends = inputs.load_files(model, [options.a, options.b])
+    labels = inputs.labels_for(model, options.labels, 2)
+    z = model.encode(ends, labels)
+    shares = np.linspace(0, 1, options.steps)
+    between = latent.interpolate(z, shares, options.spherical)
+    # Each image has the class of the nearer end.
+    labels = _rows(labels, (shares > 0.5).astype(int))
+    images.save_grid(
+        model.decode(between, labels), options.grid, columns=options.steps
+    )
+    print(options.grid)
+
+
+INTERPOLATE = command(
+    "interpolate",
+    _interpolate,
+    "Draw images between two, along a line or an arc of latents.",
+    MODEL,
+    option("a", metavar="A", help="image file"),
+    option("b", metavar="B", help="image file"),
+    LABELS,
+    option("--steps", type=number(int, 2), default=8),
+    option("--spherical", action="store_true", help="along the great circle"),
+    option("--grid", metavar="FILE.png", required=True),
+)
+
+
+def _info(options):
+    model = inputs.load_model(options.model)
+    file = inputs.model_file(options.model)
+    lines = model.get_config()
+    del lines["name"], lines["dtype"]
+    lines["parameters"] = f"{model.count_params():,}"
+    lines["latents per level"] = list(map(math.prod, model.latent_shapes))
+    steps = training_steps(file)
+    if steps is not None:
+        lines["training steps"] = steps
+    lines["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    for name, value in lines.items():
+        print(f"{name}: {value}")
+
+
+INFO = command("info", _info, "Describe a model file.", MODEL)
+
+
+def _convert(options):
+    out = pathlib.Path(options.out)
+    if out.suffix != ".keras":
+        raise ValueError(f"--out is expected to be a .keras file, not {out}")
+    model = convert(
+        options.checkpoint,
+        options.size,
+        options.bits,
+        options.format,
+        options.prefix,
+    )
+    model.save(out)
+    print(
+        f"image_shape={model.image_shape}, levels={model.levels}, "
+        f"depth={model.depth}, width={model.width}, "
+        f"coupling={model.coupling}, bits={model.bits}"
+    )
+    print(out)
+
+
+CONVERT = command(
+    "convert",
+    _convert,
+    "Convert a model that another project trained.",
+    option("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ..."),
+    option("--out", metavar="FILE.keras", required=True),
+    option("--format", choices=sorted(FORMATS), help="or told by the weights"),
+    option("--size", type=COUNT, help="height and width, if not in the file"),
+    option(
+        "--bits",
+        type=BITS,
+        default=8,
+        help="per subpixel that it was trained with, which no file holds",
+    ),
+    option("--prefix", help="what stands before the names of its weights"),
+)
+
+
+def _export(options):
+    inputs.load_model(options.model).export(
+        options.out, EXPORT_FORMATS[options.format]
+    )
+    print(options.out)
+
+
+EXPORT = command(
+    "export",
+    _export,
+    "Write the encoder and the decoder as files that run without this "
+    "package, and what they take and give, signature.json.",
+    MODEL,
+    option("--format", choices=sorted(EXPORT_FORMATS), default="savedmodel"),
+    option("--out", metavar="DIR", required=True, help="folder to make"),
+)
+
+
+def _doctor(options):
+    model = inputs.load_model(options.model)
+    data, labels = inputs.load_data(model, options.data, options.upscale)
+    chosen = slice(options.count)
+    diagnosis = model.diagnose(data[chosen], _rows(labels, chosen))
+    if options.json:
+        # JSON has no NaN: numbers that are not finite become strings.
+        text = json.dumps(diagnosis.to_dict())
+        print(json.dumps(json.loads(text, parse_constant=str)))
+    else:
+        print(diagnosis)
+    if diagnosis.problems:
+        raise ValueError(diagnosis.verdict)
+
+
+DOCTOR = command(
+    "doctor",
+    _doctor,
+    "Find out whether images come back exactly, and what loses them.",
+    MODEL,
+    TEST_DATA,
+    option("--count", type=COUNT, default=64, help="images to look at"),
+    UPSCALE,
+    JSON,
+)
+
+
+def _demo(options):
+    model, directions = options.model, options.directions
+    if directions is None:
+        directions = demo.directions_path(inputs.model_file(model))
+    demo.serve(
+        functools.partial(inputs.load_model, model),
+        model if model in PRESETS else pathlib.Path(model).name,
+        directions,
+        options.port,
+        options.browser,
+    )
+
+
+DEMO = command(
+    "demo",
+    _demo,
+    "Serve a page to this computer's browser: draw faces, edit and blend.",
+    option(
+        "--model",
+        metavar="MODEL",
+        default="faces32",
+        help=".keras file, or a preset's name",
+    ),
+    option(
+        "--directions",
+        metavar="FILE.npz",
+        help="of the attributes; default: MODEL_attributes.npz beside it",
+    ),
+    option(
+        "--port",
+        type=number(int, 0, 65535),
+        default=8000,
+        help="of 127.0.0.1; 0 for any that is free",
+    ),
+    option(
+        "--no-browser",
+        dest="browser",
+        action="store_false",
+        help="open no browser",
+    ),
+)
+
+
+def _presets(options):
+    for name, preset in PRESETS.items():
+        print(f"{name}: {preset.description}")
+
+
+LIST_PRESETS = command(
+    "presets", _presets, "List the models that come with it."
+)

@@ -1,0 +1,101 @@
+"""How commands and options are written down, and those that several share.
+
+A command or an option is a function that adds it to a parser.
+"""
+
+import argparse
+import math
+
+from keras_glow.checks import MAX_WEIGHTS_SEED
+
+
+def command(name, run, help, *options):
+    """Returns a command.
+
+    Args:
+        name: str.
+        run: function of the parsed options, which does the job.
+        help: str, one sentence.
+        *options: see `option` and `one_of`.
+    """
+
+    def add(commands):
+        parser = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+        for add_option in options:
+            add_option(parser)
+
+    return add
+
+
+def option(*names, **settings):
+    """Returns an option, with the arguments of `add_argument` of argparse."""
+    return lambda parser: parser.add_argument(*names, **settings)
+
+
+def one_of(*options):
+    """Returns an option that stands for exactly one of several."""
+
+    def add(parser):
+        group = parser.add_mutually_exclusive_group(required=True)
+        for add_option in options:
+            add_option(group)
+
+    return add
+
+
+def number(kind, low, high=math.inf):
+    """Returns an argparse type: a finite number within limits."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if low <= value <= high and value < math.inf:
+            return value
+        limits = f">= {low}" if high == math.inf else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(
+            f"expected a number {limits}, got {text!r}"
+        )
+
+    return parse
+
+
+def temperature(text):
+    """Parses one number, or several joined by commas, one per level."""
+    values = [number(float, 0)(part) for part in text.split(",")]
+    return values[0] if len(values) == 1 else values
+
+
+def classes(text):
+    """Parses one class, or several joined by commas."""
+    return [number(int, 0)(part) for part in text.split(",")]
+
+
+COUNT = number(int, 1)
+SEED = number(int, 0, MAX_WEIGHTS_SEED)
+BITS = number(int, 1, 8)
+
+JSON = option("--json", action="store_true", help="print JSON")
+LABELS = option(
+    "--labels",
+    type=classes,
+    help="of a model with classes: one for all images, or one for each, "
+    "joined by commas",
+)
+MODEL = option("model", metavar="MODEL", help=".keras file, or a preset's name")
+TRAIN_DATA, TEST_DATA = (
+    option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
+    for key in ("x_train", "x_test")
+)
+UPSCALE = option(
+    "--upscale",
+    action="store_true",
+    help="enlarge images of a folder that are too small",
+)
