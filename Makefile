@@ -22,14 +22,14 @@ test: $(VENV)/.installed $(OTHERS)/.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
 		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
-		tests/test_bijections.py tests/test_layers.py tests/test_optimizer.py \
-		tests/test_backends.py tests/test_devices.py tests/test_checkpoint.py \
-		tests/test_precision.py \
+		tests/layers/test_bijections.py tests/layers/test_layers.py tests/training/test_optimizer.py \
+		tests/backend/test_backends.py tests/backend/test_devices.py tests/training/test_checkpoint.py \
+		tests/backend/test_precision.py \
 		-k 'not any_policy and not in_float32'
 	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 \
 		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
-		tests/test_bijections.py tests/test_layers.py tests/test_glow.py \
-		tests/test_optimizer.py tests/test_backends.py tests/test_precision.py \
+		tests/layers/test_bijections.py tests/layers/test_layers.py tests/flow/test_glow.py \
+		tests/training/test_optimizer.py tests/backend/test_backends.py tests/backend/test_precision.py \
 		-k '(not test_glow and not any_policy and not in_float32 and not under_xla and not may_come_first and not config_round_trip and not updates_are) or history or averaged or agrees or set_from_data or error_inside or (updates_are and (SGD or accumulation or averages))'
 
 slow: $(VENV)/.installed
