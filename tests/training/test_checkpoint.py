@@ -30,6 +30,7 @@ from keras_glow.training.checkpoint import (
     save_checkpoint,
 )
 
+pytestmark = [pytest.mark.every_backend, pytest.mark.slow_on_jax]
 SETTINGS = {
     "levels": 1,
     "depth": 1,
