@@ -98,6 +98,7 @@ def check_case(parent, name, make, outcome):
     assert folder.check_folder(parent, SIZE) == report
     if isinstance(outcome, Good):
         assert_array_equal(images.load_images(parent, SIZE), loaded)
+        assert_array_equal(images.load_image(path, SIZE), loaded[0])
         return
     with pytest.raises(ValueError) as error:
         images.load_images(parent, SIZE)

@@ -30,7 +30,6 @@ from keras_glow.training.checkpoint import (
     save_checkpoint,
 )
 
-pytestmark = [pytest.mark.every_backend, pytest.mark.slow_on_jax]
 SETTINGS = {
     "levels": 1,
     "depth": 1,
@@ -50,6 +49,7 @@ SETTINGS = {
 }
 STEPS = 4  # in an epoch
 SLOW = pytest.mark.slow
+pytestmark = [pytest.mark.every_backend, pytest.mark.slow_on_jax]
 
 
 @pytest.fixture(scope="module")
