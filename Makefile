@@ -15,22 +15,17 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 # The whole suite on TensorFlow; then, where there is no TensorFlow, the core of
-# it on JAX and on Torch. JAX compiles without optimisation, since compiling
-# takes most of the time there. What the layers do in float32, under mixed
-# policies and under XLA, TensorFlow alone shows here.
+# it on Torch and on JAX. JAX compiles without optimisation, since compiling
+# takes most of the time there. What the layers do in float32 and under mixed
+# policies TensorFlow alone shows here.
 test: $(VENV)/.installed $(OTHERS)/.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
 		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
-		tests/test_bijections.py tests/test_layers.py tests/test_optimizer.py \
-		tests/test_backends.py tests/test_devices.py tests/test_checkpoint.py \
-		tests/test_precision.py \
-		-k 'not any_policy and not in_float32'
+		-m "every_backend and not slow"
 	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 \
 		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
-		tests/test_bijections.py tests/test_layers.py tests/test_glow.py \
-		tests/test_optimizer.py tests/test_backends.py tests/test_precision.py \
-		-k '(not test_glow and not any_policy and not in_float32 and not under_xla and not may_come_first and not config_round_trip and not updates_are) or history or averaged or agrees or set_from_data or error_inside or (updates_are and (SGD or accumulation or averages))'
+		-m "every_backend and not slow and not slow_on_jax"
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -10,7 +10,8 @@ backend can be imported. Without `--images`, images are drawn.
 
     python experiments/backends.py --golden tests/golden ...
 
-keeps the files, and the numbers to 64 bits, for `tests/test_backends.py`.
+keeps the files, and the numbers to 64 bits, for
+`tests/backend/test_backends.py`.
 """
 
 import argparse

@@ -69,7 +69,9 @@ def test_files():
     """The test files that record figures."""
     return [
         path
-        for path in sorted((REPOSITORY / "tests").glob("test_*.py"))
+        for path in sorted(
+            (REPOSITORY / "tests").rglob("test_*.py"), key=lambda p: p.stem
+        )
         if "record_property" in path.read_text()
     ]
 
@@ -95,7 +97,7 @@ def read(reports):
     for report in sorted(reports, key=os.path.getmtime):
         tree = xml.etree.ElementTree.parse(report)  # noqa: S314
         for case in tree.iter("testcase"):
-            stem = case.get("classname").split(".")[1]
+            stem = case.get("classname").rpartition(".")[2]
             test = case.get("name")
             failed = any(case.find(t) is not None for t in ("failure", "error"))
             passed &= not failed

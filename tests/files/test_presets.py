@@ -1,7 +1,6 @@
 """The models that come with the package: they are what they were."""
 
 import json
-import pathlib
 import re
 
 import keras
@@ -18,7 +17,7 @@ from keras_glow.analysis.probes import (
 from keras_glow.cli.main import main
 from keras_glow.flow.noise import standard_normal
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture(scope="module", params=presets.PRESETS)

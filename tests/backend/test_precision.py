@@ -8,6 +8,8 @@ import keras_glow
 from keras_glow import layers
 from keras_glow.backend import precision
 
+pytestmark = pytest.mark.every_backend
+
 
 def tf32_is_on():
     """What the backend would have a GPU do."""

@@ -159,6 +159,7 @@ def check_log_det(case, tolerance):
     assert_allclose(log_det, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.every_backend
 def test_inverse_undoes_forward(case):
     check_round_trip(case, 1e-11)
 
@@ -167,6 +168,7 @@ def test_inverse_undoes_forward_in_float32(case32):
     check_round_trip(case32, 1e-4)
 
 
+@pytest.mark.every_backend
 def test_log_det_is_that_of_the_autodiff_jacobian(case):
     check_log_det(case, 1e-9)
 
@@ -176,6 +178,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian_in_float32(case32):
     check_log_det(case32, 1e-5)
 
 
+@pytest.mark.every_backend
 def test_only_the_forward_pass_adds_the_negated_mean_log_det(case32):
     layer, inputs = case32.layer, case32.inputs(case32.x)
     log_det = to_numpy(layer.log_det(inputs))
@@ -190,6 +193,7 @@ def test_only_the_forward_pass_adds_the_negated_mean_log_det(case32):
     assert layer.losses == []
 
 
+@pytest.mark.every_backend
 def test_a_carried_log_det_is_added_to_and_adds_no_loss(case32):
     layer, inputs = case32.layer, case32.inputs(case32.x)
     before = np.array([1.0, 2.0, 3.0], "float32")
@@ -199,6 +203,7 @@ def test_a_carried_log_det_is_added_to_and_adds_no_loss(case32):
     assert_allclose(to_numpy(total), before + own, rtol=1e-6)
 
 
+@pytest.mark.every_backend
 def test_models_of_both_directions_share_weights_and_survive_saving(
     case32, tmp_path
 ):
@@ -217,6 +222,8 @@ def test_models_of_both_directions_share_weights_and_survive_saving(
     assert_allclose(flat(loaded(case32.inputs(z))), flat(case32.x), atol=1e-4)
 
 
+@pytest.mark.every_backend
+@pytest.mark.slow_on_jax
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="torch.compile is not XLA"
 )
@@ -255,6 +262,7 @@ def test_the_flow_is_float32_under_any_policy(name, half, policy):
     )
 
 
+@pytest.mark.every_backend
 def test_config_round_trip(case32):
     layer = case32.layer
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
@@ -266,6 +274,7 @@ def test_config_round_trip(case32):
     assert actual == expected
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("name", CASES)
 def test_the_inverse_may_come_first(name):
     case = Case(name, "float32")
@@ -276,6 +285,7 @@ def test_the_inverse_may_come_first(name):
     assert len(fresh.weights) == len(case.layer.weights)
 
 
+@pytest.mark.every_backend
 def test_every_public_bijection_has_a_case():
     tested = {type(create()) for create, _ in CASES.values()}
     public = {getattr(layers, name) for name in layers.__all__}

@@ -20,9 +20,9 @@ import zlib
 import numpy as np
 import pytest
 from helpers import move_weights, random_images
+from image_files import FILES, SIZE, Bad, Good, bomb, encoded
 from numpy.testing import assert_array_equal
 from PIL import Image
-from test_folder import FILES, SIZE, Bad, Good, bomb, encoded
 
 import keras_glow
 from keras_glow import latent

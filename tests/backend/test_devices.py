@@ -15,6 +15,7 @@ from keras_glow.backend import devices as replicas
 from keras_glow.cli.main import main
 from keras_glow.losses import negative_mean
 
+pytestmark = pytest.mark.every_backend
 BACKEND = keras.backend.backend()
 
 
@@ -37,6 +38,7 @@ def one_device(monkeypatch):
     return EXPERIMENT.Worker(0, 1, 0).measure()
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_devices_do_what_one_does(engine, one_device, tmp_path):
     workers = EXPERIMENT.run(

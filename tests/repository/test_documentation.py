@@ -13,7 +13,7 @@ from helpers import random_images
 
 import keras_glow
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+README = pathlib.Path(__file__).parents[2] / "README.md"
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_glow.__path__, "keras_glow.")

@@ -105,6 +105,7 @@ def test_an_identity_flow_has_the_analytic_likelihood(images):
     assert_allclose(loss, bits * 192 * np.log(2), rtol=1e-6)
 
 
+@pytest.mark.every_backend
 def test_evaluate_agrees_with_log_prob(trained, images):
     model, _ = trained
     loss, bits = model.evaluate(images, verbose=0)
@@ -194,6 +195,7 @@ def test_non_finite_images_are_refused(trained):
 # Training
 
 
+@pytest.mark.every_backend
 def test_history_holds_loss_and_bits_per_dim(trained):
     _, history = trained
     assert set(history) == {
@@ -211,6 +213,7 @@ def test_history_holds_loss_and_bits_per_dim(trained):
     )
 
 
+@pytest.mark.every_backend
 def test_actnorm_is_set_from_data_once(images, tmp_path):
     model = small()
     assert not is_initialized(model)
@@ -397,6 +400,7 @@ def test_fit_runs_under_xla(images):
     assert history["loss"][1] < history["loss"][0]
 
 
+@pytest.mark.every_backend
 def test_averaged_weights(images, tmp_path):
     model = small(depth=1)
     model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9))
@@ -725,6 +729,7 @@ def test_the_classifier_learns_beside_the_flow(tmp_path):
 # Bad input: see also test_arguments.py
 
 
+@pytest.mark.every_backend
 def test_an_error_inside_keras_loses_nothing(images, monkeypatch):
     # On JAX the variables are empty while Keras works.
     model = small(depth=1)

@@ -44,6 +44,7 @@ SETTINGS = training.Settings(
 )
 STEPS = 4  # in an epoch
 SLOW = pytest.mark.slow
+pytestmark = [pytest.mark.every_backend, pytest.mark.slow_on_jax]
 
 
 @pytest.fixture(scope="module")

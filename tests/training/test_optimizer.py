@@ -14,6 +14,7 @@ from keras_glow.training.optimizer import (
     guarded,
 )
 
+pytestmark = pytest.mark.every_backend
 SHAPES = [(3, 2), (4,), (), (2, 1, 3)]
 
 OPTIMIZERS = {
@@ -38,6 +39,10 @@ WHOLE = {
         {"use_ema": True, "ema_overwrite_frequency": 2},
     ),
 }
+
+
+# On JAX each of them is compiled: these are those that differ most.
+ON_JAX = ("SGD", "accumulation", "averages", "whole averages")
 
 
 def new_variables():
@@ -76,7 +81,15 @@ def values(variables):
     return [to_numpy(v).copy() for v in variables]
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *WHOLE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ON_JAX
+        else pytest.param(name, marks=pytest.mark.slow_on_jax)
+        for name in (*OPTIMIZERS, *WHOLE)
+    ],
+)
 def test_updates_are_those_of_the_optimizer_inside(name):
     kind, arguments = {**OPTIMIZERS, **WHOLE}[name]
     found = []

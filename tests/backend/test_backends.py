@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT, load_experiment
 from numpy.testing import assert_allclose
 
+pytestmark = pytest.mark.every_backend
 GOLDEN = ROOT / "tests" / "golden"
 
 

@@ -12,7 +12,7 @@ import pytest
 jupytext = pytest.importorskip("jupytext")
 nbformat = pytest.importorskip("nbformat")
 
-FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+FOLDER = pathlib.Path(__file__).parents[2] / "notebooks"
 FILES = {  # what each promises to write
     "01_layers": "squeeze actnorm permutations coupling moons moons_loss split",
     "02_train_mnist": "data curve samples digits mnist.keras",

@@ -9,7 +9,6 @@ from PIL import Image
 
 from keras_glow import Glow
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
-from keras_glow.files.atomic import save_atomically
 from keras_glow.training.checkpoint import read_progress
 
 
@@ -95,47 +94,3 @@ def test_a_history_that_cannot_be_closed_ends_nothing(model, images, tmp_path):
     file = str(tmp_path / "history.csv")
     with pytest.warns(UserWarning, match="history.csv: No space"):
         model.fit(images, verbose=0, callbacks=[Fails(file)])
-
-
-def test_training_goes_on_exactly_from_a_checkpoint(model, images, tmp_path):
-    path = tmp_path / "checkpoint.keras"
-    losses = []
-
-    class Copy(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            losses.append(logs["loss"])
-            if epoch == 0:
-                path.rename(tmp_path / "first.keras")
-
-    model.fit(
-        images,
-        epochs=2,
-        shuffle=False,
-        verbose=0,
-        callbacks=[Checkpoint(path), Copy()],
-    )
-    resumed = keras.saving.load_model(tmp_path / "first.keras")
-    history = resumed.fit(images, shuffle=False, verbose=0).history
-    assert history["loss"] == losses[1:]
-    for one, two in zip(resumed.weights, model.weights, strict=True):
-        assert_array_equal(
-            keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(two)
-        )
-
-
-def test_a_failed_save_leaves_the_file_before(
-    model, images, tmp_path, monkeypatch
-):
-    path = tmp_path / "model.keras"
-    save_atomically(model, path)
-    before = path.read_bytes()
-
-    def fail(model, partial):
-        partial.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(keras.Model, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        save_atomically(model, path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]

@@ -12,6 +12,8 @@ from keras_glow.backend import relu
 from keras_glow.layers.coupling_network import CouplingNetwork
 from keras_glow.layers.invertible_conv import plu_decomposition
 
+pytestmark = pytest.mark.every_backend
+
 
 @pytest.fixture
 def x():

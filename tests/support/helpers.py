@@ -7,7 +7,7 @@ import pathlib
 import keras
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 # The environment of a process that uses no backend: NumPy's, which needs JAX
 # for a part of it, takes the least time to import.

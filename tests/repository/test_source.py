@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "keras_glow"
+PACKAGE = pathlib.Path(__file__).parents[2] / "keras_glow"
 # Modules and functions, by the last parts of their names.
 FORBIDDEN = {
     "pickle",
