@@ -1,4 +1,4 @@
-"""What it gains to keep freed memory: `keras_glow.backend.memory`, on and off.
+"""What it gains to keep freed memory: `keep_freed_memory`, on and off.
 
     python benchmarks/allocator.py --depths 10 32 --width 32
 

@@ -41,10 +41,11 @@ def main():
     parser.add_argument("--count", type=int, default=20)
     options = parser.parse_args()
     start = time.perf_counter()
+    from keras_glow import Glow
     from keras_glow.cli import demo
-    from keras_glow.files.presets import load_preset, preset_path
+    from keras_glow.files.presets import preset_path
 
-    model = load_preset(options.model)
+    model = Glow.from_preset(options.model)
     file = demo.directions_path(preset_path(options.model))
     found = demo.read_directions(file, model.dimensions) if file else {}
     workshop = demo.Workshop(model, options.model, found)

@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_glow import Glow
 from keras_glow.files.presets import PRESETS
+from keras_glow.flow.prediction import predict
 
 PACKAGES = {
     "tf_saved_model": ["tensorflow"],
@@ -41,7 +42,7 @@ def main():
     z = model.encode(images, **size)
     log_prob = model.log_prob(images, seed="center", **size)
     # Of these latents, before they are quantised.
-    x = model._predict(model.decoder, z, labels, count)
+    x = predict(model.decoder, z, labels, count)
     encoding = seconds(lambda: model.log_prob(images, seed="center", **size))
     decoding = seconds(lambda: model.decode(z, **size))
     print(f"original: {speed(encoding, decoding, count)}")

@@ -19,7 +19,7 @@ import numpy as np
 
 import keras_glow
 from keras_glow.flow.noise import standard_normal
-from keras_glow.layers.affine_coupling import LOG_SCALES
+from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
 
 
 def train(images, scale, steps, learning_rate, seed):
@@ -65,7 +65,7 @@ def main():
     valid = keras_glow.images.load_images(options.valid, 32)
     print("scale     seed  bits/dim  error on noise  lost of 256 samples")
     for seed in range(options.seeds):
-        for scale in LOG_SCALES:
+        for scale in SCALE_FUNCTIONS:
             model = train(
                 images, scale, options.steps, options.learning_rate, seed
             )

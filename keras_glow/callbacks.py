@@ -11,10 +11,10 @@ from keras_glow.analysis import probes
 from keras_glow.checks import (
     check_integer,
     check_seed,
-    check_temperature,
     refuse,
 )
 from keras_glow.files.atomic import atomic_file, check_writable
+from keras_glow.flow.noise import standard_deviations
 from keras_glow.images import save_grid
 from keras_glow.training.checkpoint import Progress, save_checkpoint
 from keras_glow.training.ema import averaged_weights
@@ -61,7 +61,7 @@ class SampleGrid(keras.callbacks.Callback):
         if not np.ndim(self.temperatures):
             refuse("temperatures", "a sequence", self.temperatures)
         for temperature in self.temperatures:
-            check_temperature(temperature, self.model.levels)
+            standard_deviations(temperature, self.model.latent_shapes)
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def on_epoch_end(self, epoch, logs=None):

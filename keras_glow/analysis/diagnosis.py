@@ -22,7 +22,11 @@ from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
 from keras_glow.flow.initialization import is_initialized
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
-from keras_glow.layers.sequence import apply, relative_error, there_and_back
+from keras_glow.layers.sequence import (
+    call_with_labels,
+    relative_error,
+    round_trip,
+)
 
 # float32 has 24 bits. A matrix of this condition number takes 13 of them; those
 # that are left resolve about half a grey level of 256.
@@ -128,8 +132,8 @@ def _measure_layers(parts, image, labels):
     A row holds the error alone, that on the way back, and the two scales.
     """
     rows = []
-    for part, x, z, back in there_and_back(parts.values(), image, labels):
-        alone = apply(part, z, labels, inverse=True)
+    for part, x, z, back in round_trip(parts.values(), image, labels):
+        alone = call_with_labels(part, z, labels, inverse=True)
         errors = relative_error(x, alone), relative_error(x, back)
         rows.append((*errors, *_scales(part, x)))
     return rows[::-1], ops.convert_to_numpy(back)

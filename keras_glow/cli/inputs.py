@@ -4,9 +4,8 @@ import pathlib
 
 import numpy as np
 
-from keras_glow import images
-from keras_glow.files import strict_reader
-from keras_glow.files.presets import PRESETS, load_preset, preset_path
+from keras_glow import glow, images
+from keras_glow.files.presets import PRESETS, preset_path
 
 
 def model_file(model):
@@ -17,7 +16,7 @@ def model_file(model):
 def load_model(model):
     """Loads a file, or a preset by its name."""
     if model in PRESETS:
-        return load_preset(model)
+        return glow.Glow.from_preset(model)
     path = pathlib.Path(model)
     if not path.is_file():
         raise ValueError(
@@ -25,7 +24,7 @@ def load_model(model):
         )
     if path.suffix != ".keras":
         raise ValueError(f"{path} is expected to be a .keras file")
-    return strict_reader.load_model(path)
+    return glow.load_model(path)
 
 
 def load_data(model, path, upscale):

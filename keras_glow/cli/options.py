@@ -6,7 +6,7 @@ A command or an option is a function that adds it to a parser.
 import argparse
 import math
 
-from keras_glow.checks import MAX_WEIGHTS_SEED
+from keras_glow.flow.arguments import MAX_WEIGHTS_SEED
 
 
 def command(name, run, help, *options):

@@ -9,6 +9,7 @@ from keras_glow.conversion import chaiyujin, openai, rosinality
 from keras_glow.conversion.checkpoint_files import open_checkpoint
 from keras_glow.conversion.to_glow import to_glow
 from keras_glow.conversion.weights import Weights
+from keras_glow.layers.sequence import walk
 
 DTYPES = ("float32", "float64")
 
@@ -158,13 +159,11 @@ def raw_latents(model, x):
         List of tensors `(batch, height, width, channels)`, finest level first.
     """
     latents = []
-    for layer in model.bijections[:-1]:
-        z, _ = layer(x, log_det=0.0)
+    for _, h, z, _ in walk(model.bijections, x):
         if isinstance(z, list):
-            z, _ = z  # A split keeps the first channels, the others leave.
-            latents.append(x[..., z.shape[-1] :])
-        x = z
-    return [*latents, x]
+            # A split keeps the first channels, the others leave.
+            latents.append(h[..., z[0].shape[-1] :])
+    return [*latents, h]  # the input of the prior at the top
 
 
 def _check_image_size(size):

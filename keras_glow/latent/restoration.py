@@ -19,6 +19,7 @@ from keras_glow.checks import (
 from keras_glow.data import padded_batches
 from keras_glow.flow.noise import keyed_generators, new_seed
 from keras_glow.flow.pixels import dequantize
+from keras_glow.flow.prediction import predict
 
 # Settings of the first, coarse search. It treats the known pixels as noisier
 # than they are; otherwise large structures would hardly move.
@@ -238,7 +239,7 @@ class _Search:
 
     def _predict(self, model, inputs):
         size = min(self.batch_size, len(inputs))
-        return self.model._predict(model, inputs, self.labels, size)
+        return predict(model, inputs, self.labels, size)
 
 
 def _normal(seed, stream, shape):

@@ -59,10 +59,10 @@ def test_two_devices_do_what_one_does(engine, one_device, tmp_path):
 def test_replicas_have_other_noise(monkeypatch):
     noise = np.random.default_rng(0).random((4, 8, 8, 3), "float32")
     tensor = keras.ops.convert_to_tensor(noise)
-    same = keras.ops.convert_to_numpy(replicas.differ_by_replica(tensor))
+    same = keras.ops.convert_to_numpy(replicas.shift_noise_by_replica(tensor))
     assert np.array_equal(same, noise)
     monkeypatch.setattr(replicas, "replica_of_strategy", lambda: (1, 2))
-    other = keras.ops.convert_to_numpy(replicas.differ_by_replica(tensor))
+    other = keras.ops.convert_to_numpy(replicas.shift_noise_by_replica(tensor))
     assert 0 <= other.min() and other.max() < 1
     apart = np.abs(other - noise)
     assert_allclose(apart, 0.5, atol=1e-6)

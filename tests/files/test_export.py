@@ -18,6 +18,7 @@ from keras_glow.cli import inputs, models
 from keras_glow.cli.main import main
 from keras_glow.files.atomic import atomic_folder, partial_folder
 from keras_glow.files.export import standalone
+from keras_glow.flow.prediction import predict
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow exports"
@@ -76,7 +77,7 @@ def original(model):
     for temperature in (0, 0.7):
         scaled = noise * np.float32(temperature)
         drawn[temperature] = {
-            "x": model._predict(model.decoder, scaled, labels, 32),
+            "x": predict(model.decoder, scaled, labels, 32),
             "images": model.decode(scaled, labels),
         }
     return {

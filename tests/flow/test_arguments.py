@@ -527,7 +527,7 @@ def test_samples_do_not_depend_on_the_chunks_they_are_drawn_in(
     models, monkeypatch
 ):
     whole = models.classes.sample(5, seed=1, batch_size=2)
-    monkeypatch.setattr("keras_glow.glow.SAMPLES_AT_ONCE", 3)
+    monkeypatch.setattr("keras_glow.flow.image_flow.SAMPLES_AT_ONCE", 3)
     assert_array_equal(models.classes.sample(5, seed=1, batch_size=2), whole)
     labels = np.arange(5) % 3
     chunks = models.classes.sample(5, seed=1, labels=labels, batch_size=2)

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from keras_glow import images
-from keras_glow.data import ImageSequence, first_images
+from keras_glow.data import ImageSequence, open_inputs
 from keras_glow.images import cache as image_cache
 from keras_glow.images import folder
 from keras_glow.images.report import Report
@@ -62,7 +62,7 @@ def test_it_is_decoded_once_and_mapped(faces, decoded, tmp_path):
     # What training does with it.
     batch = ImageSequence(again, batch_size=COUNT, flip=True)[0][0]
     assert type(batch) is not np.memmap or batch.flags.writeable
-    assert_array_equal(first_images(again, 5, seed=0)[0].shape, (5, 8, 8, 3))
+    assert_array_equal(open_inputs(again).first(5, seed=0).shape, (5, 8, 8, 3))
 
 
 @pytest.mark.parametrize("change", ["new", "gone", "renamed", "touched"])

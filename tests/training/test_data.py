@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from keras_glow.data import ImageSequence, first_images, pipeline
+from keras_glow.data import ImageSequence, open_images, open_inputs
 
 
 @pytest.fixture
@@ -56,6 +56,14 @@ def test_unshuffled_batches_have_the_order_of_the_array(images):
     assert_array_equal(epoch(sequence), images)
 
 
+def pipeline(sequence):
+    """What Keras trains on if `fit` is given it, and its callbacks."""
+    source = open_images(sequence, None, sequence.images.shape[1:], None)
+    batches = source.for_training(32, 0, 0, True)
+    assert not batches.shuffle
+    return batches.data, batches.callbacks
+
+
 def test_a_pipeline_gives_the_epoch_at_which_it_is_begun(images):
     sequence = ImageSequence(images, np.arange(10), batch_size=4, seed=1)
     orders = [
@@ -93,23 +101,22 @@ def test_first_images_of_a_generator_are_not_lost(images):
         for image in images:
             yield (image[None],)
 
-    first, rest = first_images(batches(), 3, seed=0)
-    assert_array_equal(first, images[:3])
-    assert_array_equal(np.concatenate([b[0] for b in rest]), images)
+    source = open_inputs(batches())
+    assert_array_equal(source.first(3, seed=0), images[:3])
+    rest = np.concatenate([b[0] for b in source.data])
+    assert_array_equal(rest, images)
 
 
 def test_first_images_of_an_array_are_drawn_from_all_of_it(images):
-    first, same = first_images(images, 5, seed=0)
-    assert same is images and len(first) == 5
-    assert len(first_images(images, 99, seed=0)[0]) == 10
+    source = open_inputs(images)
+    assert len(source.first(5, seed=0)) == 5 and source.data is images
+    assert len(source.first(99, seed=0)) == 10
     values = {
-        int(v)
-        for seed in range(20)
-        for v in first_images(images, 5, seed)[0][:, 0, 0, 0]
+        int(v) for seed in range(20) for v in source.first(5, seed)[:, 0, 0, 0]
     }
     assert values == set(range(10))
 
 
 def test_no_images():
     with pytest.raises(ValueError, match="no batch"):
-        first_images(iter([]), 5, seed=0)
+        open_inputs(iter([])).first(5, seed=0)

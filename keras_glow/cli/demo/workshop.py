@@ -15,7 +15,7 @@ from PIL import Image
 from keras_glow import latent
 from keras_glow.checks import check_boolean, check_seed, refuse
 from keras_glow.flow.noise import standard_deviations, standard_normal
-from keras_glow.flow.prediction import predict_batches
+from keras_glow.flow.prediction import predict
 from keras_glow.images.decoding import decode_picture
 
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
@@ -209,7 +209,8 @@ class Workshop:
         There each image has its own noise; here all have the same.
         """
         x = [self.model.dequantize(image[None], seed=0) for image in images]
-        [nats] = predict_batches(self.model.scorer, [np.concatenate(x)])
+        x = np.concatenate(x)
+        nats = predict(self.model.scorer, x, None, len(x))
         return self.model.bits - nats / (self.model.dimensions * math.log(2))
 
     def _pictures(self, images):
