@@ -58,7 +58,7 @@ class Worker:
         import keras_glow
 
         self.keras = keras
-        same_noise(keras_glow.glow)
+        same_noise(keras_glow.training.trainable_flow)
         with self.scope():
             self.model = keras_glow.Glow(SHAPE, levels=2, depth=1, width=8)
             self.model.compile(keras.optimizers.SGD(0.0))
@@ -151,10 +151,10 @@ class Worker:
             start += size
 
 
-def same_noise(glow):
+def same_noise(module):
     """Has every image dequantised at the centre of its bins."""
-    dequantize = glow.dequantize
-    glow.dequantize = lambda images, noise, bits: dequantize(
+    dequantize = module.dequantize
+    module.dequantize = lambda images, noise, bits: dequantize(
         images, 0 * noise + 0.5, bits
     )
 

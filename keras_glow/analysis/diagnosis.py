@@ -24,6 +24,7 @@ from keras_glow.flow.initialization import is_initialized
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
 from keras_glow.layers.sequence import (
     call_with_labels,
+    named_parts,
     relative_error,
     round_trip,
 )
@@ -42,7 +43,7 @@ def diagnose(model, images, labels=None, batch_size=32):
     """See `Glow.diagnose`."""
     images, labels = check_inputs(model, images, labels)
     batch_size = check_integer("batch_size", batch_size, 1)
-    parts = _parts(model)
+    parts = named_parts(model.bijections)
     conditions = {
         name: condition_number(part)
         for name, part in parts.items()
@@ -72,16 +73,6 @@ def diagnose(model, images, labels=None, batch_size=32):
     diagnosis.problems += _problems_with_images(diagnosis)
     diagnosis.remarks += _remarks_on_fit(model, diagnosis)
     return diagnosis
-
-
-def _parts(model):
-    """Return all bijections by name, with steps of flow taken apart."""
-    parts = {}
-    for bijection in model.bijections:
-        for part in bijection.parts():
-            inside = "" if part is bijection else f"/{part.name}"
-            parts[f"{bijection.name}{inside}"] = part
-    return parts
 
 
 # Measurements

@@ -175,10 +175,7 @@ def train(
         KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
-    identity = dataclasses.asdict(settings)
-    identity["images"] = fingerprint(images)
-    if labels is not None:
-        identity["labels"] = fingerprint(labels)
+    identity = _identity(settings, images, labels)
     checkpoint = Checkpoint(folder / CHECKPOINT, identity)
     batch_size, epochs = settings.batch_size, settings.epochs
     images, labels = _divisible_by_devices(images, labels, batch_size)
@@ -233,6 +230,15 @@ def train(
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
+
+
+def _identity(settings, images, labels):
+    """Returns a dict of all that shapes a run: settings, images, labels."""
+    identity = dataclasses.asdict(settings)
+    identity["images"] = fingerprint(images)
+    if labels is not None:
+        identity["labels"] = fingerprint(labels)
+    return identity
 
 
 def _divisible_by_devices(images, labels, batch_size):

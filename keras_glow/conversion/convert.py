@@ -159,11 +159,11 @@ def raw_latents(model, x):
         List of tensors `(batch, height, width, channels)`, finest level first.
     """
     latents = []
-    for _, h, z, _ in walk(model.bijections, x):
+    for _, h, z, _ in walk(model.bijections[:-1], x):
         if isinstance(z, list):
             # A split keeps the first channels, the others leave.
             latents.append(h[..., z[0].shape[-1] :])
-    return [*latents, h]  # the input of the prior at the top
+    return [*latents, z]
 
 
 def _check_image_size(size):

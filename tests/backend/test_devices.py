@@ -10,10 +10,11 @@ import pytest
 from helpers import load_experiment, random_images
 from numpy.testing import assert_allclose
 
-import keras_glow.glow
+import keras_glow
 from keras_glow.backend import devices as replicas
 from keras_glow.cli.main import main
 from keras_glow.losses import negative_mean
+from keras_glow.training import trainable_flow
 
 pytestmark = pytest.mark.every_backend
 BACKEND = keras.backend.backend()
@@ -33,8 +34,9 @@ ENGINES = [
 @pytest.fixture
 def one_device(monkeypatch):
     """What one device measures, in this process."""
-    glow = keras_glow.glow
-    monkeypatch.setattr(glow, "dequantize", glow.dequantize)  # put back after
+    monkeypatch.setattr(  # put back afterwards
+        trainable_flow, "dequantize", trainable_flow.dequantize
+    )
     return EXPERIMENT.Worker(0, 1, 0).measure()
 
 

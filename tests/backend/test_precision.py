@@ -1,27 +1,28 @@
-"""TensorFloat-32: off when a flow is there, unless it was allowed."""
+"""TensorFloat-32: never in a flow, unless it was allowed."""
 
 import keras
 import numpy as np
 import pytest
 
 import keras_glow
-from keras_glow import layers
-from keras_glow.backend import precision
+from keras_glow import backend, layers
+from keras_glow.backend import process
 
 pytestmark = pytest.mark.every_backend
 
+BACKEND = keras.backend.backend()
+
 
 def tf32_is_on():
-    """What the backend would have a GPU do."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
+    """What the backend would have a GPU do in a flow."""
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         return tf.config.experimental.tensor_float_32_execution_enabled()
-    if backend == "jax":
+    if BACKEND == "jax":
         import jax
 
-        return jax.config.jax_default_matmul_precision != "highest"
+        return jax.lax.Precision.HIGHEST not in precisions(layers.Split())
     import torch
 
     flags = {
@@ -35,24 +36,37 @@ def tf32_is_on():
 @pytest.fixture
 def fresh(monkeypatch):
     """As before the first layer of a process, with TensorFloat-32 on."""
-    keras_glow.allow_tf32(True)
-    monkeypatch.setattr(precision, "_decided", False)
+    backend.set_tf32(True)
+    monkeypatch.setattr(process, "_tf32", None)
     yield
     keras_glow.allow_tf32(False)
 
 
-def test_a_layer_turns_it_off(fresh):
-    assert tf32_is_on()
+@pytest.fixture
+def gpu(fresh, monkeypatch):
+    """As on a machine with a GPU."""
+    monkeypatch.setattr(backend, "has_gpu", lambda: True)
+
+
+def test_a_layer_turns_it_off(gpu):
     layers.Squeeze()
     assert not tf32_is_on()
 
 
-def test_a_model_that_is_loaded_turns_it_off(fresh):
+def test_a_model_that_is_loaded_turns_it_off(gpu):
     keras_glow.Glow.from_preset("faces32")
     assert not tf32_is_on()
 
 
-def test_it_stays_as_it_was_set(fresh):
+@pytest.mark.skipif(BACKEND == "jax", reason="it sets nothing of the process")
+def test_without_a_gpu_the_process_stays_as_it_is(fresh, monkeypatch):
+    monkeypatch.setattr(backend, "has_gpu", lambda: False)
+    assert tf32_is_on()
+    layers.Squeeze()
+    assert tf32_is_on()
+
+
+def test_it_stays_as_it_was_set(gpu):
     keras_glow.allow_tf32()
     layers.Squeeze()
     assert tf32_is_on()
@@ -62,32 +76,40 @@ def test_it_stays_as_it_was_set(fresh):
     assert not tf32_is_on()
 
 
-def test_a_backend_without_the_setting_is_left_alone(fresh, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(keras.backend, "backend", lambda: "numpy")
-        keras_glow.allow_tf32(False)
-    assert tf32_is_on()
-
-
 def test_bad_argument():
     with pytest.raises(ValueError, match="True or False.*allowed='off'"):
         keras_glow.allow_tf32("off")
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="the others set the process")
 def test_every_product_of_a_flow_says_so_to_jax():
-    if keras.backend.backend() != "jax":
-        pytest.skip("the others have a setting of the process only")
     import jax
 
+    before = jax.config.jax_default_matmul_precision
     model = keras_glow.Glow((8, 8, 1), levels=2, depth=1, width=4)
     x = np.zeros((1, 8, 8, 1), "float32")
     z = np.zeros((1, 64), "float32")
     for function, inputs in ((model.encoder, x), (model.decoder, z)):
-        program = jax.make_jaxpr(lambda t, f=function: f(t))(inputs)
-        found = list(products(program.jaxpr))
-        assert len(found) > 6
-        highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
-        assert {equation.params["precision"] for equation in found} == {highest}
+        assert precisions(function, inputs) == {jax.lax.Precision.HIGHEST}
+    gradient = jax.grad(lambda t: model.scorer(t).sum())
+    assert precisions(gradient, x) == {jax.lax.Precision.HIGHEST}
+    assert jax.config.jax_default_matmul_precision == before
+
+
+def precisions(function, inputs=None):
+    """The precisions of all products and convolutions of a program of JAX."""
+    import jax
+
+    if inputs is None:
+        inputs = np.zeros((1, 4, 4, 2), "float32")
+    program = jax.make_jaxpr(lambda t: function(t))(inputs)
+    found = list(products(program.jaxpr))
+    assert found
+    return {
+        precision
+        for equation in found
+        for precision in equation.params["precision"] or (None,)
+    }
 
 
 def products(jaxpr):

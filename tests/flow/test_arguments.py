@@ -537,12 +537,17 @@ def test_samples_do_not_depend_on_the_chunks_they_are_drawn_in(
 
 
 def test_validation_split_is_the_end_of_the_images():
-    x, y, (test_x, test_y) = data.split(IMAGES, LABELS, 0.25)
-    assert_array_equal(np.concatenate([x, test_x]), IMAGES)
-    assert_array_equal(np.concatenate([y, test_y]), LABELS)
-    assert len(test_x) == 1
+    shape, classes = IMAGES.shape[1:], int(max(LABELS)) + 1
+    parts = data.open_images(IMAGES, LABELS, shape, classes).split(0.25)
+    images, labels = (
+        np.concatenate(arrays)
+        for arrays in zip(*((p.images, p.labels) for p in parts), strict=True)
+    )
+    assert_array_equal(images, IMAGES)
+    assert_array_equal(labels, LABELS)
+    assert len(parts[1].images) == 1
     with pytest.raises(ValueError, match="`validation_split`.*dataset"):
-        data.split(batches((IMAGES,)), None, 0.5)
+        data.open_images(batches((IMAGES,)), None, shape, None).split(0.5)
 
 
 def test_a_grid_is_refused_before_the_first_epoch(models, tmp_path):
@@ -648,3 +653,18 @@ def test_anything_at_all_is_taken_or_refused(models, record_property, examples):
         )
     for value, after in zip(before, state(models), strict=True):
         assert_array_equal(value, after)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"levels": 3, "depth": 700}, "at most 2048 steps of flow"),
+        ({"name": "x" * 101}, "a printable string of at most 100"),
+        ({"name": "red\x1b[31m"}, "a printable string of at most 100"),
+    ],
+)
+def test_no_model_is_built_that_the_strict_loader_refuses(arguments, expected):
+    shape = 2 ** arguments.get("levels", 1)
+    arguments = {"levels": 1, "depth": 1, "width": 2, **arguments}
+    with pytest.raises(ValueError, match=expected):
+        Glow((shape, shape, 1), **arguments)

@@ -10,8 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import keras_glow
 from keras_glow import Glow, layers
 from keras_glow.flow.initialization import check_inverses, initialize
-from keras_glow.glow import MEMORY
-from keras_glow.layers.chain import Chain
+from keras_glow.layers.chain import MEMORY, Chain
 from keras_glow.losses import negative_mean, standard_normal_log_prob
 
 SHAPE = (8, 8, 2)

@@ -117,6 +117,28 @@ import numpy as np
 
 backend = keras.backend.backend()
 keras.utils.set_random_seed(0)
+
+
+def keeps_freed_memory():
+    # Whether a large block that is freed stays with the process.
+    if sys.platform != "linux":
+        return False
+    import ctypes
+    import resource
+
+    libc, size = ctypes.CDLL(None), 48 * 2**20
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return faults < size / resource.getpagesize() / 2
+
+
 # What a backend sets up when it is first used is not for us to answer.
 keras.ops.convert_to_numpy(keras.ops.ones(1) + 1)
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -152,6 +174,7 @@ def state():
         "path": list(sys.path),
         "folder": os.getcwd(),
         "recursion limit": sys.getrecursionlimit(),
+        "malloc": keeps_freed_memory(),
         "numpy": [np.geterr(), np.get_printoptions()["precision"]],
     }
     if backend == "tensorflow":
@@ -165,6 +188,7 @@ def state():
             tf.config.functions_run_eagerly(),
             tf.config.threading.get_inter_op_parallelism_threads(),
             config_of_ops.is_op_determinism_enabled(),
+            tf.config.experimental.tensor_float_32_execution_enabled(),
         ]
     elif backend == "jax":
         import jax
@@ -178,6 +202,8 @@ def state():
         seen["torch"] = [
             torch.is_grad_enabled(),
             str(torch.get_default_dtype()),
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
         ]
     return {k: hashlib.sha256(repr(v).encode()).hexdigest()
             for k, v in seen.items()}
@@ -191,7 +217,7 @@ report["import"] = [k for k, v in state().items() if v != before[k]]
 loaded = set(sys.modules) - modules
 report["modules"] = sorted(
     name for name in loaded
-    if name.split(".")[0] in ("PIL", "matplotlib", "scipy", "sklearn")
+    if name.split(".")[0] in ("matplotlib", "scipy", "sklearn")
 )
 images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3))
 steps = {
@@ -223,7 +249,12 @@ def test_no_global_state_is_touched(tmp_path, record_property):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        # Without what this process has set, or nothing would show.
+        env={
+            **{name: os.environ[name] for name in ("PATH", "HOME")},
+            "KERAS_BACKEND": keras.backend.backend(),
+            "PYTHONPATH": os.pathsep.join(sys.path[1:]),
+        },
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (printed,) = done.stdout.splitlines()  # nothing beside the report
@@ -232,7 +263,9 @@ def test_no_global_state_is_touched(tmp_path, record_property):
     touched = {step: names for step, names in report.items() if names}
     record_property(
         "steps, from import to loading, that change global state",
-        f"{len(touched)} of {len(report)}",
+        f"{len(touched)} of {len(report)}: {touched or 'none'}",
     )
-    assert touched == {}
+    # glibc's settings cannot be taken back: see `keras_glow.backend.process`.
+    tuned = keras.backend.backend() == "tensorflow" and sys.platform == "linux"
+    assert touched == ({"fit": ["malloc"]} if tuned else {})
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
