@@ -2,8 +2,8 @@
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
 looks for each. Two more stand where a method of Keras is overridden:
-`Glow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an optimiser
-with its `_variables`, `_trainable_variables` and
+`TrainableFlow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
+optimiser with its `_variables`, `_trainable_variables` and
 `_model_variables_moving_average`.
 """
 

@@ -14,13 +14,11 @@ from helpers import random_images
 import keras_glow
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
+OTHER_BACKENDS = ("keras_glow.backend.jax", "keras_glow.backend.torch")
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_glow.__path__, "keras_glow.")
-    if module.name != "keras_glow.__main__"
-    # These import their backend.
-    and module.name
-    not in ("keras_glow.backend.torch", "keras_glow.backend.jax")
+    if module.name not in ("keras_glow.__main__", *OTHER_BACKENDS)
 ]
 
 
