@@ -16,8 +16,8 @@ demo: $(VENV)/.installed
 
 # The whole suite on TensorFlow; then, where there is no TensorFlow, the core of
 # it on Torch and on JAX. JAX compiles without optimisation, since compiling
-# takes most of the time there. What the layers do in float32 and under mixed
-# policies TensorFlow alone shows here.
+# takes most of the time there. float32 and mixed policies of the layers are
+# tested on TensorFlow only.
 test: $(VENV)/.installed $(OTHERS)/.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
@@ -52,7 +52,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,notebook,test]'
 	touch $@
 
-# A fixed Torch, by far the largest thing to fetch: a newer one is fetched anew.
+# Torch is pinned because it is by far the largest download: without the pin,
+# every newer version would be fetched anew.
 $(OTHERS)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(OTHERS)
 	$(OTHERS)/bin/python -m pip install --quiet --upgrade pip
@@ -60,8 +61,8 @@ $(OTHERS)/.installed: setup.cfg pyproject.toml
 	$(OTHERS)/bin/python -m pip install --quiet -e '.[jax,test]'
 	touch $@
 
-# For the tests of the page that `keras-glow demo` serves: without Chromium they
-# are skipped. Installed by Debian's package manager where it may be.
+# The tests of the page that `keras-glow demo` serves need Chromium, and are
+# skipped without it. It is installed by apt-get where that is allowed.
 browser:
 	@command -v chromium > /dev/null || { \
 		apt-get update -qq && \
