@@ -29,16 +29,16 @@ class SampleGrid(keras.callbacks.Callback):
     drawn or written is no error: it warns.
 
     Args:
-        directory: where to; it is made if it is missing.
+        directory: where to write; it is made if it is missing.
         every: int >= 1, epochs from one picture to the next; the last epoch
             always has one.
         count: int >= 1, images in a row.
         temperatures: a row for each.
-        seed: int 0..2**32 - 1, of the latents.
+        seed: int 0..2**32 - 1, for the latents.
 
     Raises:
-        ValueError: naming the argument that is not as described; of the
-            temperatures when training begins.
+        ValueError: naming the argument that is not as described.
+            Temperatures are checked when training begins.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.seed = check_seed(seed, or_none=False)
 
     def on_train_begin(self, logs=None):
-        # Before the first epoch, not after it.
+        # The temperatures are checked before the first epoch, not after it.
         if not np.ndim(self.temperatures):
             refuse("temperatures", "a sequence", self.temperatures)
         for temperature in self.temperatures:
@@ -85,7 +85,7 @@ class SampleGrid(keras.callbacks.Callback):
 class HistoryFile(keras.callbacks.CSVLogger):
     """A `keras.callbacks.CSVLogger` that a full disk does not end.
 
-    It warns, and the rows that could not be written follow once they can be.
+    It warns, and writes the missing rows as soon as they can be written.
     """
 
     def on_epoch_end(self, epoch, logs=None):
@@ -100,8 +100,9 @@ class HistoryFile(keras.callbacks.CSVLogger):
 class Checkpoint(keras.callbacks.Callback):
     """Saves a checkpoint at the end of every epoch, whole or not at all.
 
-    The file holds the raw weights, with the averages in the optimiser. To go on
-    exactly where it was, train on an `ImageSequence`, which keeps its order:
+    The file holds the raw weights, with the averages in the optimiser. To
+    resume exactly where training stood, train on an `ImageSequence`, which
+    keeps its order:
 
     ```python
     model, progress = keras_glow.training.checkpoint.load_checkpoint(path)
@@ -113,27 +114,27 @@ class Checkpoint(keras.callbacks.Callback):
     )
     ```
 
-    A place that cannot be written to is an error before the first batch. A disk
-    that is full later does not end the training before the third epoch in a row
-    that could not be saved; until then it warns.
+    A place that cannot be written to is an error before the first batch. If the
+    disk is full later, it warns, and ends the training only at the third epoch
+    in a row that could not be saved.
 
     Args:
-        path: the `.keras` file; the one before is kept beside it, as
+        path: the `.keras` file; the previous one is kept beside it, as
             `<name>.previous.keras`.
         settings: dict of plain values to keep in the file.
         progress: the `keras_glow.training.checkpoint.Progress` from which this
-            `fit` goes on, or None for a new training. From the middle of an
+            `fit` continues, or None for a new training. From the middle of an
             epoch, `fit` has to end with that epoch, since its first one is
             shorter.
 
     Attributes:
         stop: set it to True, from another thread or a signal handler, to save
-            after the batch at work (or the validation) and to end `fit` by a
+            after the current batch (or the validation) and to end `fit` by a
             KeyboardInterrupt.
 
     Raises:
-        OSError: if the file cannot be written. The files before stay.
-        FloatingPointError: if a weight is not finite. Likewise.
+        OSError: if the file cannot be written. Earlier files stay.
+        FloatingPointError: if a weight is not finite. Earlier files stay.
     """
 
     def __init__(self, path, settings=None, progress=None):
@@ -152,8 +153,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.epoch, self.batch = epoch, 0
         self.first = self.progress.batch if self.progress else 0
         if self.progress is not None:
-            # Keras has just set the metrics to zero: an epoch that goes on has
-            # to go on with what it had gathered.
+            # Keras has just set the metrics to zero: a resumed epoch has to
+            # continue with the values that it had gathered.
             self.batch = self.first
             if self.batch:
                 for variable, value in zip(
@@ -168,15 +169,15 @@ class Checkpoint(keras.callbacks.Callback):
             self._leave()
 
     def on_train_batch_end(self, batch, logs=None):
-        # With `steps_per_execution` not every batch is told of.
+        # With `steps_per_execution` Keras does not report every batch.
         self.batch = self.first + batch + 1
-        steps = self.params["steps"]  # None where it is not known
+        steps = self.params["steps"]  # None if Keras does not know it
         if self.stop and (steps is None or batch + 1 < steps):
             self._save()
             self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
-        # A stop waits for the other callbacks to have had this epoch too.
+        # A stop waits until the other callbacks have seen this epoch too.
         self.epoch, self.batch = epoch + 1, 0
         try:
             self._save()
@@ -210,21 +211,21 @@ class ReconstructionError(keras.callbacks.Callback):
 
     - `reconstruction_error`: the largest `|x - decoder(encoder(x))|` over the
       images, in units of continuous images, which span 1;
-    - `reconstruction_error_ood`: the same over images unlike any, such as noise
-      and checkerboards, where a flow gives way first: see
+    - `reconstruction_error_ood`: the same over images unlike any real ones,
+      such as noise and checkerboards, where a flow fails first: see
       `keras_glow.analysis.probes.out_of_distribution_images`.
 
     Each of them warns once, naming the layer to blame, when it passes half a
     grey level, `0.5 / 2**bits`: from there on pixels change. With
-    `use_ema=True` it is the averaged weights that are looked at. Weights,
+    `use_ema=True` the averaged weights are examined. Weights,
     losses and random states stay as they are. Put it before callbacks that
     read the logs, such as `keras.callbacks.CSVLogger`.
 
     Args:
         images: validation images, integers 0..255 `(batch, height, width,
-            channels)`; or None, to look at images unlike any alone.
+            channels)`; or None, to test only on images unlike any real ones.
         labels: int array `(batch,)`, for images of a model with classes.
-        count: int >= 1, how many of the images to look at, from the first.
+        count: int >= 1, how many of the images to use, from the first.
 
     Raises:
         ValueError: if `count` is not as described; when training begins, if
@@ -260,7 +261,7 @@ class ReconstructionError(keras.callbacks.Callback):
 
     def _look(self, name, kinds, logs):
         errors = probes.errors_by_kind(self.model, kinds, self.labels)
-        # The first nan, if there is one.
+        # argmax finds the first nan, if there is one.
         kind = list(errors)[np.argmax(list(errors.values()))]
         logs[name] = errors[kind]
         half = probes.half_grey_level(self.model)
@@ -279,9 +280,9 @@ class ReconstructionError(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def _warned(path):
-    """Turns a failure to write a file that training can do without into words.
+    """Turns the failure to write a non-essential file into a warning.
 
-    ValueError is that of samples that are not finite.
+    A ValueError comes from samples that are not finite.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""The one door for data: whatever `fit` and `evaluate` take becomes one object.
+"""The one door for data: all inputs of `fit` and `evaluate` become a `Source`.
 
-`open_images` is where arrays, datasets and generators are told apart, checked
-and converted, once. Behind it nobody asks what they were: a `Source` knows its
+`open_images` tells arrays, datasets and generators apart, checks them and
+converts them, once. Nothing behind it asks for their type: a `Source` knows its
 first images, its order, its batches and its labels. A new kind of input is a
 new subclass of `Source`. `ImageSequence` is for users. May import `checks`.
 """
@@ -29,8 +29,8 @@ class ImageSequence(keras.utils.PyDataset):
     """Batches of an image array, shuffled, and flipped at random if asked.
 
     The order and the flips of an epoch are a function of `(seed, epoch)` alone,
-    so a run that is resumed at `epoch` sees what it would have seen
-    uninterrupted. `Glow.fit` does not shuffle it once more.
+    so a run that is resumed at `epoch` sees the same batches as an
+    uninterrupted run. `Glow.fit` does not shuffle them again.
 
     Args:
         images: uint8 array `(count, height, width, channels)`, count >= 1; a
@@ -41,9 +41,9 @@ class ImageSequence(keras.utils.PyDataset):
             mirrored left to right.
         seed: int 0..2**32 - 1.
         epoch: int >= 0, the epoch to begin with.
-        batch: int >= 0, the batch of that epoch to begin with: its first epoch
-            has so many batches less.
-        shuffle: bool; without it every epoch has the order of the array.
+        batch: int >= 0, the batch of that epoch to begin with: the first epoch
+            has this many batches fewer.
+        shuffle: bool; if False, every epoch has the order of the array.
         **kwargs: `keras.utils.PyDataset` arguments (`workers`, ...).
 
     Raises:
@@ -119,7 +119,7 @@ class ImageSequence(keras.utils.PyDataset):
 
 
 class Batches(typing.NamedTuple):
-    """What Keras is to train on.
+    """The data that Keras is to train on.
 
     Attributes:
         data: anything that `keras.Model.fit` reads batches from.
@@ -140,8 +140,8 @@ class Source:
     more.
 
     Args:
-        data: as it was given.
-        check: function of the images and the labels of a batch, which returns
+        data: the data as the user gave it.
+        check: function of the images and the labels of a batch that returns
             the images as an array, or raises a ValueError.
     """
 
@@ -150,9 +150,9 @@ class Source:
         self.check = check
 
     def peek(self):
-        """Checks what comes first, as far as that is cheap."""
+        """Checks the first images, or the specification if that is known."""
         if hasattr(self.data, "element_spec"):
-            # tf.data knows types and shapes, and a batch may cost much.
+            # tf.data knows types and shapes, and a batch may be expensive.
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(
                 self.data.element_spec
             )
@@ -165,10 +165,10 @@ class Source:
 
         Args:
             count: int.
-            seed: int, by which an array chooses its images at random.
+            seed: int, with which an array chooses its images at random.
 
         Raises:
-            ValueError: if there is none, or one that the check refuses.
+            ValueError: if there are no images, or the check refuses one.
         """
         batches = iter(self.data)
         taken, images = [], []
@@ -181,8 +181,9 @@ class Source:
         if not sum(map(len, images)):
             raise ValueError("`x` is expected to be images. Received: no batch")
         if batches is self.data:
-            # A generator cannot be rewound: another one yields the same. Keras
-            # knows a generator by its type, and refuses an itertools.chain.
+            # A generator cannot be rewound, so another one yields the same
+            # batches. Keras recognises a generator by its type, and refuses an
+            # itertools.chain.
             self.data = (batch for batch in itertools.chain(taken, batches))
         return np.concatenate(images)[:count]
 
@@ -204,24 +205,24 @@ class Source:
         """Returns `Batches` to train on.
 
         Args:
-            batch_size: int; what yields batches has its own.
-            seed: int, of the order.
-            batches_seen: int, by which the order goes on where it stood: two
-                fits of one epoch see what one of two epochs sees.
+            batch_size: int; data that yields batches has its own.
+            seed: int, for the order.
+            batches_seen: int, from which the order continues: two fits of one
+                epoch see the same batches as one fit of two epochs.
             shuffle: bool.
         """
         return Batches(self.data)
 
     def for_evaluation(self, batch_size):
-        """Returns what Keras is to evaluate on, labels included."""
+        """Returns the data that Keras is to evaluate on, labels included."""
         return self.data
 
     def images_of_step(self, step):
-        """Returns images to find out why a step failed, and whose they are.
+        """Returns images to find out why a step failed, and if it saw them.
 
         Returns:
-            Tuple of images, None if they cannot be had any more, and whether
-            they are those of the step.
+            Tuple of images, or None if they are no longer available, and
+            whether they are those of the step.
         """
         if iter(self.data) is self.data:
             return None, False
@@ -229,7 +230,7 @@ class Source:
 
 
 class _Sequence(Source):
-    """A `keras.utils.PyDataset`, whose batches can be asked for by number."""
+    """A `keras.utils.PyDataset`, whose batches can be read by number."""
 
     def for_training(self, batch_size, seed, batches_seen, shuffle):
         if isinstance(self.data, ImageSequence):
@@ -237,7 +238,7 @@ class _Sequence(Source):
         return Batches(self.data, shuffle)
 
     def for_evaluation(self, batch_size):
-        # Each evaluation sees the epoch that an `ImageSequence` is at.
+        # Each evaluation sees the current epoch of an `ImageSequence`.
         if isinstance(self.data, ImageSequence):
             return _as_keras_input(self.data).data
         return self.data
@@ -257,11 +258,11 @@ class _Array(Source):
         self.sequence = None
 
     def peek(self):
-        """Does nothing: an array was checked in full."""
+        """Does nothing: an array has already been checked in full."""
 
     def first(self, count, seed):
         order = np.random.default_rng(seed).permutation(len(self.images))
-        # Of a memory map the chosen ones alone are read.
+        # Only the chosen images are read from a memory map.
         return np.asarray(self.images[np.sort(order[:count])])
 
     def split(self, fraction):
@@ -285,7 +286,8 @@ class _Array(Source):
             self.labels,
             batch_size,
             seed=seed,
-            # Rounded: steps that a loss scale left out are counted nowhere.
+            # It is rounded, because nothing counts the steps that a loss scale
+            # left out.
             epoch=round(batches_seen / steps),
             shuffle=shuffle,
         )
@@ -319,15 +321,15 @@ class _Check:
 
 
 def open_images(x, y, image_shape, num_classes, names=("x", "y")):
-    """Opens whatever `fit` and `evaluate` take.
+    """Opens any images that `fit` and `evaluate` take.
 
     Args:
         x: integer images, or a dataset: a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a DataLoader or a generator.
         y: labels beside images; None beside a dataset, which yields them.
         image_shape: shape of one image, (height, width, channels).
-        num_classes: int, or None: then labels beside images are dropped.
-        names: of the two arguments.
+        num_classes: int; if it is None, labels beside images are dropped.
+        names: names of the two arguments, for messages.
 
     Returns:
         A `Source`.
@@ -348,7 +350,7 @@ def open_images(x, y, image_shape, num_classes, names=("x", "y")):
 
 
 def open_validation_data(data, image_shape, num_classes):
-    """Opens what `fit` takes as `validation_data`: see `open_images`."""
+    """Opens the `validation_data` of `fit`: see `open_images`."""
     name = "validation_data"
     x, y = data, None
     if isinstance(data, (list, tuple)):
@@ -359,7 +361,7 @@ def open_validation_data(data, image_shape, num_classes):
 
 
 def open_inputs(x):
-    """Opens inputs of a model that are not checked: arrays or a dataset.
+    """Opens inputs of a model, arrays or a dataset, without checking them.
 
     Returns:
         A `Source`. After `first`, its `data` still yields all of x.
@@ -371,7 +373,7 @@ def open_inputs(x):
 
 
 def _is_dataset(x):
-    """Returns whether x yields batches, and is no batch itself."""
+    """Returns whether x yields batches, and is not a batch itself."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     return (
@@ -423,10 +425,10 @@ def check_batch(images, labels, image_shape, num_classes):
 def _as_keras_input(sequence):
     """Returns the `Batches` of an `ImageSequence`.
 
-    On TensorFlow they are a `tf.data.Dataset` of the epoch that the sequence is
-    at when Keras begins to read. Keras would make one too, with autotuning,
+    On TensorFlow they are a `tf.data.Dataset` of the sequence's current epoch
+    when Keras begins to read. Keras would make one too, but with autotuning,
     whose thread can sleep through the end of an epoch: the epoch then waits for
-    it to wake, up to as long as it lasted (docs/performance.md). A single
+    it to wake, for up to its own duration (docs/performance.md). A single
     generator leaves nothing to tune. A shortened epoch, or several workers, are
     left to Keras's own reader.
     """
@@ -439,7 +441,7 @@ def _as_keras_input(sequence):
     import tensorflow as tf
 
     def batches():
-        epoch = copy.copy(sequence)  # which may go on to the next meanwhile
+        epoch = copy.copy(sequence)  # the original may move on meanwhile
         return (epoch[i] for i in range(len(epoch)))
 
     signature = tuple(
@@ -464,8 +466,8 @@ def _as_keras_input(sequence):
 def padded_batches(count, batch_size):
     """Yields the numbers of the images of each batch, `batch_size` or all.
 
-    The last batch is filled up by the last image, so that a program, which is
-    compiled for each shape, is compiled once.
+    The last batch is filled up with the last image, so that a program, which is
+    compiled for each shape, is compiled only once.
     """
     size = min(batch_size, count)
     for start in range(0, count, size or 1):

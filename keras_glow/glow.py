@@ -66,30 +66,30 @@ class Glow(TrainableFlow):
             quantised to `2**bits` grey levels.
         num_classes: int, or None. With it the priors are learned for each
             class.
-        seed: int 0..2**31 - 1, of the initial weights, of the order of the
-            images and of the noise in training.
+        seed: int 0..2**31 - 1, for the initial weights, the order of the
+            images and the noise in training.
         network_dtype: `"bfloat16"` or `"float16"` to compute the coupling
             networks in while training; None follows the dtype policy. The rest
             of the flow, and everything outside training, is float32.
-        memory: what the backward pass of training has the activations from:
+        memory: how the backward pass obtains the activations:
             `"store"` keeps them all; `"remat"` keeps the input of each step of
             flow and computes the rest once more; `"reversible"` keeps nothing
-            of the steps and goes back through their inverses. What a step
-            more costs is then its weights, the optimiser's moments and its
-            part of the program. Both take longer: 1.2 and 1.4 times at depth
-            64. Files do not depend on it.
+            of the steps and goes back through their inverses. Each further
+            step then costs only its weights, its optimiser state and its share
+            of the compiled program. Both take longer than `"store"`: 1.2 and
+            1.4 times as long at depth 64. Files do not depend on it.
         scale: scale function of affine coupling, see
             `keras_glow.layers.AffineCoupling`.
         border: bool, whether the 3x3 convolutions see where the image ends, by
-            a channel more that is 1 outside of it, as in openai/glow; see
+            an extra channel that is 1 outside of it, as in openai/glow; see
             `keras_glow.layers.convolution.convolve`.
-        class_priors: `"all"` for those of all levels, `"top"` for that of the
-            coarsest alone, as in openai/glow.
-        classifier_weight: float >= 0. Over 0, a linear layer guesses the class
-            from the mean of the top latents over the image, and its cross
-            entropy in nats, times `classifier_weight * D`, is added to the
-            loss: `weight_y` of openai/glow, 0.01 there. `classifier_loss` and
-            `classifier_accuracy` stand beside it.
+        class_priors: `"all"` if the priors of all levels depend on the class,
+            `"top"` if only that of the coarsest level does, as in openai/glow.
+        classifier_weight: float >= 0. If it is over 0, a linear layer guesses
+            the class from the mean of the top latents over the image, and its
+            cross entropy in nats, times `classifier_weight * D`, is added to
+            the loss: `weight_y` of openai/glow, 0.01 there. `classifier_loss`
+            and `classifier_accuracy` stand beside it.
         **kwargs: `name` and `dtype` of a keras.Model.
 
     Attributes:
@@ -142,8 +142,8 @@ class Glow(TrainableFlow):
         if kwargs.get("name") is not None:
             check_name(kwargs["name"])
         super().__init__(dtype=flow_dtype(policy), **kwargs)
-        # Keras puts a wrapper of its int8 quantisation over each layer's
-        # `quantize`; ours has another meaning, and wants the method itself.
+        # Keras wraps each layer's `quantize` for its int8 quantisation. Ours
+        # has another meaning, so the wrapper is removed.
         del self.quantize
         for name, value in arguments.items():
             setattr(self, name, value)
@@ -187,10 +187,10 @@ class Glow(TrainableFlow):
             model.jit_compile = resolve_jit_compile("auto", model)
         share_traces(self.encoder, not self.encoder.jit_compile)
 
-    # Looking at it, saving it
+    # These methods diagnose a model and save it.
 
     def diagnose(self, images, labels=None, batch_size=32):
-        """Looks for what loses images, layer by layer: the flow's doctor.
+        """Searches layer by layer for the loss of images: the flow's doctor.
 
         It changes nothing in the model, and no random state.
 
@@ -208,21 +208,21 @@ class Glow(TrainableFlow):
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
 
-        Keras writes in place: a full disk, or a kill meanwhile, takes the file
-        before with it.
+        Keras writes in place, so a full disk, or a kill in the middle, would
+        destroy the previous file.
 
         Args:
-            filepath: where to; missing folders are made. What Keras takes of
-                addresses (`gs://...`) is written as Keras does.
+            filepath: where to; missing folders are made. Keras itself writes to
+                addresses (`gs://...`).
             overwrite: bool, whether to replace a file without asking.
             **kwargs: other arguments of `keras.Model.save`.
 
         Raises:
-            OSError: naming the file and the reason; the one before is left.
+            OSError: naming the file and the reason; the previous file is left.
         """
         name = str(filepath)
         if not overwrite or not name.endswith(".keras") or "://" in name:
-            # Keras asks, says what a file is to be called, or sends it away.
+            # Keras asks the user, refuses the name, or writes to the address.
             super().save(filepath, overwrite, **kwargs)
             return
         with atomic_file(filepath) as partial:
@@ -231,20 +231,20 @@ class Glow(TrainableFlow):
     def export(self, filepath, format="tf_saved_model"):
         """Writes encoder and decoder as files that run without this package.
 
-        `signature.json` beside them says what goes in and what comes out, see
-        `keras_glow.files.export.standalone`; `docs/export.md` how each is
-        loaded. It needs the TensorFlow backend, and `"onnx"` the packages
-        tf2onnx and onnx.
+        `signature.json` beside them describes inputs and outputs, see
+        `keras_glow.files.export.standalone`; `docs/export.md` says how each
+        format is loaded. It needs the TensorFlow backend, and `"onnx"` the
+        packages tf2onnx and onnx.
 
         Args:
-            filepath: of the folder to make.
+            filepath: path of the folder to make.
             format: `"tf_saved_model"`, `"litert"` or `"onnx"`.
 
         Raises:
             ValueError: naming the argument that is not as described.
             ImportError: naming the packages that are missing.
-            OSError: naming the folder and the reason, such as that there is
-                one already; nothing is written.
+            OSError: naming the folder and the reason, for example that it
+                exists already; nothing is written.
         """
         export(self, filepath, format)
 
@@ -275,8 +275,8 @@ class Glow(TrainableFlow):
 
         The file is checked as by `keras_glow.load_model`. A compiled model
         takes the state of the optimiser too, if the file has one of the same
-        kind. HDF5 has no checksums: that a `.weights.h5` file is as it was
-        written, only `sha256` can tell.
+        kind. HDF5 has no checksums, so only `sha256` can tell whether a
+        `.weights.h5` file is as it was written.
 
         Args:
             filepath: a `.weights.h5` or `.keras` file of a model like this one.
@@ -291,7 +291,7 @@ class Glow(TrainableFlow):
 
     def save_own_variables(self, store):
         # Keras leaves the state of seed generators out of its files. Without
-        # it, training that goes on would see the same noise once more.
+        # it, resumed training would see the same noise again.
         store["train_noise"] = ops.convert_to_numpy(
             self.train_noise.state
         ).astype("int64")
@@ -308,8 +308,8 @@ def load_model(path, sha256=None):
 
     Unlike `keras.saving.load_model` it never builds another class, runs no code
     that the file names, and leaves the optimiser out: the model is not
-    compiled. A file compiled with classes that are neither Keras' own nor of
-    this package is refused too, though none of them would be built.
+    compiled. A file is also refused if it was compiled with classes that belong
+    to neither Keras nor this package, though none of them would be built.
 
     Args:
         path: a file that `Glow.save` wrote.

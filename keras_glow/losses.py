@@ -9,25 +9,25 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def standard_normal_log_prob(z):
-    """Log N(z; 0, I) in nats: `(batch, ...)` to `(batch,)`."""
+    """Returns log N(z; 0, I) in nats: `(batch, ...)` to `(batch,)`."""
     axes = tuple(range(1, z.ndim))
     return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
 
 
 def batch_mean(values):
-    """The mean over the batch: `(batch,)` to `()`, in the same dtype.
+    """Returns the mean over the batch, `(batch,)` to `()`, in the same dtype.
 
-    `ops.mean` rounds float64 to float32 on JAX. It is 0 for an empty batch,
-    which a replica may receive at the end of an epoch.
+    `ops.mean` would round float64 to float32 on JAX. The mean is 0 for an empty
+    batch, which a replica may receive at the end of an epoch.
     """
     count = ops.cast(ops.shape(values)[0], values.dtype)
     return ops.sum(values) / ops.maximum(count, 1)
 
 
 def negative_mean(log_det):
-    """`-mean(log_det)` over the batch, in nats: what `add_loss` takes.
+    """Returns `-mean(log_det)` over the batch, in nats, for `add_loss`.
 
-    Keras sums the elements of a loss, so the mean has to be taken before.
+    Keras sums the elements of a loss, so the mean has to be taken first.
     """
     return -batch_mean(log_det)
 
@@ -69,7 +69,7 @@ class LogDetLoss(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class LogProb(keras.layers.Layer):
-    """The log-density of continuous images in nats: `(batch,)`.
+    """Returns the log-density of continuous images in nats: `(batch,)`.
 
     Call arguments:
         z: float tensor `(batch, D)`, standardised latents.

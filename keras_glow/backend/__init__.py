@@ -1,29 +1,31 @@
-"""What differs between TensorFlow, JAX and Torch, or touches the process.
+"""Code that differs between TensorFlow, JAX and Torch, or touches the process.
 
-This file says what the functions do, alike on all backends; `tensorflow`, `jax`
-and `torch` hold one implementation each, and `portable` one that needs nothing
-but `keras.ops`. `devices`: training on several of them. `keras_internals`:
-every private name of Keras that is used. `process`: every effect on the
-process. May import `checks` only.
+This file describes the functions, which do the same on all backends;
+`tensorflow`, `jax` and `torch` hold one implementation each, and `portable` one
+that needs nothing but `keras.ops`. `devices` is for training on several
+devices, `keras_internals` holds every private name of Keras that is used, and
+`process` every effect on the process. May import `checks` only.
 
 - `custom_gradient(forward, backward, tensors)` runs `forward(*tensors)`, and
   has the backward pass call `backward` instead of differentiating `forward`.
   `forward` returns `(outputs, kept)`: a tuple of tensors, and nested tensors to
   keep for the backward pass. `backward(kept, *output_gradients)` returns one
-  gradient for each of the tensors, None for those that are no floats. `tensors`
-  are all that need gradients: what the functions take from elsewhere gets none.
+  gradient for each of the tensors, None for those that are not floats.
+  `tensors` has to hold all tensors that need gradients: any others that the
+  functions use get none.
   Returns the outputs.
 - `differentiate(function, tensors, output_gradients)` runs
   `function(*tensors)`, which returns `(outputs, extra)`, and pulls gradients of
   its outputs back to the tensors at once; `extra` is any further tensor, and is
   not differentiated. Returns `extra` and the list of gradients, None for
-  tensors that are no floats.
+  tensors that are not floats.
 - `shared_trace(function)` returns a function that a compiled program holds
   once, however often it is called.
 - `compile_function(function)` returns a function of tensors as a compiled
   program. The weights that it reads may become constants of the program, so use
   it before they change.
-- `materialize(tensor)` returns the tensor, computed once for all that read it.
+- `materialize(tensor)` returns the tensor, and keeps XLA from recomputing it in
+  every operation that reads it.
 - `select(condition, one, other)` returns one of two tensors, by a bool scalar.
 - `relu(x)` returns `max(x, 0)`, and keeps nothing but its output for the
   backward pass.
@@ -69,13 +71,14 @@ def token_of(tensors):
 def order_after(tensor, token):
     """Returns the tensor, computed after everything that a token depends on.
 
-    A compiled program may compute what depends on nothing long before it is
-    needed, and has to keep it. Only data orders it: XLA drops the control
-    dependencies of TensorFlow, and on CPUs the `optimization_barrier` of JAX.
+    A compiled program may compute a tensor that depends on nothing long before
+    it is needed, and then has to keep it. Only a dependency on data sets the
+    order: XLA drops the control dependencies of TensorFlow, and on CPUs the
+    `optimization_barrier` of JAX.
 
     Args:
         tensor: any tensor; one that holds no floats comes back as it is.
-        token: what `token_of` returned.
+        token: the result of `token_of`.
     """
     if not is_float(tensor):
         return tensor

@@ -1,4 +1,4 @@
-"""Training on several devices: what the backends have to be told or asked.
+"""Training on several devices, by the means of each backend.
 
 - TensorFlow: the replicas of a `tf.distribute` strategy, each with its part of
   the batch and its own copy of the step.
@@ -17,7 +17,7 @@ from keras_glow.checks import refuse
 
 
 def count_replicas():
-    """How many replicas of `tf.distribute` share a batch here; 1 elsewhere."""
+    """Returns how many replicas of `tf.distribute` share a batch, or else 1."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -26,7 +26,7 @@ def count_replicas():
 
 
 def count_shards():
-    """Into how many equal parts JAX has to be able to cut a batch."""
+    """Returns into how many equal parts JAX has to be able to cut a batch."""
     distribution = keras.distribution.distribution()
     if keras.backend.backend() != "jax" or distribution is None:
         return 1
@@ -34,7 +34,7 @@ def count_shards():
 
 
 def count_devices(model):
-    """How many devices `predict` of a model shares a batch among."""
+    """Returns among how many devices `predict` of a model shares a batch."""
     if keras.backend.backend() == "tensorflow":
         return model.distribute_strategy.num_replicas_in_sync
     return count_shards()
@@ -43,7 +43,7 @@ def count_devices(model):
 def gather_from_processes(images):
     """Returns the images of this process and, on JAX, of the others: one array.
 
-    What is computed from them outside a step is then the same in every process.
+    Results computed from them outside a step are then equal in all processes.
     Torch copies weights from process 0 by itself.
     """
     if keras.backend.backend() != "jax":
@@ -58,7 +58,7 @@ def gather_from_processes(images):
 
 
 def replica_of_strategy():
-    """Number of this replica of `tf.distribute`, and how many there are."""
+    """Returns the index of this `tf.distribute` replica, and their count."""
     count = count_replicas()
     if count == 1:
         return 0, 1
@@ -71,10 +71,11 @@ def replica_of_strategy():
 
 
 def shift_noise_by_replica(noise):
-    """Noise that is uniform in [0, 1) and another on each replica.
+    """Returns noise that is uniform in [0, 1) and differs on each replica.
 
-    All have the same seed and draw the same numbers. Replica r of n shifts them
-    by r/n: uniform still, and spread more evenly than independent draws.
+    All replicas have the same seed and draw the same numbers. Replica r of n
+    shifts them by r/n: they stay uniform, and are spread more evenly than
+    independent draws.
     """
     replica, count = replica_of_strategy()
     if keras.backend.backend() == "torch":
@@ -91,14 +92,14 @@ def shift_noise_by_replica(noise):
 
 @contextlib.contextmanager
 def devices(count):
-    """In this context models are made for, and trained on, several devices.
+    """Makes and trains models on several devices in this context.
 
     Args:
         count: int >= 1, the first devices of this machine: GPUs or, if there
             are none, CPUs.
 
     Raises:
-        ValueError: if there are not so many, or the backend has no such way.
+        ValueError: if there are fewer devices, or the backend cannot do this.
     """
     if count == 1:
         yield
@@ -125,16 +126,16 @@ def devices(count):
         yield
 
 
-# For optimisers on TensorFlow
+# The rest is for optimisers on TensorFlow.
 
 
 def optimizer_replicas(optimizer):
-    """How many replicas of `tf.distribute` an optimiser was made for."""
+    """Returns for how many `tf.distribute` replicas an optimiser was made."""
     return getattr(strategy(optimizer), "num_replicas_in_sync", 1)
 
 
 def optimizer_scope(optimizer):
-    """The scope in which the variables of an optimiser are to be made."""
+    """Returns the scope in which to make the variables of an optimiser."""
     distribution = strategy(optimizer)
     return distribution.scope() if distribution else contextlib.nullcontext()
 
@@ -149,7 +150,7 @@ def all_replicas_agree(condition):
 
 
 def assign_on_each(optimizer, variables, values):
-    """Assigns to the copy of each replica what that replica computed."""
+    """Assigns to the copy of each replica the values that it computed."""
     import tensorflow as tf
 
     def assign(distribution, values):

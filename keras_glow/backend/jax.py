@@ -58,10 +58,10 @@ def materialize(tensor):
 def relu(x):
     """See `keras_glow.backend`.
 
-    Differentiated by JAX, `jax.nn.relu` keeps its input, which nothing else
-    needs, beside its output, which the next layer keeps as well.
+    When JAX differentiates `jax.nn.relu`, it keeps the input, which nothing
+    else needs, besides the output, which the next layer keeps anyway.
     """
-    # The barrier has XLA keep the output instead of computing it again from x.
+    # The barrier makes XLA keep the output instead of recomputing it from x.
     return materialize(jax.numpy.maximum(x, 0))
 
 

@@ -1,7 +1,7 @@
 """Every private name of Keras that this package uses.
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
-looks for each. Two more stand where a method of Keras is overridden:
+looks for each. Two more uses are where a method of Keras is overridden:
 `TrainableFlow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
 optimiser with its `_variables`, `_trainable_variables` and
 `_model_variables_moving_average`.
@@ -33,7 +33,7 @@ def is_called_by_fit(kwargs):
 def iterations(optimizer):
     """Returns the variable that counts the steps of an optimiser.
 
-    The public `iterations` is a smaller number where gradients are accumulated.
+    The public `iterations` is smaller if gradients are accumulated.
     """
     return optimizer._iterations
 
@@ -49,18 +49,18 @@ def strategy(optimizer):
 
 
 def synchronize(model):
-    """Puts into the variables what training holds elsewhere, on JAX."""
+    """Writes the state of training back into the variables, on JAX."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
 
 
 @contextlib.contextmanager
 def restore_weights_on_error(model):
-    """In this context an error leaves a model its weights, on JAX too.
+    """Restores the weights after an error in this context, on JAX.
 
-    There Keras takes the values out of the variables while it trains, evaluates
-    or predicts. An error in the first batch, or Ctrl-C, would leave the
-    variables empty, and the model lost.
+    On JAX Keras takes the values out of the variables while it trains,
+    evaluates or predicts. An error in the first batch, or Ctrl-C, would leave
+    the variables empty, and the model lost.
 
     Args:
         model: a keras.Model.
@@ -78,7 +78,7 @@ def restore_weights_on_error(model):
     try:
         yield
     except BaseException:
-        # The values after the last whole batch, if there was one.
+        # This restores the values after the last whole batch, if any.
         model.jax_state_sync()
         for variable, value in before:
             if variable._value is None:

@@ -1,7 +1,7 @@
-"""The portable path: what `keras.ops` alone can do, for any backend.
+"""The portable path: functions for any backend, by `keras.ops` alone.
 
-`tensorflow`, `jax` and `torch` put something better in the place of some of
-these functions; the rest they take from here.
+`tensorflow`, `jax` and `torch` replace some of these functions by better ones,
+and import the others from here.
 """
 
 import contextlib

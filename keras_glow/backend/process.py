@@ -6,7 +6,7 @@
 | freed memory is kept | TensorFlow; Linux, CPU | `fit` | end of `fit` |
 
 Nothing happens on import or, without a GPU, by building a model. At the end of
-`fit` what was kept goes back to the kernel, but glibc's settings stay: it no
+`fit` the kept memory goes back to the kernel, but glibc's settings stay: it no
 longer adapts them by itself. The command line does more, as a program may: it
 handles signals, and `train` sets `TF_ENABLE_ONEDNN_OPTS`.
 """
@@ -22,7 +22,7 @@ import keras
 from keras_glow import backend
 from keras_glow.checks import check_boolean
 
-_tf32 = None  # whether it is allowed; None before anybody said so
+_tf32 = None  # whether it is allowed; None until it is set
 
 
 def allow_tf32(allowed=True):
@@ -33,13 +33,13 @@ def allow_tf32(allowed=True):
     convolutions. An image that goes through a flow in it does not come back
     exactly, so flows do without it unless this function allows it.
 
-    On JAX that concerns the layers of flows alone, each when it is traced. On
+    On JAX this affects only the layers of flows, each when it is traced. On
     TensorFlow and Torch it is a setting of the process, for other models too:
     the first layer of a flow makes it where there is a GPU, unless this
     function was called before.
 
     To train faster on a GPU, `Glow(network_dtype="bfloat16")` gains more, and
-    leaves alone what has to be exact.
+    keeps exact whatever has to be exact.
 
     Args:
         allowed: bool.
@@ -78,14 +78,14 @@ VARIABLES = ("GLIBC_TUNABLES", "MALLOC_")
 
 @functools.cache
 def keep_freed_memory():
-    """Has the C library keep what TensorFlow frees on a CPU, for reuse.
+    """Makes the C library reuse memory that TensorFlow frees on a CPU.
 
     TensorFlow takes the memory of every activation from `malloc`, and frees it
     within the step. glibc hands large blocks back to the kernel at once, which
     may have to clear every page of them again for the next step: up to half of
     the training time on one machine, none of it on another
-    (`benchmarks/allocator.py`). The price is memory that lies between two
-    blocks, and that the process holds its peak until `return_freed_memory`.
+    (`benchmarks/allocator.py`). The price is unused memory between blocks, and
+    that the process holds its peak until `return_freed_memory`.
 
     It does nothing on other backends and systems, and nothing if the
     environment has settings of its own.
@@ -104,5 +104,5 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Hands back to the kernel what `keep_freed_memory` has kept."""
+    """Gives the kernel back the memory that `keep_freed_memory` has kept."""
     ctypes.CDLL(None).malloc_trim(0)

@@ -28,11 +28,11 @@ def custom_gradient(forward, backward, tensors):
 
     @tf.custom_gradient
     def function(*tensors):
-        # No tape outside may record what is inside: it would keep it all.
+        # No outer tape may record these operations: it would keep them all.
         outputs, kept = forward(*map(tf.stop_gradient, tensors))
         return outputs, lambda *gradients: backward(kept, *gradients)
 
-    # Variables are read here, where the outer tape sees it.
+    # Variables are read here, where the outer tape sees the read.
     return function(*map(tf.convert_to_tensor, tensors))
 
 
@@ -74,7 +74,7 @@ def compile_function(function):
 
 def select(condition, one, other):
     """See `keras_glow.backend`."""
-    # `Select` passes one of them on, where `tf.where` would write a third.
+    # `Select` passes one of them on; `tf.where` would write a third tensor.
     return tf.raw_ops.Select(condition=condition, x=one, y=other)
 
 

@@ -58,7 +58,7 @@ def differentiate(function, tensors, output_gradients):
         ]
         outputs, extra = function(*tensors)
     sources = [tensor for tensor in tensors if tensor.requires_grad]
-    # Torch refuses outputs that no source has a part in.
+    # Torch refuses outputs that depend on no source.
     pairs = zip(outputs, output_gradients, strict=True)
     pairs = [(o, gradient) for o, gradient in pairs if o.requires_grad]
     gradients = iter(

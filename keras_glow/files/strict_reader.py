@@ -1,4 +1,4 @@
-"""The strict loader: a model file of anybody's, trusted with nothing.
+"""The strict loader: it reads a model file of anybody's, and trusts nothing.
 
 `keras.saving.load_model` builds whatever classes a file names. Here a file may
 only fill in the arguments of `Glow`, plain values that are checked, and the
@@ -32,7 +32,7 @@ from keras_glow.flow.arguments import (
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
-OPTIONAL_MEMBER = "run.json"  # of a checkpoint; not looked at
+OPTIONAL_MEMBER = "run.json"  # checkpoints have it; it is not read
 MAX_CONFIG_BYTES = 2**20
 MAX_FILE_BYTES = 2**32
 
@@ -41,9 +41,9 @@ DOCUMENT = {
     "class_name": "Glow",
     "registered_name": "keras_glow>Glow",
 }
-# What `compile_config` may name, though none of it is ever built here.
+# `compile_config` may name these, though none of them is ever built here.
 COMPILE_MODULES = {
-    "keras",  # of a dtype policy
+    "keras",  # the module of a dtype policy
     "keras.losses",
     "keras.metrics",
     "keras.optimizers",
@@ -100,7 +100,7 @@ def load_weights(model, path, sha256=None):
 
 
 def training_steps(path):
-    """The steps that the optimiser in a `.keras` file has made.
+    """Returns how many steps the optimiser in a `.keras` file has made.
 
     Args:
         path: as in `load_model`.
@@ -116,7 +116,7 @@ def training_steps(path):
         content = io.BytesIO(_read_member(archive, layout))
         with h5py.File(content, "r") as weights:
             datasets = _datasets(weights)
-            # Of the innermost optimiser: what wraps it counts none.
+            # The innermost optimiser counts the steps: its wrappers do not.
             name, inner = "optimizer/vars/0", "optimizer/inner_optimizer/"
             while name.replace("optimizer/", inner, 1) in datasets:
                 name = name.replace("optimizer/", inner, 1)
@@ -128,11 +128,11 @@ def training_steps(path):
 
 @contextlib.contextmanager
 def refusing(path):
-    """Whatever goes wrong inside is a `ModelFileError` that names the file."""
+    """Turns every error inside into a `ModelFileError` that names the file."""
     try:
         yield
     except Exception as error:
-        # zipfile, json and h5py report damage by many types of exception.
+        # zipfile, json and h5py raise many types of exception for damage.
         reason = str(error) or type(error).__name__
         reason = " ".join(reason.split())[:300]
         reason = "".join(c if c.isprintable() else "?" for c in reason)
@@ -141,11 +141,11 @@ def refusing(path):
 
 @contextlib.contextmanager
 def reading(path, sha256=None):
-    """The open file; whatever goes wrong with it is a `ModelFileError`."""
+    """Opens a file, and turns every error with it into a `ModelFileError`."""
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
     with refusing(path):
-        # Asked before it is opened: a pipe would wait for somebody to write.
+        # This comes before opening: a pipe would wait for somebody to write.
         if not pathlib.Path(path).is_file():
             raise ValueError("it is not a regular file")
         with open(path, "rb") as file:
@@ -160,7 +160,7 @@ def reading(path, sha256=None):
 
 
 def file_size(file):
-    """Its bytes; leaves it at its start."""
+    """Returns the size of a file in bytes, and leaves it at its start."""
     return file.seek(0, io.SEEK_END) - file.seek(0)
 
 
@@ -169,8 +169,8 @@ def file_size(file):
 
 @contextlib.contextmanager
 def _archive(file):
-    """The zip file that a `.keras` file is: its members, and nothing more."""
-    # zipfile would take a script or an image with a zip file behind it.
+    """Opens a `.keras` file as a zip of its members and nothing more."""
+    # zipfile would accept a script or an image with a zip file appended.
     if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
         raise ValueError("it is not a .keras file, or is cut off")
     with zipfile.ZipFile(file) as archive:
@@ -184,7 +184,7 @@ def _archive(file):
                 f"{names[:5]}"
             )
         for member in members:
-            # Keras compresses nothing: what grows is a bomb.
+            # Keras compresses nothing: a member that grows is a bomb.
             if member.compress_type != zipfile.ZIP_STORED or (
                 member.file_size != member.compress_size
             ):
@@ -195,13 +195,13 @@ def _archive(file):
                 member.filename in MEMBERS - {WEIGHTS}
             ):
                 raise ValueError(f"{member.filename} is too large")
-        # Reading a member compares its checksum.
+        # Reading a member verifies its checksum.
         archive.read("metadata.json")
         yield archive
 
 
 def _read_member(archive, layout):
-    """The weights file in an archive."""
+    """Reads the weights file in an archive."""
     _check_size(WEIGHTS, archive.getinfo(WEIGHTS).file_size, layout)
     return archive.read(WEIGHTS)
 
@@ -209,7 +209,8 @@ def _read_member(archive, layout):
 def _check_size(name, size, layout):
     """Refuses a file that cannot hold the weights, or much more than them.
 
-    So a small file cannot ask for a large model, nor for much to be read.
+    So a small file cannot ask for a large model, and no file can make the
+    loader read much more than its weights.
     """
     least = sum(weight.bytes for weight in layout.values())
     # An optimiser keeps several numbers for each weight.
@@ -224,7 +225,7 @@ def _check_size(name, size, layout):
 
 
 def _read_config(archive):
-    """The arguments of `Glow` in `config.json`, each of them checked."""
+    """Reads the arguments of `Glow` in `config.json`, and checks each."""
     document = json.loads(
         archive.read(CONFIG).decode(),
         parse_constant=_refuse_constant,
@@ -264,7 +265,7 @@ def _check_keys(members, expected):
 
 
 def _check_modules(value):
-    """Refuses a `compile_config` that names what is no part of training."""
+    """Refuses a `compile_config` that names anything foreign to training."""
     if isinstance(value, dict):
         named = {"module", "class_name", "registered_name"} & set(value)
         if named and value.get("module") not in COMPILE_MODULES:
@@ -298,13 +299,14 @@ def _check_values(config):
 
 
 def _read_weights(content, layout, optimizer=()):
-    """The values of a weights file.
+    """Reads the values of a weights file.
 
     Args:
         content: bytes.
         layout: dict of `Weight` by name; the file must hold these.
-        optimizer: likewise, of an optimiser; taken if the file holds just
-            these, as it does if it was saved with the same optimiser.
+        optimizer: dict of `Weight` by name, for an optimiser. Its state is read
+            if the file holds exactly these, as it does if it was saved with the
+            same optimiser.
 
     Returns:
         Dict of arrays by name.
@@ -345,7 +347,7 @@ def _shapes(weights):
 
 
 def _datasets(file):
-    """Every dataset of an HDF5 file by its name; none of them is read."""
+    """Returns every dataset of an HDF5 file by name, and reads none of them."""
     found, groups = {}, set()
 
     def visit(group, prefix):
@@ -371,7 +373,7 @@ def _datasets(file):
 
 
 def _is_plain(item):
-    """Whether a dataset holds plain numbers, all of them in this file."""
+    """Returns whether a dataset holds plain numbers, all in this file."""
     return (
         isinstance(item, h5py.Dataset)
         and item.id.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
@@ -383,7 +385,7 @@ def _is_plain(item):
 
 
 def assign_weights(model, values):
-    """Gives a model its weights, by a file that holds them and nothing else."""
+    """Assigns weights to a model, through a file that holds nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "checked.weights.h5"
         with h5py.File(path, "w") as file:

@@ -1,6 +1,6 @@
-"""What the weights file of a `Glow` holds, worked out from its configuration.
+"""The layout of the weights file of a `Glow`, derived from its configuration.
 
-A foreign file is compared with this before a model is built of it.
+A foreign file is compared with this layout before a model is built from it.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from keras_glow.layers.flow_step import COUPLINGS
 
 MAX_STORED_LOG_SCALE = 20.0
 
-# What the values of a weight have to be, in words and as a test of an array.
+# Each rule is a condition on a weight, in words and as a test of an array.
 RULES = {
     "finite": lambda v: np.isfinite(v).all(),
     f"log-scales within {MAX_STORED_LOG_SCALE}": lambda v: np.all(
@@ -41,12 +41,12 @@ class Weight(typing.NamedTuple):
 
     @property
     def bytes(self):
-        """Its size in the file."""
+        """Returns its size in the file."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def weights_layout(config):
-    """Every dataset of a weights file, the optimiser's left out.
+    """Returns every dataset of a weights file, except those of the optimiser.
 
     Args:
         config: dict, as `Glow.get_config` returns it.
@@ -119,7 +119,7 @@ def weights_layout(config):
 
 
 def optimizer_layout(optimizer):
-    """The same for the state of an optimiser; empty without one."""
+    """Returns the datasets of an optimiser's state, none if it is None."""
     found, layer = {}, "optimizer"
     while optimizer is not None:
         store = {}
@@ -133,7 +133,7 @@ def optimizer_layout(optimizer):
 
 
 def _numbered(name):
-    """The names that Keras gives to layers of one class: a, a_1, a_2."""
+    """Yields the names that Keras gives to layers of one class: a, a_1, a_2."""
     yield f"bijections/{name}"
     for number in itertools.count(1):
         yield f"bijections/{name}_{number}"

@@ -1,4 +1,4 @@
-"""The multi-scale architecture: its layers, and the models made of them."""
+"""The multi-scale architecture: its layers, and the models built of them."""
 
 import math
 import typing
@@ -15,7 +15,7 @@ from keras_glow.losses import LogDetLoss, LogProb
 
 
 class Level(typing.NamedTuple):
-    """Squeeze, steps of flow, and what standardises the latents that leave."""
+    """One level: a squeeze, steps of flow, and the prior of its latents."""
 
     squeeze: layers.Squeeze
     steps: Chain  # of FlowStep
@@ -34,14 +34,14 @@ def build_flow(
     border,
     **step,
 ):
-    """All layers of a Glow: a list of `Level`, finest first.
+    """Builds all layers of a Glow: a list of `Level`, finest first.
 
     `memory` is that of each `Chain`; `step` holds the arguments of each
-    `FlowStep`; `border` is one of these and of each `Split`; `class_priors`
+    `FlowStep`; `border` goes to these and to each `Split`; `class_priors`
     says which of the priors know the class, see `Glow`.
     """
     split_classes = num_classes if class_priors == "all" else None
-    # Independent seeds of all steps from one.
+    # One seed gives independent seeds for all steps.
     seeds = iter(
         np.random.SeedSequence(seed).generate_state(levels * depth).tolist()
     )
@@ -72,7 +72,7 @@ def build_flow(
 
 
 def build_encoder(flow, image_shape, num_classes, dtype):
-    """Image to latents.
+    """Builds the graph from image to latents.
 
     Returns:
         Tuple of the inputs, the flat latents `(batch, D)` and the
@@ -95,7 +95,7 @@ def build_encoder(flow, image_shape, num_classes, dtype):
 
 
 def build_decoder(flow, image_shape, num_classes, dtype):
-    """Latents to image, through the same layers.
+    """Builds the graph from latents to image, through the same layers.
 
     Returns:
         Tuple of the inputs and the image, symbolic.
@@ -127,7 +127,7 @@ def _labels(num_classes):
 
 
 def assemble(flow, image_shape, num_classes, dtype):
-    """The models of a flow.
+    """Builds the models of a flow.
 
     Returns:
         Tuple of functional models: encoder (image to z, adds the loss
@@ -135,7 +135,7 @@ def assemble(flow, image_shape, num_classes, dtype):
         decoder (z to image).
     """
     # The encoder comes first: Keras counts the outputs of a layer's first call
-    # and takes no later call that has more.
+    # and accepts no later call that has more.
     inputs, z, log_det = build_encoder(flow, image_shape, num_classes, dtype)
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
     encoder = Encoder(inputs, outputs, name="encoder")

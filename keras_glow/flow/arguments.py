@@ -1,8 +1,8 @@
 """The arguments of `Glow`, in one table.
 
 The constructor, the strict reader of files, the weights layout and the command
-line all read it: what an argument may be, its default, and what a file means
-that was written before the argument existed.
+line all read it. It holds the check of each argument, its default, and the
+value that it has in files written before the argument existed.
 """
 
 import math
@@ -26,7 +26,7 @@ from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 CLASS_PRIORS = ("all", "top")
 MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
-MAX_WEIGHTS_SEED = 2**31 - 1  # what the integers of every backend hold
+MAX_WEIGHTS_SEED = 2**31 - 1  # fits the integers of every backend
 MAX_NAME = 100
 
 
@@ -37,7 +37,7 @@ class Argument(typing.NamedTuple):
         check: function of its name and a value that returns a plain value, or
             raises a ValueError that names it.
         default: its default; `REQUIRED` if there is none.
-        older: what a file means that does not mention it; `REQUIRED` if every
+        older: its value in files that do not mention it; `REQUIRED` if every
             file does.
     """
 
@@ -110,7 +110,7 @@ OLDER = {
 
 
 def check_arguments(arguments):
-    """Checks all arguments of a `Glow`, each alone and then together.
+    """Checks the arguments of a `Glow`, each alone and then all together.
 
     Args:
         arguments: dict of all of `ARGUMENTS`.
@@ -177,7 +177,7 @@ def _check_together(
 
 
 def _count_parameters(image_shape, levels, depth, width, num_classes):
-    """Returns about how many weights a `Glow` has."""
+    """Returns the approximate number of weights of a `Glow`."""
     total = 2 * math.prod(image_shape) * (num_classes or 1)
     for level in level_shapes(image_shape, levels):
         channels = level.channels

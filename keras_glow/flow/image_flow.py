@@ -1,4 +1,4 @@
-"""What a user does with any flow over images, whatever its layers are."""
+"""How any flow over images is used, whatever its layers are."""
 
 import math
 
@@ -46,14 +46,14 @@ class ImageFlow(keras.Model):
         decoder: functional keras.Model, z to continuous image.
     """
 
-    # Images to latents and back
+    # These methods map images to latents and back.
 
     def dequantize(self, images, seed=None):
         """Adds noise inside the bin: continuous images in [-0.5, 0.5).
 
         Args:
             images: integers 0..255, `(batch, height, width, channels)`.
-            seed: int 0..2**32 - 1 for noise that it fixes, None for other noise
+            seed: int 0..2**32 - 1 for reproducible noise, None for new noise
                 each time, `"center"` for the centre of the bin.
 
         Returns:
@@ -75,7 +75,7 @@ class ImageFlow(keras.Model):
         return ops.convert_to_numpy(dequantize(images, noise, self.bits))
 
     def quantize(self, x):
-        """Continuous images to uint8, each value to the bin that holds it.
+        """Maps continuous images to uint8, each value to the bin that holds it.
 
         Raises:
             ValueError: if a value is no number, or not finite.
@@ -83,7 +83,7 @@ class ImageFlow(keras.Model):
         return quantize(x, self.bits)
 
     def encode(self, images, labels=None, batch_size=32):
-        """Latents of images, taken at the centre of their bins.
+        """Returns the latents of images, taken at the centre of their bins.
 
         Args:
             images: integers 0..255, `(batch, height, width, channels)`.
@@ -91,8 +91,8 @@ class ImageFlow(keras.Model):
             batch_size: int, images that are encoded at once.
 
         Returns:
-            Float array `(batch, D)`, all levels, standardised; of no images,
-            `(0, D)`.
+            Float array `(batch, D)`, all levels, standardised; `(0, D)` if
+            there are no images.
 
         Raises:
             ValueError: naming the argument that is not as described.
@@ -103,7 +103,7 @@ class ImageFlow(keras.Model):
         return predict(self.encoder, x, labels, batch_size)
 
     def decode(self, z, labels=None, batch_size=32):
-        """Images of latents: the inverse of `encode`, pixel by pixel.
+        """Returns the images of latents: the inverse of `encode`, to the pixel.
 
         Args:
             z: finite float array `(batch, D)`.
@@ -127,8 +127,8 @@ class ImageFlow(keras.Model):
     ):
         """Draws images.
 
-        Image i of a seed is always the same, however many are drawn. Memory is
-        needed for the images and for the latents of about 1,024 of them.
+        Image i of a seed is always the same, however many are drawn. The images
+        are held in memory, and the latents of about 1,024 of them.
 
         Args:
             count: int >= 0; at most as many as take 16 GiB.
@@ -157,7 +157,7 @@ class ImageFlow(keras.Model):
             labels = check_labels(labels, count, self.num_classes)
         if seed is None:
             seed = new_seed()
-        # Whole batches, so that where a chunk ends makes no difference.
+        # Chunks are whole batches, so that their ends make no difference.
         chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
         for start in range(0, count, chunk):
             stop = min(start + chunk, count)
@@ -176,19 +176,19 @@ class ImageFlow(keras.Model):
         z = standard_normal(count, self.dimensions, seed, start)
         return self.decode(z * deviations, labels, batch_size)
 
-    # Likelihood
+    # These methods compute the likelihood.
 
     def log_prob(self, images, draws=1, seed=None, labels=None, batch_size=32):
-        """Log-likelihood of discrete images, a lower bound, in nats.
+        """Returns a lower bound of images' discrete log-likelihood, in nats.
 
-        It is `log mean exp` over draws of dequantisation noise of the density
-        times the volume of a bin: more draws tighten the bound.
+        The density times the volume of a bin is averaged (`log mean exp`) over
+        draws of dequantisation noise: more draws tighten the bound.
 
         Args:
             images: integers 0..255, `(batch, height, width, channels)`.
             draws: int >= 1.
-            seed: int 0..2**32 - 1 for noise that it fixes, `"center"` for none,
-                or None for other noise each time.
+            seed: int 0..2**32 - 1 for reproducible noise, `"center"` for none,
+                or None for new noise each time.
             labels: int array `(batch,)`.
             batch_size: int, images that are encoded at once.
 
@@ -217,7 +217,7 @@ class ImageFlow(keras.Model):
         return (bound + volume).astype(self.dtype)
 
     def bits_per_dim(self, images, **kwargs):
-        """`-log_prob / (D log 2)`, float array `(batch,)`: lower is better.
+        """Returns `-log_prob / (D log 2)`, float `(batch,)`: lower is better.
 
         Args:
             images: integers 0..255, `(batch, height, width, channels)`.

@@ -29,12 +29,12 @@ def is_initialized(model):
 def initialize(model, inputs):
     """Sets every ActNorm of a model that was never set, in layer order.
 
-    One pass: each layer is set from what the layers before it, already set,
-    make of the inputs. ActNorm inside coupling networks is included; layers
-    that training or a file has set before are left alone.
+    It takes one pass: each layer is set from the outputs of the layers before
+    it, which are set already. ActNorm inside coupling networks is included;
+    layers that training or a file has set before are left alone.
 
-    It has to be a pass of its own: on JAX, Keras throws away what a trainable
-    weight is assigned inside `fit`.
+    It has to be a pass of its own: on JAX, Keras discards values that are
+    assigned to a trainable weight inside `fit`.
 
     Args:
         model: a functional model from images to latents, such as
@@ -52,9 +52,9 @@ def initialize(model, inputs):
 
 
 def _run_compiled(model, inputs):
-    """Calls a model as one program, and assigns what it assigns.
+    """Calls a model as one program, and carries out its assignments.
 
-    One by one, JAX would compile each kind of operation for each shape, which
+    Eagerly, JAX would compile each kind of operation for each shape, which
     takes longer.
     """
 

@@ -10,7 +10,7 @@ class LevelShape(typing.NamedTuple):
         height: of its squeezed images.
         width: of its squeezed images.
         channels: in its steps of flow.
-        latent_channels: that leave the flow at its end; all of them at the top.
+        latent_channels: number that leaves the flow at its end; all at the top.
     """
 
     height: int
@@ -27,8 +27,8 @@ class LevelShape(typing.NamedTuple):
 def level_shapes(image_shape, levels):
     """Returns the `LevelShape` of every level, finest first.
 
-    A squeeze halves height and width and makes four channels of one; at the end
-    of each level but the top, half of the channels leave.
+    A squeeze halves height and width and turns one channel into four; at the
+    end of each level but the top, half of the channels leave.
 
     Args:
         image_shape: (height, width, channels).

@@ -1,4 +1,4 @@
-"""Noise of a seed: the same on every backend, for every batch of images."""
+"""Noise from a seed: the same on every backend, for every batch of images."""
 
 import math
 
@@ -10,7 +10,7 @@ from keras_glow.flow.pixels import NOISE_STEPS
 
 
 def keyed_generators(seed, count, stream=0, start=0):
-    """One independent random generator for each of `count` images.
+    """Returns an independent random generator for each of `count` images.
 
     Generator i is a function of `(seed, stream, i)` alone, so what is drawn for
     an image does not depend on how many are drawn beside it.
@@ -28,12 +28,12 @@ def keyed_generators(seed, count, stream=0, start=0):
 
 
 def new_seed():
-    """A seed that no one can foresee; no global generator is asked."""
+    """Returns an unpredictable seed, without any global generator."""
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
 def standard_normal(count, dimensions, seed, start=0):
-    """Standard normal latents, float32 `(count, dimensions)`."""
+    """Draws standard normal latents, float32 `(count, dimensions)`."""
     z = np.empty((count, dimensions), "float32")
     generators = keyed_generators(seed, count, start=start)
     for row, rng in zip(z, generators, strict=True):
@@ -42,7 +42,7 @@ def standard_normal(count, dimensions, seed, start=0):
 
 
 def uniform(shape, seed, stream=0):
-    """Uniform noise in [0, 1), float32 `shape`, whose first axis is images."""
+    """Draws noise in [0, 1), float32 of `shape`, whose first axis is images."""
     noise = np.empty(shape, "float32")
     generators = keyed_generators(seed, len(noise), stream)
     for image, rng in zip(noise, generators, strict=True):
@@ -51,7 +51,7 @@ def uniform(shape, seed, stream=0):
 
 
 def standard_deviations(temperature, latent_shapes):
-    """The standard deviation of each latent at a temperature.
+    """Returns the standard deviation of each latent at a temperature.
 
     Args:
         temperature: float >= 0, or a sequence of them, one per level, finest
@@ -63,7 +63,7 @@ def standard_deviations(temperature, latent_shapes):
 
     Raises:
         ValueError: if a temperature is negative or not finite, or if a
-            sequence has not one for each level.
+            sequence does not have one for each level.
     """
     values = _check_temperature(temperature, len(latent_shapes))
     return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
@@ -92,11 +92,12 @@ def _check_temperature(temperature, levels):
 class IndexedNoise:
     """Noise in [0, 1) for image i of a test, a function of `(seed, i)` alone.
 
-    `frac(start + i * step)` for each subpixel, with a random start and a random
-    step: a Kronecker sequence, uniform over the images of each subpixel. Unlike
-    a generator it runs inside a compiled program on every backend and does not
-    depend on the batches; unlike one noise for all images its average gets
-    better with their number. It repeats after 65,536 images.
+    It is `frac(start + i * step)` for each subpixel, with a random start and a
+    random step: a Kronecker sequence, uniform over the images of each subpixel.
+    Unlike a generator, it runs inside a compiled program on every backend and
+    does not depend on the batches. Unlike the same noise for all images, it
+    gives an average that improves with their number. It repeats after 65,536
+    images.
 
     Args:
         image_shape: (height, width, channels).
@@ -112,10 +113,10 @@ class IndexedNoise:
         self.start, self.step = start.astype("int32"), step.astype("int32")
 
     def __call__(self, indices, dtype):
-        """Noise `(count, height, width, channels)` of images by number."""
+        """Returns the noise of images by number, `(count, *image_shape)`."""
         indices = ops.cast(indices, "int32") % int(NOISE_STEPS)
         indices = ops.reshape(indices, (-1, 1, 1, 1))
-        # Torch adds no NumPy array to a tensor.
+        # Torch cannot add a NumPy array to a tensor.
         start, step = map(ops.convert_to_tensor, (self.start, self.step))
         points = (start + indices * step) % int(NOISE_STEPS)
         return ops.cast(points, dtype) / NOISE_STEPS

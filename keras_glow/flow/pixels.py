@@ -1,4 +1,4 @@
-"""Between integer pixels 0..255 and continuous images in [-0.5, 0.5)."""
+"""Conversion of integer pixels 0..255 to values in [-0.5, 0.5) and back."""
 
 import math
 
@@ -13,7 +13,7 @@ NOISE_STEPS = 2.0**16
 
 
 def dequantize(images, noise, bits=8):
-    """Integer pixels to continuous values inside their bin.
+    """Maps integer pixels to continuous values inside their bin.
 
     `x = (floor(images / 2**(8 - bits)) + noise) / 2**bits - 0.5`
 
@@ -32,7 +32,7 @@ def dequantize(images, noise, bits=8):
 
 
 def quantize(x, bits=8):
-    """Continuous values to the integer pixels whose bins hold them.
+    """Maps continuous values to the integer pixels whose bins hold them.
 
     Values outside [-0.5, 0.5) go to the nearest bin. With fewer than 8 bits
     the grey levels are multiples of `2**(8 - bits)`.

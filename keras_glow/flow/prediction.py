@@ -29,9 +29,9 @@ def resolve_jit_compile(jit_compile, model):
 def predict(model, inputs, labels, batch_size):
     """Runs a functional model in batches: the one way to run a flow.
 
-    The sizes of batches are few, since each is compiled once: the last batch is
-    filled up to `batch_size`, a lone one to a power of 2, and all of them to
-    what the devices can share evenly.
+    It uses few sizes of batches, since each is compiled once: the last batch is
+    filled up to `batch_size`, a lone batch to a power of 2, and every batch to
+    a size that the devices can share evenly.
 
     Args:
         model: a functional `keras.Model` of one output.
@@ -66,7 +66,7 @@ def _rows(inputs, labels, rows):
 
 
 def with_labels(inputs, labels):
-    """Returns what a model takes: inputs, and labels unless they are None."""
+    """Returns the inputs of a model, with the labels unless they are None."""
     return inputs if labels is None else [inputs, labels]
 
 
@@ -96,7 +96,7 @@ def _predict_batches(model, batches):
 def _predict_on_jax(model, batches):
     """Does the same on JAX, where Keras would look for all weights each time.
 
-    While one batch is computed, the one before it comes back.
+    While one batch is computed, the result of the previous one is fetched.
     """
     if not hasattr(model, "_predict_stateless"):
         model._predict_stateless = compile_function(

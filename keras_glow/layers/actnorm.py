@@ -23,8 +23,8 @@ class ActNorm(Bijection):
 
     `adapt(x)` sets both weights so that `x` leaves with mean 0 and variance 1
     in every channel. `Glow.fit` does so before its first step; until then the
-    layer is the identity. The weight `initialized` remembers it, in files too,
-    so a model that was reloaded is never set again.
+    layer is the identity. The weight `initialized` records that it was done, in
+    files too, so a reloaded model is never set again.
 
     Args:
         epsilon: float > 0, added to the standard deviation in `adapt()`.
@@ -50,7 +50,7 @@ class ActNorm(Bijection):
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = check_positive("epsilon", epsilon)
-        self.adapting = False  # whether it sets its weights when it is called
+        self.adapting = False  # if True, each call sets the weights
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -64,8 +64,8 @@ class ActNorm(Bijection):
     def adapt(self, x):
         """Sets the weights so that `x` leaves with mean 0 and variance 1.
 
-        Call it outside of `fit`: on JAX, Keras throws away what a trainable
-        weight is assigned there.
+        Call it outside of `fit`: on JAX, Keras discards values that are
+        assigned to a trainable weight there.
         """
         x = ops.convert_to_tensor(x, dtype=self.compute_dtype)
         if not self.built:
@@ -85,7 +85,7 @@ class ActNorm(Bijection):
         if self.adapting:
             self.adapt(x)
         _, height, width, _ = x.shape
-        # `ops.add` of a bias on TensorFlow has a gradient that needs no x.
+        # On TensorFlow the gradient of `ops.add` of a bias does not need x.
         z = ops.exp(self.log_scale) * ops.add(x, self.bias)
         log_det = height * width * ops.sum(self.log_scale)
         return z, self.zero_log_det(x) + log_det
@@ -99,7 +99,7 @@ class ActNorm(Bijection):
 
 @contextlib.contextmanager
 def adapting(layers):
-    """In this context ActNorms set their weights from what they are called on.
+    """Makes ActNorms set their weights from their inputs in this context.
 
     Args:
         layers: iterable of `ActNorm`.

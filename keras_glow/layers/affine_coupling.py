@@ -6,9 +6,9 @@ from keras import ops
 from keras_glow.checks import check_choice
 from keras_glow.layers.coupling import Coupling
 
-# The network's output h to log s, elementwise.
+# Each function maps the network's output h to log s, elementwise.
 SCALE_FUNCTIONS = {
-    # tanh(2 h) / 2, written so because `ops.tanh` rounds to float32 on JAX.
+    # This is tanh(2 h) / 2, but `ops.tanh` rounds to float32 on JAX.
     "bounded": lambda h: ops.sigmoid(4.0 * h) - 0.5,
     "sigmoid": lambda h: ops.log_sigmoid(h + 2.0),
     "exp": lambda h: h,
@@ -25,12 +25,14 @@ class AffineCoupling(Coupling):
       `x = [z1, z2 / s - t]`
     - Log-determinant: `sum(log_s)`
 
-    The scale function makes `s` of the first half h of the network's output:
+    The scale function computes `s` from the first half h of the network's
+    output:
 
     - `"bounded"`, the default: `s = exp(tanh(2 h) / 2)`, from 0.61 to 1.65.
       It is 1 at h = 0, so a new coupling is the identity, and neither
-      direction can explode: images unlike those of the training still decode
-      to themselves. Trained alike it also has fewer bits/dim than the next.
+      direction can explode: images unlike the training images still decode to
+      themselves. With equal training it also reaches fewer bits/dim than
+      `"sigmoid"`.
     - `"sigmoid"`: `s = sigmoid(h + 2)`, from 0 to 1, as in openai/glow. It has
       no lower bound: the inverse can overflow, and did when measured
       (`experiments/scale_functions.py`).
@@ -61,7 +63,7 @@ class AffineCoupling(Coupling):
         self.scale = check_choice("scale", scale, sorted(SCALE_FUNCTIONS))
 
     def log_scale(self, x):
-        """`log s` of what x makes of its second half, in the shape of that."""
+        """Returns `log s` for the second half of x, with the same shape."""
         h = self._condition(self._split(x)[0])
         return self._scale_and_shift(h)[0]
 

@@ -8,7 +8,7 @@ from keras_glow.losses import negative_mean
 
 
 def flow_dtype(dtype=None):
-    """The dtype of the flow path under a dtype policy: never half precision.
+    """Returns the dtype of the flow under a dtype policy: never half precision.
 
     A log-determinant sums thousands of terms and the inverse has to undo every
     rounding, so only float32 and float64 will do, whatever the policy says.
@@ -54,7 +54,7 @@ class Bijection(keras.layers.Layer):
         perturbation: for `Chain` only. A zero tensor shaped like `x`; if given,
             `inputs` is `z`, and the call returns
             `_rebuild(z, perturbation)`.
-        training: bool; of use to the networks inside a layer only.
+        training: bool; only the networks inside a layer use it.
 
     Example:
     >>> class Double(Bijection):
@@ -99,15 +99,15 @@ class Bijection(keras.layers.Layer):
         return self(z, inverse=True)
 
     def log_det(self, x):
-        """`log|det dz/dx|` in nats, shape `(batch,)`; adds no loss."""
+        """Returns `log|det dz/dx|` in nats, shape `(batch,)`; adds no loss."""
         return self(x, log_det=0.0)[1]
 
     def parts(self):
-        """The bijections that this one is a row of, or itself alone."""
+        """Returns the bijections that make up this one, or itself alone."""
         return (self,)
 
     def zero_log_det(self, x):
-        """A log-determinant of 0 for every example of `x`: shape `(batch,)`."""
+        """Returns a log-determinant of 0 per example: shape `(batch,)`."""
         x = keras.tree.flatten(x)[0]
         return ops.zeros(ops.shape(x)[:1], self.compute_dtype)
 
@@ -124,9 +124,10 @@ class Bijection(keras.layers.Layer):
     def _rebuild(self, z, perturbation):
         """Goes back to `x`, and forward from there: `((z, log_det), x)`.
 
-        The gradients that were not stored come from here. `perturbation` is
-        zero and has the shape of `x`: a gradient with respect to it is one with
-        respect to `x`. No gradient goes through the inverse.
+        The backward pass takes its gradients from here when no activations were
+        stored. `perturbation` is zero and has the shape of `x`: the gradient
+        with respect to it is the gradient with respect to `x`. No gradient goes
+        through the inverse.
         """
         x = ops.stop_gradient(self._inverse(z)) + perturbation
         return self._forward(x), x

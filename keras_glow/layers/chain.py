@@ -1,4 +1,4 @@
-"""Several bijections in a row, and what is kept of them for training."""
+"""A chain of bijections, and how much training stores of it."""
 
 import contextlib
 import functools
@@ -25,21 +25,23 @@ MAX_ERRORS = {"float64": 1e-11, "float32": 2e-5, None: 2e-2}
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class Chain(keras.layers.Layer):
-    """Bijections one after another, and what is kept of them for training.
+    """Applies bijections in turn; `memory` says what training stores of them.
 
-    The backward pass needs what the forward pass computed, most of all inside
-    the coupling networks.
+    The backward pass needs the activations of the forward pass, most of which
+    are inside the coupling networks.
 
     - `"store"` keeps it all: memory grows with the number of bijections.
     - `"remat"` keeps the input of every bijection and runs each again.
     - `"reversible"` stores the last output alone. The inverse of each bijection
-      gives its input, from the last to the first. The gradients are those at
-      inputs that are off by what the inverses are off: see `check_inverses`.
+      gives its input, from the last to the first. The gradients are computed
+      at these inputs, which carry the error of the inverses: see
+      `check_inverses`.
 
-    What comes out, and the weights, are those of the bijections called one by
-    one. They must do the same when run again: no dropout inside. On TensorFlow
-    a compiled program holds each kind of bijection once, however many there
-    are: that is most of what its start-up takes.
+    The outputs and the weights are the same as if the bijections were called
+    one by one. A bijection must compute the same when it is run again, so it
+    cannot hold dropout. On TensorFlow a compiled program holds each kind of
+    bijection once, however many there are: tracing them is most of the start-up
+    time.
 
     Args:
         bijections: list of `Bijection` that keep the shape of their input.
@@ -54,7 +56,7 @@ class Chain(keras.layers.Layer):
 
     Returns:
         Tuple of z, shaped like x, and the log-determinant `(batch,)` in nats;
-        of the inverse, x alone.
+        the inverse returns x alone.
 
     Reference:
         Gomez et al., 2017, The Reversible Residual Network: Backpropagation
@@ -74,7 +76,7 @@ class Chain(keras.layers.Layer):
                 bijection.build(input_shape)
 
     def compute_output_spec(self, x, log_det=0.0, inverse=False, training=None):
-        # Known without running it, which takes a while.
+        # The shapes are known without running it, which takes a while.
         image = keras.KerasTensor(x.shape, self.compute_dtype)
         if inverse:
             return image
@@ -86,7 +88,7 @@ class Chain(keras.layers.Layer):
 
     def call(self, x, log_det=0.0, inverse=False, training=None):
         if any(getattr(e, "adapting", False) for e in all_layers(self)):
-            # Weights are assigned in this pass, which no pure function may do.
+            # This pass assigns weights, which a pure function may not do.
             for bijection in self.bijections:
                 x, log_det = bijection(x, log_det=log_det)
             return x, log_det
@@ -166,7 +168,7 @@ class Chain(keras.layers.Layer):
 
 @contextlib.contextmanager
 def checking_inverses(model):
-    """In this context reversible chains check their inverses when called.
+    """Makes reversible chains check their inverses when called in this context.
 
     Args:
         model: a keras.Model.
@@ -187,8 +189,8 @@ def checking_inverses(model):
 def share_traces(model, shared):
     """Sets whether equal bijections of the chains in a model share one trace.
 
-    Not under XLA, which compiles functions that are called far more slowly than
-    their operations one by one.
+    They should not under XLA, which compiles called functions far more slowly
+    than inlined ones.
     """
     for chain in _chains(model):
         chain.share_traces = shared
@@ -199,7 +201,7 @@ def _chains(model):
 
 
 def _forward(steps, x, weights):
-    """`(z, log_det)`, and what `_backward` wants to have kept."""
+    """Returns `(z, log_det)`, and the tensors that `_backward` needs."""
     once = {}
     inputs, log_det = [], 0.0
     for step, own in zip(steps, weights, strict=True):
@@ -212,7 +214,7 @@ def _forward(steps, x, weights):
 
 
 def _inverse(steps, z):
-    """From z to x, the last step first."""
+    """Maps z back to x, the last step first."""
     once = {}
     for step in reversed(steps):
         run = step.once(once, step.inverse)
@@ -222,7 +224,7 @@ def _inverse(steps, z):
 
 
 def _backward(steps, kept, weights, gradient, log_det_gradient):
-    """Gradients of x and of all weights, the last step first."""
+    """Computes gradients of x and of all weights, the last step first."""
     once = {}
     kept, gradients = list(kept), []
     token = token_of([gradient])
@@ -240,16 +242,17 @@ def _backward(steps, kept, weights, gradient, log_det_gradient):
 class _Step:
     """A bijection as pure functions: its weights are arguments.
 
-    Steps of one `kind` differ in nothing else, so the functions of one of them
-    do for all.
+    Steps of one `kind` differ in nothing but their weights, so the functions of
+    one of them serve for all.
     """
 
     def __init__(self, bijection, memory, training, share_traces):
         self.memory = memory
         self.training = training
         self.share_traces = share_traces
-        # A coupling alone can run its network once for both its inverse and
-        # its gradient; without the inverse the whole is simpler.
+        # A coupling that is called by itself can run its network once for both
+        # its inverse and its gradient. Without the inverse it is simpler to
+        # run the whole step.
         reversible = memory == "reversible"
         self.parts = bijection.parts() if reversible else (bijection,)
         self.variables = [list(part.variables) for part in self.parts]
@@ -258,13 +261,13 @@ class _Step:
         self.kind = f"{type(bijection)} {config}"
 
     def once(self, traced, function):
-        """A function of this step, or that of a step of its kind before."""
+        """Returns the function, or the one of an earlier step of this kind."""
         if not self.share_traces:
             return function
         return traced.setdefault(self.kind, shared_trace(function))
 
     def forward(self, x, weights):
-        """`(z, log_det)`."""
+        """Returns `(z, log_det)`."""
         total = 0.0
         for part, own in zip(self.parts, weights, strict=True):
             x, log_det = self._call(part, own, x, log_det=0.0)
@@ -272,26 +275,26 @@ class _Step:
         return x, total
 
     def inverse(self, z, weights):
-        """From z to x."""
+        """Maps z back to x."""
         for part, own in reversed(list(zip(self.parts, weights, strict=True))):
             z = self._call(part, own, z, inverse=True)
         return z
 
     def backward(self, start, weights, gradient, log_det_gradient, token):
-        """Goes back through the step, from gradients of z to those of x.
+        """Goes back through the step, from the gradient of z to that of x.
 
         Args:
             start: z if reversible, or else x.
             weights: nested like `variables`.
             gradient: gradient of z.
             log_det_gradient: gradient of the log-determinant.
-            token: depends on all that is to be computed before. If this step
-                began earlier, the activations of all steps would be in memory
-                at once.
+            token: depends on everything that must be computed before. If this
+                step began earlier, the activations of all steps would be in
+                memory at once.
 
         Returns:
-            Tuple of x, its gradient, those of the weights, and the token of
-            these.
+            Tuple of x, its gradient, the gradients of the weights, and a token
+            that depends on these gradients.
         """
         flat = [start, *keras.tree.flatten(weights)]
         x, *flat = [order_after(tensor, token) for tensor in flat]
@@ -319,6 +322,6 @@ class _Step:
 
     def _call(self, part, weights, tensor, **kwargs):
         with keras.StatelessScope(zip(part.variables, weights, strict=True)):
-            # The backward pass comes when the call of the chain is over, so
-            # `training` has to be handed on.
+            # The backward pass runs after the call of the chain has ended, so
+            # `training` has to be passed on explicitly.
             return part(tensor, training=self.training, **kwargs)

@@ -6,22 +6,21 @@ AROUND = ((0, 0), (1, 1), (1, 1), (0, 0))  # one pixel on each side
 
 
 def kernel_shape(channels, outputs, border):
-    """The shape of the kernel that `convolve` takes."""
+    """Returns the shape of the kernel that `convolve` takes."""
     return (3, 3, channels + border, outputs)
 
 
 def convolve(x, kernel, border=False):
-    """A 3x3 convolution that keeps height and width: zeros are around x.
+    """Applies a 3x3 convolution that keeps height and width, by zero padding.
 
     Args:
         x: float tensor `(batch, height, width, channels)`.
-        kernel: float tensor `(3, 3, channels, outputs)`; with `border` it reads
-            one channel more, the last.
-        border: bool, whether there is that channel: 1 around x, 0 in it. The
-            result then depends on where the image ends, as in
-            https://github.com/openai/glow. A convolution of x with ones
-            around it is the case in which the kernel of that channel is the
-            sum of the others.
+        kernel: float tensor `(3, 3, channels, outputs)`; with `border` it
+            reads one more channel, the last.
+        border: bool, whether there is such a channel, which is 1 around x and 0
+            inside it. The result then depends on where the image ends, as in
+            https://github.com/openai/glow. Padding x with ones is the special
+            case in which the kernel of that channel is the sum of the others.
 
     Returns:
         Float tensor `(batch, height, width, outputs)`.

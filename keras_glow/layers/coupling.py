@@ -1,4 +1,4 @@
-"""What affine and additive coupling share."""
+"""The base class of affine and additive coupling."""
 
 import keras
 from keras import ops
@@ -19,19 +19,20 @@ NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
 class Coupling(Bijection):
     """The first half of the channels conditions the map of the second half.
 
-    Subclasses say how many outputs the network has for each channel that is
-    transformed (`outputs_per_channel`) and define, given its outputs h, how
-    the second half goes forward, `_transform(x2, h)` to `(z2, log_det)`, and
-    back, `_restore(z2, h)`.
+    A subclass says how many outputs the network has for each transformed
+    channel (`outputs_per_channel`). Given the network's outputs h, its
+    `_transform(x2, h)` maps the second half to `(z2, log_det)`, and its
+    `_restore(z2, h)` maps it back.
 
     Args:
         width: int, hidden channels of the default `CouplingNetwork`.
-        network: a layer or a callable of your own to replace it. It maps
-            `(batch, height, width, channels // 2)` to `outputs_per_channel`
-            times the remaining channels, and must not change height and width.
+        network: a layer or a callable of your own to replace the default. It
+            maps `(batch, height, width, channels // 2)` to
+            `outputs_per_channel` times the remaining channels, and must not
+            change height and width.
         network_dtype: `"bfloat16"` or `"float16"` to compute the default
-            network in that while training; `"float32"` for never; None
-            follows the layer's `dtype`, or the global dtype policy.
+            network in that dtype while training; `"float32"` for never;
+            None follows the layer's `dtype`, or the global dtype policy.
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
         border: bool, whether the default network sees where the image ends,
             see `keras_glow.layers.convolution.convolve`.
@@ -91,7 +92,8 @@ class Coupling(Bijection):
         self.outputs = outputs
 
     def _split(self, x):
-        # Not two slices: the gradient of one is a tensor of zeros to fill.
+        # Two slices would cost more: the gradient of each fills a tensor of
+        # zeros.
         # Splitting into two equal halves takes fewer TensorFlow operations than
         # splitting at indices.
         even = x.shape[-1] == 2 * self.conditioning_channels

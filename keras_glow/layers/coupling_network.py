@@ -23,8 +23,8 @@ class CouplingNetwork(keras.layers.Layer):
         width: int, hidden channels.
         channels: int, output channels.
         low_precision: `"bfloat16"` or `"float16"` to compute in while training;
-            None computes in the layer's own dtype always. Outside training it
-            is never used: what is encoded has to decode exactly.
+            None always computes in the layer's own dtype. It is never used
+            outside training: encoded images have to decode exactly.
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
         border: bool, whether the 3x3 convolutions see where the image ends,
             see `keras_glow.layers.convolution.convolve`.
@@ -82,8 +82,8 @@ class CouplingNetwork(keras.layers.Layer):
             dtype = self.low_precision
         h = ops.cast(x, dtype)
         h = _hidden(h, self._convolve, self.kernel_1, self.norm_1)
-        # A 1x1 convolution as the matrix product that it is: faster on CPUs.
-        # `@`, because `ops.matmul` rounds float64 to float32 on Torch.
+        # A 1x1 convolution is a matrix product, which is faster on CPUs. It is
+        # written with `@`: `ops.matmul` rounds float64 to float32 on Torch.
         pixels = ops.reshape(h, (-1, self.width))
         pixels = _hidden(pixels, operator.matmul, self.kernel_2, self.norm_2)
         h = ops.reshape(pixels, (-1, *h.shape[1:]))
@@ -105,11 +105,11 @@ class CouplingNetwork(keras.layers.Layer):
 
 
 def _hidden(h, convolve, kernel, norm):
-    """relu(norm(convolve(h, kernel))), the norm folded into the kernel."""
+    """Returns relu(norm(convolve(h, kernel))), with the norm in the kernel."""
     if norm.adapting:
         norm.adapt(convolve(h, ops.cast(kernel, h.dtype)))
     scale = ops.exp(norm.log_scale)
     h = convolve(h, ops.cast(kernel * scale, h.dtype))
-    # `ops.add`, not `+`: of a bias on TensorFlow it has a gradient that needs
-    # no h, which a half of all activations would otherwise be kept for.
+    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
+    # need h, so half of all activations need not be kept.
     return relu(ops.add(h, ops.cast(norm.bias * scale, h.dtype)))

@@ -32,7 +32,7 @@ class FlowStep(Bijection):
         width: int, hidden channels of the coupling network.
         scale: the scale function of affine coupling, see `AffineCoupling`.
         network_dtype: see `Coupling`.
-        seed: int or None, of the permutation and the coupling network.
+        seed: int or None, for the permutation and the coupling network.
         border: see `Coupling`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
@@ -95,7 +95,7 @@ class FlowStep(Bijection):
             bijection.build(input_shape)
 
     def compute_output_spec(self, inputs, log_det=None, **kwargs):
-        # Known without running it, which takes a while.
+        # The shapes are known without running it, which takes a while.
         image = keras.KerasTensor(inputs.shape, self.compute_dtype)
         if log_det is None:
             return image

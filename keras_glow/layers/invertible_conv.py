@@ -9,9 +9,11 @@ from keras_glow.layers.bijection import Bijection
 
 
 def plu_decomposition(matrix):
-    """`matrix = P @ L @ U`: permutation, unit lower and upper triangular.
+    """Returns P, L, U with `matrix = P @ L @ U`.
 
-    Gaussian elimination with partial pivoting, on the host, because the
+    P is a permutation, L unit lower triangular and U upper triangular.
+
+    It is Gaussian elimination with partial pivoting, on the host, because the
     backends disagree on how they report the pivots.
     """
     upper = np.array(matrix, dtype="float64")
@@ -28,7 +30,7 @@ def plu_decomposition(matrix):
 
 
 def random_rotation(size, seed=None):
-    """A random rotation matrix (orthogonal, determinant 1), float64."""
+    """Returns a random rotation (orthogonal, determinant 1), float64."""
     gaussian = np.random.default_rng(seed).normal(size=(size, size))
     q, r = np.linalg.qr(gaussian)
     q = q * np.sign(np.diag(r))  # uniform over the orthogonal group
@@ -93,14 +95,14 @@ class InvertibleConv1x1(Bijection):
         )
 
     def matrix(self):
-        """W, shape `(channels, channels)`."""
+        """Returns W, shape `(channels, channels)`."""
         if not self.lu:
             return ops.convert_to_tensor(self.kernel)
         lower, upper = self._triangles()
         return ops.convert_to_tensor(self.p) @ (lower @ upper)
 
     def inverse_matrix(self):
-        """W^-1, shape `(channels, channels)`."""
+        """Returns W^-1, shape `(channels, channels)`."""
         if not self.lu:
             return ops.inv(self.kernel)
         lower, upper = self._triangles()
@@ -108,8 +110,9 @@ class InvertibleConv1x1(Bijection):
         return ops.solve_triangular(upper, half)
 
     def _triangles(self):
-        # Masked at every call: the optimiser also moves the unused entries.
-        # By constants: `ops.tril` is a dozen operations on TensorFlow.
+        # The weights are masked at every call, because the optimiser also moves
+        # the unused entries. The masks are constants, because `ops.tril` takes
+        # a dozen operations on TensorFlow.
         channels = self.lower.shape[0]
         identity = ops.convert_to_tensor(np.eye(channels), self.dtype)
         below = np.tril(np.ones((channels, channels)), -1)
@@ -124,8 +127,8 @@ class InvertibleConv1x1(Bijection):
         if self.lu:
             log_det = ops.sum(self.log_s)
         else:
-            # slogdet by the triangle of a QR decomposition, which unlike
-            # `ops.slogdet` compiles under XLA on TensorFlow.
+            # The triangle of a QR decomposition gives log|det W|. Unlike
+            # `ops.slogdet`, it compiles under XLA on TensorFlow.
             _, r = ops.qr(self.kernel)
             log_det = ops.sum(ops.log(ops.abs(ops.diagonal(r))))
         log_det = self.zero_log_det(x) + height * width * log_det
@@ -135,9 +138,10 @@ class InvertibleConv1x1(Bijection):
         return self._mix(z, self.inverse_matrix())
 
     def _mix(self, x, matrix):
-        # One matrix product over all pixels: pixels are rows here, hence W^T.
+        # One matrix product covers all pixels. They are its rows, hence W^T.
         _, height, width, channels = x.shape
-        # `@`, because `ops.matmul` rounds float64 to float32 on Torch.
+        # It is written with `@`: `ops.matmul` rounds float64 to float32 on
+        # Torch.
         mixed = ops.reshape(x, (-1, channels)) @ ops.transpose(matrix)
         return ops.reshape(mixed, (-1, height, width, channels))
 

@@ -6,11 +6,11 @@ from keras import ops
 
 
 def named_parts(bijections):
-    """Returns all bijections by name, steps of flow taken apart.
+    """Returns all bijections by name, with steps of flow taken apart.
 
     Returns:
-        Dict of `Bijection`; names are such as `squeeze_1` or
-        `step_2_1/coupling`: level 2, step 1.
+        Dict of `Bijection`, with names like `squeeze_1` or `step_2_1/coupling`
+        (the coupling of step 1 in level 2).
     """
     return {
         bijection.name
@@ -47,8 +47,8 @@ def walk(bijections, x, labels=None, training=None):
 def round_trip(bijections, x, labels=None, training=None):
     """Goes through bijections in a row, then back through all of them.
 
-    On the way back each is given what the one before it gave back, so errors
-    add up as they do in decoding. Call it eagerly.
+    On the way back each gets the result of the previous inverse, so errors add
+    up as they do in decoding. Call it eagerly.
 
     Args:
         bijections: see `walk`. The latent that a `Split` lets out waits for the

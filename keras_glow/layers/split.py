@@ -15,8 +15,8 @@ MAX_LOG_SIGMA = 7.0
 class Split(Bijection):
     """Splits the channels: `x -> [kept, latent]`.
 
-    The second half z leaves under a Gaussian whose mean and log-scale a 3x3
-    convolution, zero at first, computes from the first half. It leaves
+    The second half z has a Gaussian density, whose mean and log-scale a 3x3
+    convolution, zero at first, computes from the first half. z leaves
     standardised, so the latents of all levels are standard normal in a model
     that fits, and one temperature scales them all.
 
@@ -38,8 +38,8 @@ class Split(Bijection):
             `(batch,)` of labels.
 
     Returns:
-        The list `[kept, latent]`; of an odd number of channels, `kept` has the
-        one more.
+        The list `[kept, latent]`; if the number of channels is odd, `kept` has
+        one channel more.
 
     Reference:
         RealNVP, https://arxiv.org/abs/1605.08803, section 3.6;

@@ -22,8 +22,8 @@ class Squeeze(Bijection):
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Raises:
-        ValueError: if height or width are no multiples of `factor`, or, on the
-            way back, channels are none of its square.
+        ValueError: if height or width is not a multiple of `factor`, or, in the
+            inverse, the number of channels is not a multiple of its square.
 
     Reference:
         RealNVP: Dinh et al., 2017, https://arxiv.org/abs/1605.08803,

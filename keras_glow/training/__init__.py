@@ -1,4 +1,4 @@
-"""What `Glow.fit` needs beside Keras: guard, averages, checkpoints.
+"""The parts of `Glow.fit` beside Keras: guard, averages, checkpoints.
 
 May import `flow`, `files.atomic` and what they import.
 """

@@ -1,8 +1,8 @@
 """Checkpoints: one file holds a model, its optimiser and where training stands.
 
-A checkpoint is a `.keras` file, as `Glow.save` writes it, with one member more:
-`run.json`, which holds the epoch, the batch of the epoch, the metrics gathered
-in it and the settings of the run.
+A checkpoint is a `.keras` file, as `Glow.save` writes it, with one extra
+member: `run.json`, which holds the epoch, the batch of the epoch, the metrics
+gathered in it and the settings of the run.
 """
 
 import json
@@ -25,8 +25,8 @@ class Progress(typing.NamedTuple):
     """Where a training stands.
 
     Attributes:
-        epoch: int, the epoch to go on in, from 0.
-        batch: int, the batch of it to go on with, from 0.
+        epoch: int, the epoch to continue in, counted from 0.
+        batch: int, the batch of that epoch to continue with, counted from 0.
         metrics: the values of `model.metrics_variables`, nested lists.
         settings: dict of plain values that shape the run.
     """
@@ -38,7 +38,7 @@ class Progress(typing.NamedTuple):
 
 
 def previous_path(path):
-    """Where the checkpoint before the latest is kept."""
+    """Returns the path at which the checkpoint before the latest is kept."""
     path = pathlib.Path(path)
     return path.with_name(f"{path.stem}.previous.keras")
 
@@ -50,12 +50,12 @@ def save_checkpoint(model, path, epoch, batch=0, settings=None):
         model: a compiled `Glow`.
         path: where to; ends in `.keras`.
         epoch: int, see `Progress`.
-        batch: int, likewise.
-        settings: dict, likewise.
+        batch: int, see `Progress`.
+        settings: dict, see `Progress`.
 
     Raises:
         FloatingPointError: if a weight is not finite; nothing is written.
-        OSError: if the file cannot be written; those before are left.
+        OSError: if the file cannot be written; earlier files are left.
     """
     for weight in model.weights:
         if not np.isfinite(ops.convert_to_numpy(weight)).all():
@@ -70,12 +70,12 @@ def save_checkpoint(model, path, epoch, batch=0, settings=None):
 
 
 def load_checkpoint(path):
-    """The model of a checkpoint, ready for `fit`, and where it stands.
+    """Loads the model of a checkpoint, ready for `fit`, and its progress.
 
     If the latest file cannot be read, the one before is taken, with a warning,
-    and the latest is renamed to `<name>.damaged.keras`: the next save would put
-    it in the place of the one that can be read. What a killed save left behind
-    is removed.
+    and the latest is renamed to `<name>.damaged.keras`: otherwise the next save
+    would replace the readable file with the damaged one. Files that a killed
+    save left behind are removed.
 
     Args:
         path: as in `save_checkpoint`.
@@ -97,7 +97,7 @@ def load_checkpoint(path):
             progress = read_progress(file)
             model = keras.saving.load_model(file)
         except Exception as error:
-            # Keras reports a damaged file by many types of exception.
+            # Keras raises many types of exception for a damaged file.
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             reasons.append(f"{file} cannot be read: {reason}")
             continue
@@ -111,7 +111,7 @@ def load_checkpoint(path):
 
 
 def read_progress(file):
-    """The `Progress` in a checkpoint file."""
+    """Reads the `Progress` from a checkpoint file."""
     with zipfile.ZipFile(file) as archive:
         damaged = archive.testzip()
         if damaged:

@@ -1,7 +1,8 @@
-"""Training that is no longer finite: what the logs say, when it ends, and why.
+"""Divergence of training: how it is logged, when training stops, and why.
 
-`GuardedOptimizer` leaves out single steps. Here they are counted in the logs,
-and a row of them ends training with the name of the layer where it begins.
+`GuardedOptimizer` leaves out single steps that are not finite. This module
+counts them in the logs, and stops training after several in a row, naming the
+layer where the trouble begins.
 """
 
 import keras
@@ -22,7 +23,7 @@ class TrainingDiverged(FloatingPointError):
 
 
 class NanIfEmptyMean(keras.metrics.Mean):
-    """A mean that is NaN where nothing was counted, and not 0."""
+    """A mean that is NaN, not 0, if nothing was counted."""
 
     def result(self):
         mean = super().result()
@@ -30,16 +31,17 @@ class NanIfEmptyMean(keras.metrics.Mean):
 
 
 def add_skipped_to_logs(model, result):
-    """Adds the counters of the optimiser to what a `train_step` returns.
+    """Adds the counters of the optimiser to the result of a `train_step`.
 
     Args:
         model: a compiled `Glow`.
         result: logs or, on JAX, a tuple of logs and the state of training.
 
     Returns:
-        The same with `skipped_steps`, left out so far, `skipped_in_a_row`, for
-        `StopIfDiverged` alone, and the loss of the steps that were not left
-        out. As it was if nothing guards the steps.
+        The same result, in which the logs also hold `skipped_steps`, the number
+        of steps left out so far, and `skipped_in_a_row`, which only
+        `StopIfDiverged` reads; their loss is that of the steps that were not
+        left out. If nothing guards the steps, the result is unchanged.
     """
     optimizer = model.optimizer
     if not hasattr(optimizer, "replicas"):
@@ -54,12 +56,13 @@ def add_skipped_to_logs(model, result):
 
 
 def _logs(model, logs, *counters):
-    # As floats, like all other logs: as integers XLA on JAX would give them
-    # the memory of flags of the model, and copy those in every layer instead.
+    # The counters become floats, like all other logs. If they were integers,
+    # XLA on JAX would give them the memory of flags of the model, and copy
+    # those flags in every layer instead.
     skipped, skipped_in_a_row = (ops.cast(c, "float32") for c in counters)
     return {
         **logs,
-        # Keras's own mean keeps the loss of a step left out.
+        # Keras's own mean includes the loss of steps that were left out.
         "loss": model.loss_from_logs(logs),
         "skipped_steps": skipped,
         "skipped_in_a_row": skipped_in_a_row,
@@ -67,18 +70,18 @@ def _logs(model, logs, *counters):
 
 
 class StopIfDiverged(keras.callbacks.Callback):
-    """Ends `fit` after ten steps in a row that were left out.
+    """Ends `fit` after ten steps in a row were left out.
 
     Args:
-        source: the `keras_glow.data.Source` that `fit` trains on, which is
-            asked for images if that happens.
+        source: the `keras_glow.data.Source` that `fit` trains on. It is asked
+            for images if training diverges.
 
     Raises:
-        TrainingDiverged: then.
+        TrainingDiverged: after the tenth step.
     """
 
-    # Keras may call `on_train_batch_end` from threads, in any order: nothing
-    # waits for the device there. What is found is raised from other methods.
+    # Keras may call `on_train_batch_end` from threads, in any order, so that
+    # nothing waits for the device there. Errors are raised in other methods.
     async_safe = True
 
     def __init__(self, source):
@@ -119,14 +122,14 @@ class StopIfDiverged(keras.callbacks.Callback):
         )
 
     def _reason(self):
-        """Says where it begins, as far as there are images to look at."""
+        """Says where the trouble begins, if there are images to look at."""
         try:
             images, of_step = self.source.images_of_step(self.step)
-            if images is None:  # `fit` reads the same generator
+            if images is None:  # `fit` consumes the same generator
                 return "Its images are gone: no layer was looked at"
             layer = first_nonfinite_layer(self.model, images)
         except Exception as error:
-            # Datasets are of anybody's making, and their images may be why.
+            # A user's dataset may raise anything: its images may be the cause.
             return f"No layer could be looked at: {error}"
         if layer:
             return f"The first layer whose output is not finite: {layer}"

@@ -9,7 +9,7 @@ from keras_glow.backend.keras_internals import averages as averages_of
 
 @contextlib.contextmanager
 def averaged_weights(model):
-    """In this context the model holds the averages, afterwards its own again.
+    """Puts the averages into the model in this context, then its own weights.
 
     `use_ema=True` of a Keras optimiser keeps a moving average of the weights
     and puts it into the model when `fit` ends; until then the model holds the
@@ -21,15 +21,15 @@ def averaged_weights(model):
     """
     optimizer = getattr(model, "optimizer", None)
     if not getattr(optimizer, "use_ema", False):
-        # A LossScaleOptimizer leaves averages to the optimiser that it wraps.
+        # A LossScaleOptimizer leaves averaging to the optimiser it wraps.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     averages = averages_of(optimizer)
     if not (getattr(optimizer, "use_ema", False) and averages):
         yield
         return
     variables = model.trainable_variables
-    # Copies, because on JAX a variable holds on to the very array that it is
-    # assigned, and a compiled step may free it.
+    # These are copies, because on JAX a variable keeps the very array that it
+    # is assigned, and a compiled step may free that array.
     raw = [ops.copy(variable) for variable in variables]
     for variable, average in zip(variables, averages, strict=True):
         variable.assign(ops.copy(average))

@@ -1,4 +1,4 @@
-"""The optimiser that `Glow.compile` makes of the one that it is given."""
+"""The optimiser that `Glow.compile` wraps around the one it is given."""
 
 import itertools
 import math
@@ -26,11 +26,12 @@ ELEMENTWISE = (
 
 
 def guarded(optimizer, network_dtype=None):
-    """The optimiser inside a `GuardedOptimizer`.
+    """Wraps an optimiser in a `GuardedOptimizer`.
 
-    For networks in float16, whose small gradients would be 0, inside a
-    `LossScaleOptimizer` too, as Keras has it under the policy `mixed_float16`.
-    A `LossScaleOptimizer` stays as it is: it leaves out steps by itself.
+    For networks in float16, whose small gradients would be 0, a
+    `LossScaleOptimizer` is put around that, as Keras does under the policy
+    `mixed_float16`. A `LossScaleOptimizer` is returned as it is: it leaves out
+    steps by itself.
     """
     optimizer = keras.optimizers.get(optimizer)
     guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
@@ -42,7 +43,7 @@ def guarded(optimizer, network_dtype=None):
 
 
 def batches_seen(optimizer):
-    """Batches that an optimiser was given, whatever it made of them."""
+    """Returns the number of batches an optimiser was given, skipped or not."""
     skipped = 0
     while hasattr(optimizer, "inner_optimizer"):
         skipped = getattr(optimizer, "skipped", skipped)
@@ -58,13 +59,14 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     A step whose loss or gradient is not finite changes the two counters and
     nothing else: neither weights nor moments, averages or iterations.
 
-    A Glow has hundreds of small weights. One update for each takes TensorFlow
-    longer to trace than all the rest, and much of every step. So the inner
-    optimiser gets a single variable, all weights in a row; what it computes is
-    the same. Optimisers and settings that look at a weight as a whole (`Lamb`,
-    `Muon`, `clipnorm`, exclusions from weight decay, classes of your own) get
-    the weights one by one, as ever. So does training on several replicas under
-    `tf.distribute`, where a step is left out on all of them or on none.
+    A Glow has hundreds of small weights. Updating each by itself takes
+    TensorFlow longer to trace than everything else, and much of every step. So
+    the inner optimiser gets a single variable, the concatenation of all
+    weights; the updates are the same. Optimisers and settings that look at a
+    weight as a whole (`Lamb`, `Muon`, `clipnorm`, exclusions from weight decay,
+    classes of your own) get the weights one by one, as usual. This is also the
+    case on several replicas of `tf.distribute`, where a step is left out on all
+    of them or on none.
 
     Args:
         inner_optimizer: a keras.optimizers.Optimizer, not built yet.
@@ -75,7 +77,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         learning_rate: that of the inner optimiser; it may be set.
         iterations: steps taken.
         skipped: int variable, steps left out.
-        skipped_in_a_row: int variable, those since the last step taken.
+        skipped_in_a_row: int variable, steps left out since the last one taken.
     """
 
     def __init__(self, inner_optimizer, name="guarded_optimizer"):
@@ -108,7 +110,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
                 trainable=False,
                 name="weights",
             )
-            # Past Keras' tracking: between steps it holds nothing.
+            # This bypasses Keras' tracking: the variable holds nothing that
+            # matters between steps.
             object.__setattr__(self, "_row", row)
         else:
             self.use_ema = False
@@ -135,8 +138,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         variables = trainable_variables or self._trainable_variables
         if not self.built:
             self.build(variables)
-        # No condition: with one, XLA takes minutes to compile on TensorFlow.
-        # What a bad gradient did is taken back instead.
+        # There is no condition here: with one, XLA takes minutes to compile on
+        # TensorFlow. The effect of a bad gradient is undone instead.
         if not self.packed:
             finite = _all_finite(g for g in grads if g is not None)
             finite = self._apply_inner(grads, variables, finite)
@@ -152,7 +155,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         state = [*variables, *self.inner_optimizer.variables]
         before = [ops.copy(v) for v in state]
         self.inner_optimizer.apply(grads, variables)
-        # The square of a gradient may overflow where itself it does not.
+        # The square of a gradient may overflow where the gradient does not.
         floats = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
         finite = ops.logical_and(finite, _all_finite(floats))
         if self.replicas > 1:
@@ -193,7 +196,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         parts = ops.split(row, list(itertools.accumulate(sizes))[:-1])
         chosen = {id(v) for v in only or variables}
         for variable, part in zip(variables, parts, strict=True):
-            # A frozen weight stays.
+            # A frozen weight keeps its value.
             if id(variable) in chosen:
                 self.assign(variable, _shaped(part, variable.shape))
 
@@ -220,8 +223,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         owner = super() if self.use_ema else self.inner_optimizer
         owner.finalize_variable_values(var_list)
         if self.use_ema or self.inner_optimizer.use_ema:
-            # On JAX they now hold the very arrays of the averages, and the next
-            # `fit` would hand each to the compiled step twice.
+            # On JAX the variables now hold the very arrays of the averages, and
+            # the next `fit` would pass each to the compiled step twice.
             for variable in var_list:
                 variable.assign(ops.copy(variable))
 
@@ -229,7 +232,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
 
     def save_own_variables(self, store):
-        # Files hold the inner optimiser beside this one anyhow.
+        # Keras saves the inner optimiser beside this one by itself.
         for number, variable in enumerate(self._variables):
             store[str(number)] = variable.numpy()
 
@@ -262,7 +265,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
 
 
 def _keras_class(optimizer):
-    """The class of an optimiser, as it is called on all backends."""
+    """Returns the class of an optimiser by which all backends know it."""
     kind = type(optimizer)
     if kind.__module__.startswith(keras_internals.TORCH_OPTIMIZERS):
         return getattr(keras.optimizers, kind.__name__)
@@ -270,10 +273,11 @@ def _keras_class(optimizer):
 
 
 def _all_finite(tensors):
-    """Whether all numbers are finite: their sum is not, then, if one is not.
+    """Returns whether all numbers are finite, judged by their sum.
 
-    To add them up takes half the time of looking at each. The sum of finite
-    numbers would have to pass 3e38 to count among the others.
+    The sum is not finite if one number is not, and adding takes half the time
+    of testing each number. A sum of finite numbers would have to exceed 3e38 to
+    be mistaken for one that is not finite.
     """
     sums = [ops.sum(ops.convert_to_tensor(tensor)) for tensor in tensors]
     return ops.all(ops.stack([ops.isfinite(total) for total in sums]))
@@ -284,7 +288,10 @@ def _pack(tensors):
 
 
 def _shaped(tensor, shape):
-    """Half of the weights are rows: operations less for TensorFlow to trace."""
-    # Its sparse gradients, which `reshape` makes dense, have no `ndim`.
+    """Reshapes a tensor, unless it has the right rank already.
+
+    Half of the weights are vectors: TensorFlow has fewer operations to trace.
+    """
+    # Sparse gradients of TensorFlow have no `ndim`; `reshape` makes them dense.
     same = getattr(tensor, "ndim", None) == len(shape)
     return tensor if same else ops.reshape(tensor, shape)

@@ -53,19 +53,20 @@ class TrainableFlow(ImageFlow):
     `_build_state`.
 
     Attributes:
-        seed: int, of the order of the images and of the noise.
-        network_dtype: dtype that coupling networks are trained in.
+        seed: int, for the order of the images and for the noise.
+        network_dtype: dtype in which coupling networks are trained.
         memory: see `keras_glow.layers.chain.Chain`.
         bijections: the layers in the order of encoding.
-        classifier_weight: float, of the cross entropy of the class in the loss.
+        classifier_weight: float, weight of the class's cross entropy in the
+            loss.
     """
 
     def _build_state(self):
-        # Dequantisation noise: its state is a counter that the file carries.
+        # It draws dequantisation noise. Its state is a counter that files hold.
         self.train_noise = keras.random.SeedGenerator(
             self.seed, name="train_noise"
         )
-        # In tests the counter is the number of the image.
+        # In evaluation the counter is the number of the image.
         self.test_count = keras.random.SeedGenerator(
             self.seed, name="test_count"
         )
@@ -92,10 +93,10 @@ class TrainableFlow(ImageFlow):
         Args:
             optimizer: a Keras optimiser or its name. With networks in float16
                 it gets a `keras.optimizers.LossScaleOptimizer` around it.
-            loss: None, for `keras_glow.losses.StandardNormalNLL()`. One of
-                Keras's own would compare latents with themselves.
-            jit_compile: bool, or `"auto"`, which leaves XLA out where
-                TensorFlow runs on a CPU: its convolutions are slower there.
+            loss: None, for `keras_glow.losses.StandardNormalNLL()`. A loss
+                of Keras's own would compare latents with themselves.
+            jit_compile: bool, or `"auto"`, which does without XLA where
+                TensorFlow runs on a CPU: XLA's convolutions are slower there.
             **kwargs: other arguments of `keras.Model.compile`.
 
         Raises:
@@ -117,7 +118,7 @@ class TrainableFlow(ImageFlow):
         self._compile_loss.build(z, z)
 
     def compile_from_config(self, config):
-        # The file may come from another backend: XLA is decided here anew.
+        # The file may come from another backend, so XLA is decided on anew.
         config = {k: v for k, v in config.items() if k != "jit_compile"}
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
@@ -144,28 +145,29 @@ class TrainableFlow(ImageFlow):
         return self.encoder(with_labels(x, labels), training=training)
 
     def _image_numbers(self, images):
-        """The numbers of the images of a test, since it began."""
+        """Returns the numbers of the images, counted since evaluation began."""
         state = self.test_count.state
         count = ops.shape(images)[0]
         first = ops.convert_to_tensor(state)[1]
         one = ops.convert_to_tensor([0, 1], state.dtype)
-        replica, replicas = replica_of_strategy()  # each with its part
+        replica, replicas = replica_of_strategy()  # each has its own part
         first = ops.cast(first, "int32") + replica * count
         numbers = first + ops.arange(count, dtype="int32")
-        # Only now: on Torch, what was read of the state changes with it.
+        # The state is assigned last: on Torch, a tensor that was read from it
+        # changes with it.
         state.assign(state + one * ops.cast(count * replicas, state.dtype))
         return numbers
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        # Nothing to predict but the latents themselves: y is not looked at.
-        # Keras' own sum takes no float64 beside the float32 of its losses.
-        # On each of n replicas of `tf.distribute` Keras takes an n-th of it.
+        # There is nothing to predict but the latents themselves, so y is not
+        # used. Keras' own sum cannot add float64 to its losses in float32. On
+        # each of n replicas of `tf.distribute` Keras divides the loss by n.
         replicas = count_replicas()
         losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
-        # The density of a bin times its volume is the probability of a pixel.
+        # The density in a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
         loss = nll
         means = {
@@ -179,7 +181,7 @@ class TrainableFlow(ImageFlow):
         count = ops.cast(ops.shape(y_pred)[0], self.dtype)
         taken = True
         if training:
-            taken = ops.isfinite(loss)  # or else the optimiser leaves it out
+            taken = ops.isfinite(loss)  # the optimiser leaves out the others
             count = ops.where(taken, count, 0.0)
         for tracker, value in means.items():
             value = ops.where(taken, value, 0.0)
@@ -187,10 +189,11 @@ class TrainableFlow(ImageFlow):
         return loss / replicas
 
     def _classify(self, z, labels):
-        """Mean cross entropy in nats, and the share of right guesses."""
+        """Returns the mean cross entropy in nats, and the accuracy."""
         top = self.latent_shapes[-1]
         z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
-        # Before its class standardised it: no guess may know that already.
+        # h is the latent before the prior of its class standardised it: a guess
+        # must not know the class already.
         h = self.bijections[-1].inverse([z, labels])
         logits = self.classifier(ops.mean(h, axis=(1, 2)))
         cross_entropy = keras.losses.sparse_categorical_crossentropy(
@@ -206,7 +209,7 @@ class TrainableFlow(ImageFlow):
         ]
 
     def loss_from_logs(self, logs):
-        """The loss in nats per image, of the metrics it is the sum of."""
+        """Returns the loss in nats per image, as the sum of its metrics."""
         loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
         if self.classifier is not None:
             weight = self.classifier_weight * self.dimensions
@@ -221,7 +224,7 @@ class TrainableFlow(ImageFlow):
         return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
 
     def _labels_to_inputs(self, batch):
-        # A conditional model takes the labels in, an unconditional one none.
+        # A conditional model takes labels as inputs, an unconditional one none.
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         if sample_weight is not None:
             raise ValueError("Sample weights are expected to be None.")
@@ -246,7 +249,7 @@ class TrainableFlow(ImageFlow):
         The order of an array's images is a function of the model's seed and of
         the epoch; no global random state is touched. A dataset has its own.
 
-        Before the first step of its life ActNorm is set from 256 dequantised
+        Before a model's very first step, ActNorm is set from 256 dequantised
         images. With `memory="reversible"` every `fit` begins with a check of
         the inverses on a few of them.
 
@@ -269,16 +272,16 @@ class TrainableFlow(ImageFlow):
             **kwargs: other arguments of `keras.Model.fit`.
 
         Returns:
-            A `keras.callbacks.History` of `loss` in nats per image and
-            `bits_per_dim`, and of both with `val_` for validation data, and of
-            `skipped_steps`, the count since the model was compiled.
+            A `keras.callbacks.History` of `loss` in nats per image and of
+            `bits_per_dim`, of both with the prefix `val_` for validation data,
+            and of `skipped_steps`, counted since the model was compiled.
 
         Raises:
             ValueError: if the images are not integers 0..255 of the model's
                 shape, or another argument is not as described, naming it; with
                 `memory="reversible"`, if the inverse of a step is not accurate
-                enough, naming it. Later batches of a dataset, whose values no
-                compiled program can refuse, make the loss nan instead.
+                enough, naming it. A compiled program cannot raise: bad
+                values in later batches of a dataset make the loss NaN.
             TrainingDiverged: after ten steps left out in a row.
         """
         if getattr(self, "optimizer", None) is None:
@@ -288,7 +291,7 @@ class TrainableFlow(ImageFlow):
         epochs = check_integer("epochs", epochs, 1)
         shuffle = check_boolean("shuffle", shuffle)
         source = open_images(x, y, self.image_shape, self.num_classes)
-        # Before the first epoch, not after it.
+        # Validation data is checked before the first epoch, not after it.
         validation = None
         if validation_data is not None:
             validation = open_validation_data(
@@ -305,7 +308,7 @@ class TrainableFlow(ImageFlow):
         batches = source.for_training(
             batch_size or 32, self.seed, batches_seen(self.optimizer), shuffle
         )
-        # Built outside the traced step, the slots cost a third of its time.
+        # Building the slots outside the traced step takes a third of the time.
         self.optimizer.build(self.trainable_variables)
         keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
@@ -335,18 +338,18 @@ class TrainableFlow(ImageFlow):
         images = source.first(INITIALIZATION_IMAGES, self.seed)
         images = gather_from_processes(images)
         inputs = self.dequantize(images, seed=self.seed)
-        # ActNorm sees nothing of the labels: the priors alone do.
+        # The labels do not affect ActNorm: only the priors use them.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
         inputs = with_labels(inputs, labels)
         initialize(self.encoder, inputs)
         check_inverses(self.encoder, inputs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        """The loss and bits/dim on data, as `keras.Model.evaluate` does.
+        """Returns loss and bits/dim on data, as `keras.Model.evaluate` does.
 
         The noise of image i is the same at every call and for every batch size.
-        While `fit` runs with `use_ema=True`, it is the averaged weights that
-        are evaluated.
+        While `fit` runs with `use_ema=True`, the averaged weights are
+        evaluated.
 
         Args:
             x: images, or a dataset of images or of (images, labels).
