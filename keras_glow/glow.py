@@ -105,7 +105,7 @@ class Glow(TrainableFlow):
 
     Raises:
         ValueError: naming the argument that is not as described, or those that
-            ask for more than 2**31 parameters.
+            ask for more than 2**31 parameters or 2048 steps of flow.
 
     Reference:
         Kingma & Dhariwal, 2018, Glow: Generative Flow with Invertible 1x1
