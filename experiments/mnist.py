@@ -86,7 +86,11 @@ def main():
         num_classes=CLASSES if options.classes else None,
         class_priors=options.class_priors,
         classifier_weight=options.classifier_weight,
+        network_dtype=options.network_dtype,
+        batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        warmup=options.warmup,
+        clip=options.clip,
         ema=options.ema,
         epochs=options.epochs,
     )
@@ -133,6 +137,10 @@ def parse():
     add("--width", type=int, default=32)
     add("--epochs", type=int, default=3)
     add("--learning-rate", type=float, default=1e-3, help="the highest")
+    add("--warmup", type=int, default=300)
+    add("--batch-size", type=int, default=32)
+    add("--clip", type=float, default=1e5, help="highest norm of gradients")
+    add("--network-dtype", choices=["float32", "bfloat16"])
     add("--ema", type=float, default=0.0, help="momentum of averaged weights")
     add("--seed", type=int, default=0)
     return parser.parse_args()
