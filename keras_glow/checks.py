@@ -172,7 +172,7 @@ def check_batch(images, labels, image_shape, num_classes):
             hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
         raise ValueError(
             f"`x` is expected to be batches of {expected}. "
-            f"Received: dtype={dtype_name(images)}, shape={shape}{hint}"
+            f"Received: dtype={_dtype_name(images)}, shape={shape}{hint}"
         )
     if num_classes is None:
         return
@@ -186,7 +186,7 @@ def check_batch(images, labels, image_shape, num_classes):
         raise ValueError(
             "`y` is expected to be integer labels of shape (batch,), one for "
             f"each of {shape[0]} images. Received: "
-            f"dtype={dtype_name(labels)}, shape={tuple(labels.shape)}"
+            f"dtype={_dtype_name(labels)}, shape={tuple(labels.shape)}"
         )
 
 
@@ -275,6 +275,5 @@ def as_array(value):
     return None if array.dtype == object else array
 
 
-def dtype_name(tensor):
-    """Returns the name of the dtype of a tensor of any backend."""
+def _dtype_name(tensor):
     return keras.backend.standardize_dtype(tensor.dtype)

@@ -15,12 +15,12 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import (
+    check_batch,
     check_boolean,
     check_images,
     check_integer,
     check_labels,
     check_seed,
-    dtype_name,
     refuse,
 )
 
@@ -124,12 +124,12 @@ class Batches(typing.NamedTuple):
     Attributes:
         data: anything that `keras.Model.fit` reads batches from.
         shuffle: bool, whether Keras is to shuffle the batches.
-        callbacks: list of callbacks that have to run beside it.
+        callbacks: sequence of callbacks that have to run beside it.
     """
 
     data: typing.Any
     shuffle: bool = False
-    callbacks: list = []
+    callbacks: typing.Sequence = ()
 
 
 class Source:
@@ -253,7 +253,7 @@ class _Array(Source):
     """Arrays of images and of labels; `labels` may be None."""
 
     def __init__(self, images, labels):
-        self.data = self.images = images
+        self.images = images
         self.labels = labels
         self.sequence = None
 
@@ -368,7 +368,9 @@ def open_inputs(x):
     """
     if hasattr(x, "shape"):
         array = x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
-        return _Array(array, None)
+        source = _Array(array, None)
+        source.data = x  # A tensor stays one for the model.
+        return source
     return Source(x, lambda images, labels: ops.convert_to_numpy(images))
 
 
@@ -381,45 +383,6 @@ def _is_dataset(x):
         and not hasattr(x, "shape")
         and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
     )
-
-
-def check_batch(images, labels, image_shape, num_classes):
-    """Refuses a batch of a dataset by shape and dtype, also while tracing.
-
-    Its values are not known yet: see `flow.pixels.nan_where_outside`.
-    """
-    expected = ", ".join(map(str, ("batch", *image_shape)))
-    expected = f"integers 0..255 of shape ({expected})"
-    if not hasattr(images, "shape"):
-        refuse("x", f"batches of {expected}", images)
-    try:
-        shape = tuple(images.shape)
-    except ValueError:  # TensorFlow may not know how many dimensions there are
-        shape = (None,)
-    if not keras.backend.is_int_dtype(images.dtype) or shape[1:] != tuple(
-        image_shape
-    ):
-        hint = ""
-        if shape == (None,) or None in shape[1:]:
-            hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
-        raise ValueError(
-            f"`x` is expected to be batches of {expected}. "
-            f"Received: dtype={dtype_name(images)}, shape={shape}{hint}"
-        )
-    if num_classes is None:
-        return
-    if labels is None:
-        refuse("y", f"labels 0..{num_classes - 1} of the images", labels)
-    if (
-        not keras.backend.is_int_dtype(labels.dtype)
-        or len(labels.shape) != 1
-        or (shape[0] and labels.shape[0] not in (None, shape[0]))
-    ):
-        raise ValueError(
-            "`y` is expected to be integer labels of shape (batch,), one for "
-            f"each of {shape[0]} images. Received: "
-            f"dtype={dtype_name(labels)}, shape={tuple(labels.shape)}"
-        )
 
 
 def _as_keras_input(sequence):

@@ -1,10 +1,10 @@
 """Code that differs between TensorFlow, JAX and Torch, or touches the process.
 
 This file describes the functions, which do the same on all backends;
-`tensorflow`, `jax` and `torch` hold one implementation each, and `portable` one
-that needs nothing but `keras.ops`. `devices` is for training on several
-devices, `keras_internals` holds every private name of Keras that is used, and
-`process` every effect on the process. May import `checks` only.
+`tensorflow`, `jax` and `torch` hold those that are better there than in
+`portable`, which needs nothing but `keras.ops`. `devices` is for training on
+several devices, `keras_internals` holds every private name of Keras that is
+used, and `process` every effect on the process. May import `checks` only.
 
 - `custom_gradient(forward, backward, tensors)` runs `forward(*tensors)`, and
   has the backward pass call `backward` instead of differentiating `forward`.
@@ -36,30 +36,33 @@ devices, `keras_internals` holds every private name of Keras that is used, and
   the backend can only say so for all of it.
 """
 
+import importlib
+
 import keras
 from keras import ops
 
-if keras.backend.backend() == "tensorflow":
-    from keras_glow.backend import tensorflow as _backend
-elif keras.backend.backend() == "jax":
-    from keras_glow.backend import jax as _backend
-elif keras.backend.backend() == "torch":
-    from keras_glow.backend import torch as _backend
-else:
-    from keras_glow.backend import portable as _backend
-
+from keras_glow.backend import portable
 from keras_glow.backend.portable import is_float
 
-custom_gradient = _backend.custom_gradient
-differentiate = _backend.differentiate
-shared_trace = _backend.shared_trace
-compile_function = _backend.compile_function
-materialize = _backend.materialize
-select = _backend.select
-relu = _backend.relu
-exact_products = _backend.exact_products
-has_gpu = _backend.has_gpu
-set_tf32 = _backend.set_tf32
+_backend = portable
+if keras.backend.backend() in ("tensorflow", "jax", "torch"):
+    _backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+
+def _best(name):
+    return getattr(_backend, name, None) or getattr(portable, name)
+
+
+custom_gradient = _best("custom_gradient")
+differentiate = _best("differentiate")
+shared_trace = _best("shared_trace")
+compile_function = _best("compile_function")
+materialize = _best("materialize")
+select = _best("select")
+relu = _best("relu")
+exact_products = _best("exact_products")
+has_gpu = _best("has_gpu")
+set_tf32 = _best("set_tf32")
 
 
 def token_of(tensors):

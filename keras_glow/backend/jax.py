@@ -2,20 +2,7 @@
 
 import jax
 
-from keras_glow.backend.portable import is_float, select, shared_trace
-
-__all__ = [
-    "compile_function",
-    "custom_gradient",
-    "differentiate",
-    "exact_products",
-    "has_gpu",
-    "materialize",
-    "relu",
-    "select",
-    "set_tf32",
-    "shared_trace",
-]
+from keras_glow.backend.portable import is_float
 
 
 def custom_gradient(forward, backward, tensors):
@@ -75,10 +62,6 @@ def _relu_jvp(primals, tangents):
 def exact_products():
     """See `keras_glow.backend`."""
     return jax.default_matmul_precision("highest")
-
-
-def set_tf32(allowed):
-    """Does nothing: see `exact_products`."""
 
 
 def has_gpu():

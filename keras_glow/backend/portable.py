@@ -1,7 +1,6 @@
 """The portable path: functions for any backend, by `keras.ops` alone.
 
-`tensorflow`, `jax` and `torch` replace some of these functions by better ones,
-and import the others from here.
+`tensorflow`, `jax` and `torch` replace some of these functions by better ones.
 """
 
 import contextlib
@@ -59,7 +58,7 @@ def exact_products():
 
 
 def set_tf32(allowed):
-    """Does nothing: only TensorFlow, JAX and Torch have such a setting."""
+    """Does nothing: only TensorFlow and Torch set the whole process."""
 
 
 def has_gpu():

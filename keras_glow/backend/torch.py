@@ -3,28 +3,7 @@
 import keras
 import torch
 
-from keras_glow.backend.portable import (
-    compile_function,
-    exact_products,
-    is_float,
-    materialize,
-    relu,
-    select,
-    shared_trace,
-)
-
-__all__ = [
-    "compile_function",
-    "custom_gradient",
-    "differentiate",
-    "exact_products",
-    "has_gpu",
-    "materialize",
-    "relu",
-    "select",
-    "set_tf32",
-    "shared_trace",
-]
+from keras_glow.backend.portable import is_float
 
 
 def custom_gradient(forward, backward, tensors):

@@ -17,6 +17,7 @@ from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
 from keras_glow.checks import refuse
 from keras_glow.data import ImageSequence
 from keras_glow.files.atomic import atomic_file, remove_partials
+from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.glow import Glow
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import Progress, load_checkpoint
@@ -78,19 +79,10 @@ def new_model(settings, image_shape, steps):
         image_shape: (height, width, channels).
         steps: int, of the whole training.
     """
+    arguments = dataclasses.asdict(settings)
     model = Glow(
         image_shape,
-        settings.levels,
-        settings.depth,
-        settings.width,
-        permutation=settings.permutation,
-        coupling=settings.coupling,
-        bits=settings.bits,
-        seed=settings.seed,
-        network_dtype=settings.network_dtype,
-        num_classes=settings.num_classes,
-        class_priors=settings.class_priors,
-        classifier_weight=settings.classifier_weight,
+        **{name: arguments[name] for name in ARGUMENTS if name in arguments},
     )
     schedule = warmup_cosine(
         settings.learning_rate, steps, min(settings.warmup, steps // 2)

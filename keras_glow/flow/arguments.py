@@ -1,12 +1,10 @@
 """The arguments of `Glow`, in one table.
 
-The constructor, the strict reader of files, the weights layout and the command
-line all read it. It holds the check of each argument, its default, and the
-value that it has in files written before the argument existed.
+The constructor, the strict reader of files and the runs of the command line all
+read it.
 """
 
 import math
-import typing
 
 from keras_glow.checks import (
     as_number,
@@ -28,25 +26,6 @@ MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
 MAX_WEIGHTS_SEED = 2**31 - 1  # fits the integers of every backend
 MAX_NAME = 100
-
-
-class Argument(typing.NamedTuple):
-    """One argument of `Glow`.
-
-    Attributes:
-        check: function of its name and a value that returns a plain value, or
-            raises a ValueError that names it.
-        default: its default; `REQUIRED` if there is none.
-        older: its value in files that do not mention it; `REQUIRED` if every
-            file does.
-    """
-
-    check: typing.Callable
-    default: typing.Any
-    older: typing.Any
-
-
-REQUIRED = object()
 
 
 def _integer(low, high=None):
@@ -81,32 +60,27 @@ def _weight(name, value):
     return number
 
 
-def _argument(check, default=REQUIRED, older=REQUIRED):
-    return Argument(check, default, older)
-
-
+# The check of each argument: a function of its name and a value that returns a
+# plain value, or raises a ValueError that names it. Defaults are in `Glow`.
 ARGUMENTS = {
-    "image_shape": _argument(_image_shape),
-    "levels": _argument(_integer(1, 30), 3),
-    "depth": _argument(_integer(1, 1024), 10),
-    "width": _argument(_integer(1), 512),
-    "permutation": _argument(_choice(*PERMUTATIONS), "invertible_conv"),
-    "coupling": _argument(_choice(*COUPLINGS), "affine"),
-    "bits": _argument(_integer(1, 8), 8),
-    "num_classes": _argument(_or_none(_integer(1)), None),
-    "seed": _argument(_integer(0, MAX_WEIGHTS_SEED), 0),
-    "network_dtype": _argument(_choice(*NETWORK_DTYPES), None),
-    "memory": _argument(_choice(*MEMORY), "store"),
-    "scale": _argument(_choice(*SCALE_FUNCTIONS), "bounded"),
-    "border": _argument(check_boolean, False, older=False),
-    "class_priors": _argument(_choice(*CLASS_PRIORS), "all", older="top"),
-    "classifier_weight": _argument(_weight, 0.0, older=0.0),
+    "image_shape": _image_shape,
+    "levels": _integer(1, 30),
+    "depth": _integer(1, 1024),
+    "width": _integer(1),
+    "permutation": _choice(*PERMUTATIONS),
+    "coupling": _choice(*COUPLINGS),
+    "bits": _integer(1, 8),
+    "num_classes": _or_none(_integer(1)),
+    "seed": _integer(0, MAX_WEIGHTS_SEED),
+    "network_dtype": _choice(*NETWORK_DTYPES),
+    "memory": _choice(*MEMORY),
+    "scale": _choice(*SCALE_FUNCTIONS),
+    "border": check_boolean,
+    "class_priors": _choice(*CLASS_PRIORS),
+    "classifier_weight": _weight,
 }
-OLDER = {
-    name: argument.older
-    for name, argument in ARGUMENTS.items()
-    if argument.older is not REQUIRED
-}
+# The values of arguments that older files do not mention.
+OLDER = {"border": False, "class_priors": "top", "classifier_weight": 0.0}
 
 
 def check_arguments(arguments):
@@ -123,8 +97,7 @@ def check_arguments(arguments):
             do not go together.
     """
     checked = {
-        name: argument.check(name, arguments[name])
-        for name, argument in ARGUMENTS.items()
+        name: check(name, arguments[name]) for name, check in ARGUMENTS.items()
     }
     _check_together(**checked)
     return checked

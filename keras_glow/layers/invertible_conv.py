@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.process import flow_precision
 from keras_glow.checks import check_boolean, check_seed
 from keras_glow.layers.bijection import Bijection
 
@@ -99,7 +100,8 @@ class InvertibleConv1x1(Bijection):
         if not self.lu:
             return ops.convert_to_tensor(self.kernel)
         lower, upper = self._triangles()
-        return ops.convert_to_tensor(self.p) @ (lower @ upper)
+        with flow_precision():  # It is called from outside `call` too.
+            return ops.convert_to_tensor(self.p) @ (lower @ upper)
 
     def inverse_matrix(self):
         """Returns W^-1, shape `(channels, channels)`."""

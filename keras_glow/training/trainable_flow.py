@@ -18,13 +18,14 @@ from keras_glow.backend.keras_internals import (
 )
 from keras_glow.backend.process import keep_freed_memory, return_freed_memory
 from keras_glow.checks import (
+    check_batch,
     check_boolean,
     check_choice,
     check_fraction,
     check_integer,
     refuse,
 )
-from keras_glow.data import check_batch, open_images, open_validation_data
+from keras_glow.data import open_images, open_validation_data
 from keras_glow.flow.image_flow import ImageFlow
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
@@ -301,8 +302,11 @@ class TrainableFlow(ImageFlow):
         elif check_fraction("validation_split", validation_split):
             source, validation = source.split(validation_split)
         if validation is not None:
-            validation = validation.for_evaluation(
-                kwargs.get("validation_batch_size") or batch_size
+            validation_data = (
+                validation.for_evaluation(
+                    kwargs.get("validation_batch_size") or batch_size
+                ),
+                None,
             )
         self._set_up(source)
         batches = source.for_training(
@@ -323,7 +327,7 @@ class TrainableFlow(ImageFlow):
                         *batches.callbacks,
                         *keras.tree.flatten(callbacks or []),
                     ],
-                    validation_data=validation and (validation, None),
+                    validation_data=validation_data,
                     shuffle=batches.shuffle,
                     **kwargs,
                 )

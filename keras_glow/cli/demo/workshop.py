@@ -5,18 +5,17 @@ It keeps nothing between two calls: the page holds each face, as its image.
 
 import base64
 import functools
-import io
 import math
 import threading
 
 import numpy as np
-from PIL import Image
 
 from keras_glow import latent
 from keras_glow.checks import check_boolean, check_seed, refuse
 from keras_glow.flow.noise import standard_deviations, standard_normal
 from keras_glow.flow.prediction import predict
 from keras_glow.images.decoding import decode_picture
+from keras_glow.images.grid import png_bytes
 
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
 MAX_TEMPERATURE = 1.5
@@ -217,7 +216,7 @@ class Workshop:
         bits = self._bits_per_dim(images)
         return [
             {
-                "png": _png(image),
+                "png": base64.b64encode(png_bytes(image)).decode(),
                 "bits_per_dim": float(value) if np.isfinite(value) else None,
             }
             for image, value in zip(images, bits, strict=True)
@@ -229,11 +228,3 @@ def _number(name, value, low, high):
     if type(value) not in (int, float) or not low <= value <= high:
         refuse(name, f"a number {low}..{high}", value)
     return float(value)
-
-
-def _png(image):
-    """Encodes an image `(height, width, 1 or 3)` as PNG, in base64."""
-    file = io.BytesIO()
-    image = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(image).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
