@@ -84,17 +84,23 @@ def weights_layout(config):
         width, half = config["width"], channels // 2
         outputs = COUPLINGS[config["coupling"]].outputs_per_channel
         outputs *= channels - half
-        add(
-            f"{layer}/network",
-            kernel(half, width),
-            floats(width, width),
-            kernel(width, outputs),
-            floats(outputs),
-        )
-        add_actnorm(f"{layer}/network/norm_1", width)
-        add_actnorm(f"{layer}/network/norm_2", width)
+        first, last = kernel(half, width), kernel(width, outputs)
+        network = f"{layer}/network"
+        if config["network"] == "paper":
+            add(network, first, floats(width, width), last, floats(outputs))
+            add_actnorm(f"{network}/norm_1", width)
+            add_actnorm(f"{network}/norm_2", width)
+            return
+        add(network, first, last, floats(outputs))
+        add_actnorm(f"{network}/norm", width)
+        for block in itertools.islice(
+            _numbered(f"{network}/blocks/gated_block"), config["blocks"]
+        ):
+            gate = floats(width, 2 * width), floats(2 * width)
+            add(block, kernel(width, width), *gate)
+            add_actnorm(f"{block}/norm", width)
 
-    steps, splits = _numbered("flow_step"), _numbered("split")
+    steps, splits = map(_numbered, ("bijections/flow_step", "bijections/split"))
     levels = level_shapes(config["image_shape"], config["levels"])
     for level in levels:
         for _ in range(config["depth"]):
@@ -134,6 +140,6 @@ def optimizer_layout(optimizer):
 
 def _numbered(name):
     """Yields the names that Keras gives to layers of one class: a, a_1, a_2."""
-    yield f"bijections/{name}"
+    yield name
     for number in itertools.count(1):
-        yield f"bijections/{name}_{number}"
+        yield f"{name}_{number}"

@@ -18,7 +18,7 @@ from keras_glow.checks import (
 from keras_glow.flow.levels import level_shapes
 from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
 from keras_glow.layers.chain import MEMORY
-from keras_glow.layers.coupling import NETWORK_DTYPES
+from keras_glow.layers.coupling import NETWORK_DTYPES, NETWORKS
 from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 
 CLASS_PRIORS = ("all", "top")
@@ -78,9 +78,17 @@ ARGUMENTS = {
     "border": check_boolean,
     "class_priors": _choice(*CLASS_PRIORS),
     "classifier_weight": _weight,
+    "network": _choice(*NETWORKS),
+    "blocks": _integer(1, 64),
 }
 # The values of arguments that older files do not mention.
-OLDER = {"border": False, "class_priors": "top", "classifier_weight": 0.0}
+OLDER = {
+    "border": False,
+    "class_priors": "top",
+    "classifier_weight": 0.0,
+    "network": "paper",
+    "blocks": 2,
+}
 
 
 def check_arguments(arguments):
@@ -118,7 +126,15 @@ def check_name(name):
 
 
 def _check_together(
-    image_shape, levels, depth, width, num_classes, classifier_weight, **others
+    image_shape,
+    levels,
+    depth,
+    width,
+    num_classes,
+    classifier_weight,
+    network,
+    blocks,
+    **others,
 ):
     if classifier_weight and num_classes is None:
         refuse(
@@ -137,24 +153,31 @@ def _check_together(
             f"steps of flow. Received: levels={levels}, depth={depth}"
         )
     parameters = _count_parameters(
-        image_shape, levels, depth, width, num_classes
+        image_shape,
+        levels,
+        depth,
+        width,
+        num_classes,
+        blocks if network == "residual" else 0,
     )
     if parameters > MAX_PARAMETERS:
         raise ValueError(
-            "`image_shape`, `levels`, `depth`, `width` and `num_classes` are "
-            f"expected to ask for at most {MAX_PARAMETERS:,} parameters. "
-            f"Received: image_shape={image_shape}, levels={levels}, "
-            f"depth={depth}, width={width}, num_classes={num_classes}, "
+            "`image_shape`, `levels`, `depth`, `width`, `num_classes` and "
+            f"`blocks` are expected to ask for at most {MAX_PARAMETERS:,} "
+            f"parameters. Received: image_shape={image_shape}, "
+            f"levels={levels}, depth={depth}, width={width}, "
+            f"num_classes={num_classes}, blocks={blocks}, "
             f"about {parameters:.1e} parameters"
         )
 
 
-def _count_parameters(image_shape, levels, depth, width, num_classes):
+def _count_parameters(image_shape, levels, depth, width, num_classes, blocks):
     """Returns the approximate number of weights of a `Glow`."""
     total = 2 * math.prod(image_shape) * (num_classes or 1)
     for level in level_shapes(image_shape, levels):
         channels = level.channels
-        network = width * (9 * channels // 2 + width + 9 * channels)
+        hidden = 11 * blocks or 1  # kernels of (width, width)
+        network = width * (9 * channels // 2 + hidden * width + 9 * channels)
         total += depth * (network + 3 * channels**2)
         total += 2 * level.latent_channels * (num_classes or 0)
     return total

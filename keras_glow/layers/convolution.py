@@ -1,4 +1,4 @@
-"""The 3x3 convolution of the networks inside the flow."""
+"""The convolutions of the networks inside the flow."""
 
 from keras import ops
 
@@ -30,3 +30,41 @@ def convolve(x, kernel, border=False):
     outside = ops.pad(ops.zeros_like(x[..., :1]), AROUND, constant_values=1)
     x = ops.concatenate([ops.pad(x, AROUND), outside], axis=-1)
     return ops.conv(x, kernel, padding="valid", data_format="channels_last")
+
+
+def pointwise(x, kernel):
+    """Applies a 1x1 convolution as a matrix product, which CPUs do faster.
+
+    It is written with `@`: `ops.matmul` rounds float64 to float32 on Torch.
+
+    Args:
+        x: float tensor `(batch, height, width, channels)`.
+        kernel: float tensor `(channels, outputs)`.
+
+    Returns:
+        Float tensor `(batch, height, width, outputs)`.
+    """
+    pixels = ops.reshape(x, (-1, x.shape[-1])) @ kernel
+    return ops.reshape(pixels, (-1, *x.shape[1:-1], kernel.shape[-1]))
+
+
+def normalized(convolution, x, kernel, norm):
+    """Applies a convolution, then an `ActNorm` that is folded into the kernel.
+
+    Args:
+        convolution: function of x and a kernel.
+        x: float tensor `(batch, height, width, channels)`.
+        kernel: float tensor, cast to the dtype of x.
+        norm: a built `ActNorm`, which sets itself from the data if it is
+            adapting.
+
+    Returns:
+        Float tensor `(batch, height, width, outputs)`.
+    """
+    if norm.adapting:
+        norm.adapt(convolution(x, ops.cast(kernel, x.dtype)))
+    scale = ops.exp(norm.log_scale)
+    x = convolution(x, ops.cast(kernel * scale, x.dtype))
+    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
+    # need x, so half of all activations need not be kept.
+    return ops.add(x, ops.cast(norm.bias * scale, x.dtype))

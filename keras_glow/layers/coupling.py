@@ -12,7 +12,9 @@ from keras_glow.checks import (
 )
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.coupling_network import CouplingNetwork
+from keras_glow.layers.residual_network import ResidualNetwork
 
+NETWORKS = {"paper": CouplingNetwork, "residual": ResidualNetwork}
 NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
 
 
@@ -25,17 +27,19 @@ class Coupling(Bijection):
     `_restore(z2, h)` maps it back.
 
     Args:
-        width: int, hidden channels of the default `CouplingNetwork`.
-        network: a layer or a callable of your own to replace the default. It
-            maps `(batch, height, width, channels // 2)` to
-            `outputs_per_channel` times the remaining channels, and must not
-            change height and width.
-        network_dtype: `"bfloat16"` or `"float16"` to compute the default
-            network in that dtype while training; `"float32"` for never;
-            None follows the layer's `dtype`, or the global dtype policy.
+        width: int, hidden channels of the network.
+        network: `"paper"` for a `CouplingNetwork`, `"residual"` for a
+            `ResidualNetwork`, or a layer or a callable of your own. It maps
+            `(batch, height, width, channels // 2)` to `outputs_per_channel`
+            times the remaining channels, and must not change height and width;
+            the other arguments do not concern it.
+        network_dtype: `"bfloat16"` or `"float16"` to compute the network in
+            that dtype while training; `"float32"` for never; None follows the
+            layer's `dtype`, or the global dtype policy.
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
-        border: bool, whether the default network sees where the image ends,
-            see `keras_glow.layers.convolution.convolve`.
+        border: bool, whether the network sees where the image ends, see
+            `keras_glow.layers.convolution.convolve`.
+        blocks: int >= 1, of a `"residual"` network.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
@@ -44,21 +48,26 @@ class Coupling(Bijection):
     def __init__(
         self,
         width=512,
-        network=None,
+        network="paper",
         network_dtype=None,
         seed=None,
         border=False,
+        blocks=2,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
         self.width = check_integer("width", width, 1)
         self.border = check_boolean("border", border)
-        if not (network is None or callable(network)):
-            refuse("network", "a layer, another callable or None", network)
+        self.blocks = check_integer("blocks", blocks, 1)
+        network = "paper" if network is None else network  # in older files
+        own = callable(network)
+        if not (own or network in NETWORKS):
+            choices = ", ".join(map(repr, NETWORKS))
+            refuse("network", f"{choices}, a layer or a callable", network)
         check_choice("network_dtype", network_dtype, NETWORK_DTYPES)
-        self.network = network
-        self._default_network = network is None
+        self.kind = None if own else network
+        self.network = network if own else None
         policy = keras.dtype_policies.get(network_dtype or kwargs.get("dtype"))
         self.network_dtype = policy.compute_dtype
         self.input_spec = keras.layers.InputSpec(ndim=4)
@@ -75,9 +84,10 @@ class Coupling(Bijection):
             channels - self.conditioning_channels
         )
         half_shape = (*input_shape[:-1], self.conditioning_channels)
-        if self._default_network:
+        if self.kind:
             half = self.network_dtype in ("bfloat16", "float16")
-            self.network = CouplingNetwork(
+            blocks = {"blocks": self.blocks} if self.kind == "residual" else {}
+            self.network = NETWORKS[self.kind](
                 self.width,
                 outputs,
                 low_precision=self.network_dtype if half else None,
@@ -85,6 +95,7 @@ class Coupling(Bijection):
                 border=self.border,
                 dtype=self.dtype,
                 name="network",
+                **blocks,
             )
         if isinstance(self.network, keras.layers.Layer):
             if not self.network.built:
@@ -133,9 +144,7 @@ class Coupling(Bijection):
         return (z, log_det), ops.concatenate([x1, x2], axis=-1)
 
     def get_config(self):
-        network = None
-        if not self._default_network:
-            network = keras.saving.serialize_keras_object(self.network)
+        network = self.kind or keras.saving.serialize_keras_object(self.network)
         return {
             **super().get_config(),
             "width": self.width,
@@ -143,6 +152,7 @@ class Coupling(Bijection):
             "network_dtype": self.network_dtype,
             "seed": self.seed,
             "border": self.border,
+            "blocks": self.blocks,
         }
 
     @classmethod

@@ -1,13 +1,16 @@
-"""The small convolutional network inside a coupling layer."""
-
-import operator
+"""The paper's network inside a coupling layer: three convolutions."""
 
 import keras
 from keras import ops
 
 from keras_glow.backend import relu
 from keras_glow.layers.actnorm import ActNorm
-from keras_glow.layers.convolution import convolve, kernel_shape
+from keras_glow.layers.convolution import (
+    convolve,
+    kernel_shape,
+    normalized,
+    pointwise,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -81,12 +84,8 @@ class CouplingNetwork(keras.layers.Layer):
         if training and self.low_precision:
             dtype = self.low_precision
         h = ops.cast(x, dtype)
-        h = _hidden(h, self._convolve, self.kernel_1, self.norm_1)
-        # A 1x1 convolution is a matrix product, which is faster on CPUs. It is
-        # written with `@`: `ops.matmul` rounds float64 to float32 on Torch.
-        pixels = ops.reshape(h, (-1, self.width))
-        pixels = _hidden(pixels, operator.matmul, self.kernel_2, self.norm_2)
-        h = ops.reshape(pixels, (-1, *h.shape[1:]))
+        h = relu(normalized(self._convolve, h, self.kernel_1, self.norm_1))
+        h = relu(normalized(pointwise, h, self.kernel_2, self.norm_2))
         h = self._convolve(h, ops.cast(self.kernel_3, dtype))
         return ops.add(ops.cast(h, self.compute_dtype), self.bias_3)
 
@@ -102,14 +101,3 @@ class CouplingNetwork(keras.layers.Layer):
             "seed": self.seed,
             "border": self.border,
         }
-
-
-def _hidden(h, convolve, kernel, norm):
-    """Returns relu(norm(convolve(h, kernel))), with the norm in the kernel."""
-    if norm.adapting:
-        norm.adapt(convolve(h, ops.cast(kernel, h.dtype)))
-    scale = ops.exp(norm.log_scale)
-    h = convolve(h, ops.cast(kernel * scale, h.dtype))
-    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
-    # need h, so half of all activations need not be kept.
-    return relu(ops.add(h, ops.cast(norm.bias * scale, h.dtype)))

@@ -34,6 +34,8 @@ class FlowStep(Bijection):
         network_dtype: see `Coupling`.
         seed: int or None, for the permutation and the coupling network.
         border: see `Coupling`.
+        network: `"paper"` or `"residual"`, see `Coupling`.
+        blocks: see `Coupling`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -55,6 +57,8 @@ class FlowStep(Bijection):
         network_dtype=None,
         seed=None,
         border=False,
+        network="paper",
+        blocks=2,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -66,6 +70,8 @@ class FlowStep(Bijection):
             "network_dtype": network_dtype,
             "seed": seed,
             "border": border,
+            "network": network,
+            "blocks": blocks,
         }
         check_choice("permutation", permutation, sorted(PERMUTATIONS))
         check_choice("coupling", coupling, sorted(COUPLINGS))
@@ -81,6 +87,8 @@ class FlowStep(Bijection):
             network_dtype=network_dtype,
             seed=seed,
             border=border,
+            network=network,
+            blocks=blocks,
             name="coupling",
             dtype=dtype,
             **coupling_args,

@@ -71,6 +71,10 @@ CASES = {  # id: (layer of a dtype, shape of one example)
         lambda **k: layers.AffineCoupling(network=own_function, **k),
         (4, 4, 4),
     ),
+    "affine_residual": (
+        coupling(layers.AffineCoupling, network="residual", border=True),
+        (2, 2, 4),
+    ),
     "additive": (coupling(layers.AdditiveCoupling), (4, 4, 4)),
     "squeeze": (layers.Squeeze, (4, 4, 3)),
     "squeeze_3": (lambda **k: layers.Squeeze(factor=3, **k), (6, 3, 2)),
@@ -90,6 +94,7 @@ CASES = {  # id: (layer of a dtype, shape of one example)
     "step_shuffle": (step(permutation="shuffle"), (4, 4, 4)),
     "step_reverse": (step(permutation="reverse"), (4, 4, 4)),
     "step_additive": (step(coupling="additive"), (4, 4, 4)),
+    "step_residual": (step(network="residual", blocks=1), (4, 4, 4)),
 }
 
 

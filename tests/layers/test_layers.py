@@ -9,8 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_glow import layers
 from keras_glow.backend import relu
+from keras_glow.layers.actnorm import adapting
+from keras_glow.layers.convolution import convolve, normalized
 from keras_glow.layers.coupling_network import CouplingNetwork
 from keras_glow.layers.invertible_conv import plu_decomposition
+from keras_glow.layers.residual_network import ResidualNetwork
 
 pytestmark = pytest.mark.every_backend
 
@@ -177,15 +180,48 @@ def test_the_network_adapts_inside(x):
     assert_allclose(hidden.std((0, 1, 2)), np.ones(16), atol=1e-3)
 
 
-def test_the_network_is_in_low_precision_in_training_only(x):
+def test_every_norm_in_a_residual_network_adapts(x):
+    network = ResidualNetwork(16, 4, blocks=1, seed=0)
+    network(x)
+    with adapting([network.norm, network.blocks[0].norm]):
+        network(x)
+    hidden = [
+        normalized(
+            convolve, ops.convert_to_tensor(x), network.kernel, network.norm
+        )
+    ]
+    block = network.blocks[0]
+    hidden.append(
+        normalized(convolve, ops.elu(hidden[0]), block.kernel, block.norm)
+    )
+    for h in map(to_numpy, hidden):
+        assert_allclose(h.mean((0, 1, 2)), np.zeros(16), atol=1e-4)
+        assert_allclose(h.std((0, 1, 2)), np.ones(16), atol=1e-3)
+
+
+def test_a_residual_block_is_the_formula(x):
+    network = ResidualNetwork(16, 4, blocks=1, seed=0)
+    network(x)
+    block = network.blocks[0]
+    h = np.random.default_rng(0).normal(size=(2, 4, 4, 16)).astype("float32")
+    change = ops.elu(ops.conv(ops.elu(h), block.kernel, padding="same"))
+    change, gate = np.split(to_numpy(change @ block.gate_kernel), 2, axis=-1)
+    expected = h + change / (1 + np.exp(-gate))
+    assert_allclose(to_numpy(block.add_to(h)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, last",
+    [(CouplingNetwork, "kernel_3"), (ResidualNetwork, "last_kernel")],
+)
+def test_the_network_is_in_low_precision_in_training_only(x, kind, last):
     networks = [
-        CouplingNetwork(16, 4, low_precision=half, seed=0)
-        for half in (None, "bfloat16")
+        kind(16, 4, low_precision=half, seed=0) for half in (None, "bfloat16")
     ]
     outputs = []
     for network in networks:
         network(x)
-        network.kernel_3.assign(np.full((3, 3, 16, 4), 0.1))
+        getattr(network, last).assign(np.full((3, 3, 16, 4), 0.1))
         outputs.append([to_numpy(network(x, training=t)) for t in (0, 1)])
     (full, same), (outside, training) = outputs
     assert_array_equal(full, same)
