@@ -5,6 +5,7 @@ Each check returns a plain value of the expected type, or raises a ValueError.
 
 import math
 import operator
+import os
 import reprlib
 
 import keras
@@ -13,6 +14,8 @@ from keras import ops
 
 # Keeps the keys (seed, stream, image) of `flow.noise.keyed_generators` apart.
 MAX_SEED = 2**32 - 1
+
+MAX_LINE = 500  # characters of another library's error
 
 _short = reprlib.Repr()
 _short.maxother = _short.maxstring = 80
@@ -32,14 +35,33 @@ def describe(value):
 
 
 def one_line(error):
-    """The first line of what an exception says, or the name of its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """What an exception says, in one line, or the name of its class."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = " ".join(filter(None, lines))[:MAX_LINE]
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text or type(error).__name__
+
+
+def printable_path(path):
+    """A path, or its repr if it would not print as one line of text."""
+    path = os.fsdecode(path)
+    return path if path.isprintable() else repr(path)
+
+
+def bad_input(line):
+    """The ValueError to raise for bad input.
+
+    To any other error that is raised in the `call` of a layer, Keras adds seven
+    lines about its arguments: this one it passes on as it is.
+    """
+    error = ValueError(line)
+    error._keras_call_info_injected = True
+    return error
 
 
 def refuse(name, expected, value, hint=""):
-    """Raises the ValueError that all checks have in common."""
-    raise ValueError(
+    """Raises the error that all checks have in common."""
+    raise bad_input(
         f"`{name}` is expected to be {expected}. "
         f"Received: {name}={describe(value)}{hint}"
     )
@@ -170,7 +192,7 @@ def check_batch(images, labels, image_shape, num_classes):
         hint = ""
         if shape == (None,) or None in shape[1:]:
             hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
-        raise ValueError(
+        raise bad_input(
             f"`x` is expected to be batches of {expected}. "
             f"Received: dtype={_dtype_name(images)}, shape={shape}{hint}"
         )
@@ -183,7 +205,7 @@ def check_batch(images, labels, image_shape, num_classes):
         or len(labels.shape) != 1
         or (shape[0] and labels.shape[0] not in (None, shape[0]))
     ):
-        raise ValueError(
+        raise bad_input(
             "`y` is expected to be integer labels of shape (batch,), one for "
             f"each of {shape[0]} images. Received: "
             f"dtype={_dtype_name(labels)}, shape={tuple(labels.shape)}"

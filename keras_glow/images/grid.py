@@ -1,6 +1,7 @@
-"""Writes images as PNG files, and many images as one grid."""
+"""Writes images as files, and many images as one grid."""
 
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -37,24 +38,35 @@ def image_grid(images, columns=None, padding=2):
 
 
 def save_grid(images, path, columns=None, padding=2):
-    """Write `image_grid(images, columns, padding)` as a PNG file."""
+    """Write `image_grid(images, columns, padding)`: see `save_image`."""
     save_image(image_grid(images, columns, padding), path)
 
 
 def save_image(image, path):
-    """Write an image as a PNG file. Missing folders are made.
+    """Write an image as a file. Missing folders are made.
 
     Args:
         image: see `png_bytes`.
-        path: of the file.
+        path: of the file; its suffix says the format, such as `.png`. `.jpg`
+            loses some of the detail.
 
     Raises:
-        ValueError: see `png_bytes`.
+        ValueError: see `png_bytes`; if no format has this suffix.
+        OSError: if the format has no such channels, or the file cannot be
+            written.
     """
     image = _pillow_image(image)
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.fsdecode(path))
+    check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
+    image.save(path, quality=95)
+
+
+def check_suffix(path):
+    """Refuse the name of a file whose suffix is of no image format."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        refuse("path", "a file such as .png or .jpg", str(path))
 
 
 def png_bytes(image, **options):
@@ -66,7 +78,7 @@ def png_bytes(image, **options):
         **options: of Pillow, such as `compress_level`.
 
     Raises:
-        ValueError: if there is another number of channels.
+        ValueError: if it is anything else.
     """
     file = io.BytesIO()
     _pillow_image(image).save(file, "PNG", **options)
@@ -74,7 +86,11 @@ def png_bytes(image, **options):
 
 
 def _pillow_image(image):
-    if image.shape[-1] not in (1, 3, 4):
-        refuse("image", "of 1, 3 or 4 channels to be a PNG", image)
+    if (
+        image.dtype != "uint8"
+        or image.ndim != 3
+        or (image.shape[-1] not in (1, 3, 4))
+    ):
+        refuse("image", "uint8 (height, width, 1, 3 or 4 channels)", image)
     # Pillow knows a single channel as an array of two dimensions only.
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -130,7 +130,11 @@ class TrainableFlow(ImageFlow):
         Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
         `(images, labels)`.
         """
-        images, labels = (inputs, None) if self.num_classes is None else inputs
+        images, labels = inputs, None
+        if self.num_classes is not None:
+            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+                refuse("x", "(images, labels)", inputs)
+            images, labels = inputs
         check_batch(images, labels, self.image_shape, self.num_classes)
         if training:
             noise = keras.random.uniform(
