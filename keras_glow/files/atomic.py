@@ -6,8 +6,6 @@ import pathlib
 import shutil
 import zipfile
 
-import keras
-
 from keras_glow.checks import printable_path
 
 
@@ -141,6 +139,8 @@ def save_atomically(model, path, members=None, previous=None):
     Raises:
         OSError: naming the file and the reason; the previous one is kept.
     """
+    import keras  # The other functions do without.
+
     with atomic_file(path, previous) as partial:
         keras.Model.save(model, partial)
         if members:

@@ -16,7 +16,6 @@ import tempfile
 import zipfile
 
 import h5py
-import keras
 
 from keras_glow.checks import check_choice, one_line, printable_path
 from keras_glow.files.weights_layout import (
@@ -387,6 +386,8 @@ def _is_plain(item):
 
 def assign_weights(model, values):
     """Assigns weights to a model, through a file that holds nothing else."""
+    import keras  # A file is read without it.
+
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "checked.weights.h5"
         with h5py.File(path, "w") as file:

@@ -10,17 +10,19 @@ from PIL import Image
 from keras_glow.checks import refuse
 
 
-def image_grid(images, columns=None, padding=2):
-    """Lay out images row by row, pixels as they are, with white between them.
+def image_grid(images, columns=None, padding=2, scale=1):
+    """Lay out images row by row, with white between them.
 
     Args:
         images: uint8 array `(count, height, width, channels)`.
         columns: int, or None for about a square.
         padding: int, pixels between and around the images.
+        scale: int, how many pixels high and wide each pixel becomes.
 
     Returns:
         uint8 array `(height, width, channels)`.
     """
+    images = np.repeat(np.repeat(images, scale, axis=1), scale, axis=2)
     count, height, width, channels = images.shape
     columns = columns or max(1, int(np.ceil(np.sqrt(count))))
     rows = -(-count // columns)
@@ -37,9 +39,9 @@ def image_grid(images, columns=None, padding=2):
     return grid
 
 
-def save_grid(images, path, columns=None, padding=2):
-    """Write `image_grid(images, columns, padding)`: see `save_image`."""
-    save_image(image_grid(images, columns, padding), path)
+def save_grid(images, path, columns=None, padding=2, scale=1):
+    """Write the result of `image_grid` as a file: see `save_image`."""
+    save_image(image_grid(images, columns, padding, scale), path)
 
 
 def save_image(image, path):

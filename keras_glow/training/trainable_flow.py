@@ -130,11 +130,7 @@ class TrainableFlow(ImageFlow):
         Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
         `(images, labels)`.
         """
-        images, labels = inputs, None
-        if self.num_classes is not None:
-            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-                refuse("x", "(images, labels)", inputs)
-            images, labels = inputs
+        images, labels = (inputs, None) if self.num_classes is None else inputs
         check_batch(images, labels, self.image_shape, self.num_classes)
         if training:
             noise = keras.random.uniform(
@@ -147,6 +143,8 @@ class TrainableFlow(ImageFlow):
         x = nan_where_outside(x, images, 0, 255)
         if labels is not None:
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
+            # Backends differ in what a class that there is not would do.
+            labels = ops.clip(labels, 0, self.num_classes - 1)
         return self.encoder(with_labels(x, labels), training=training)
 
     def _image_numbers(self, images):
