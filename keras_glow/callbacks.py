@@ -35,6 +35,7 @@ class SampleGrid(keras.callbacks.Callback):
         count: int >= 1, images in a row.
         temperatures: a row for each.
         seed: int 0..2**32 - 1, for the latents.
+        scale: int >= 1, how many pixels high and wide each pixel becomes.
 
     Raises:
         ValueError: naming the argument that is not as described.
@@ -48,6 +49,7 @@ class SampleGrid(keras.callbacks.Callback):
         count=8,
         temperatures=(0.5, 0.7, 1.0),
         seed=0,
+        scale=1,
     ):
         super().__init__()
         self.directory = pathlib.Path(directory)
@@ -55,6 +57,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.count = check_integer("count", count, 1)
         self.temperatures = temperatures
         self.seed = check_seed(seed, or_none=False)
+        self.scale = check_integer("scale", scale, 1)
 
     def on_train_begin(self, logs=None):
         # The temperatures are checked before the first epoch, not after it.
@@ -69,7 +72,7 @@ class SampleGrid(keras.callbacks.Callback):
         if number % self.every and number != self.params["epochs"]:
             return
         path = self.directory / f"epoch_{number:04d}.png"
-        with _warned(path):
+        with warned(path):
             self._draw(path)
 
     def _draw(self, path):
@@ -79,7 +82,8 @@ class SampleGrid(keras.callbacks.Callback):
                 for temperature in self.temperatures
             ]
         with atomic_file(path) as partial:
-            save_grid(np.concatenate(rows), partial, columns=self.count)
+            images = np.concatenate(rows)
+            save_grid(images, partial, columns=self.count, scale=self.scale)
 
 
 class HistoryFile(keras.callbacks.CSVLogger):
@@ -89,11 +93,11 @@ class HistoryFile(keras.callbacks.CSVLogger):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        with _warned(self.filename):
+        with warned(self.filename):
             super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
-        with _warned(self.filename):
+        with warned(self.filename):
             super().on_train_end(logs)
 
 
@@ -279,7 +283,7 @@ class ReconstructionError(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def _warned(path):
+def warned(path):
     """Turns the failure to write a non-essential file into a warning.
 
     A ValueError comes from samples that are not finite.

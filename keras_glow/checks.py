@@ -5,14 +5,15 @@ Each check returns a plain value of the expected type, or raises a ValueError.
 
 import math
 import operator
+import os
 import reprlib
 
-import keras
 import numpy as np
-from keras import ops
 
 # Keeps the keys (seed, stream, image) of `flow.noise.keyed_generators` apart.
 MAX_SEED = 2**32 - 1
+
+MAX_LINE = 500  # characters of another library's error
 
 _short = reprlib.Repr()
 _short.maxother = _short.maxstring = 80
@@ -25,6 +26,12 @@ def describe(value):
         if value.size and value.dtype.kind in "iuf":
             text += f" from {value.min()} to {value.max()}"
         return text
+    if isinstance(value, (list, tuple)) and any(map(_is_tensor, value)):
+        return f"({', '.join(map(describe, value))})"
+    if isinstance(value, dict) and any(map(_is_tensor, value.values())):
+        return f"a dict with {', '.join(map(repr, value))}"
+    if _is_tensor(value):
+        return f"{_dtype_name(value)} tensor of shape {shape_of(value)}"
     try:
         return " ".join(_short.repr(value).split())
     except ValueError:  # Python prints no integer of over 4300 digits
@@ -32,14 +39,33 @@ def describe(value):
 
 
 def one_line(error):
-    """The first line of what an exception says, or the name of its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """What an exception says, in one line, or the name of its class."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = " ".join(filter(None, lines))[:MAX_LINE]
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text or type(error).__name__
+
+
+def printable_path(path):
+    """A path, or its repr if it would not print as one line of text."""
+    path = os.fsdecode(path)
+    return path if path.isprintable() else repr(path)
+
+
+def bad_input(line):
+    """The ValueError to raise for bad input.
+
+    To any other error that is raised in the `call` of a layer, Keras adds seven
+    lines about its arguments: this one it passes on as it is.
+    """
+    error = ValueError(line)
+    error._keras_call_info_injected = True
+    return error
 
 
 def refuse(name, expected, value, hint=""):
-    """Raises the ValueError that all checks have in common."""
-    raise ValueError(
+    """Raises the error that all checks have in common."""
+    raise bad_input(
         f"`{name}` is expected to be {expected}. "
         f"Received: {name}={describe(value)}{hint}"
     )
@@ -158,35 +184,31 @@ def check_batch(images, labels, image_shape, num_classes):
     """
     expected = ", ".join(map(str, ("batch", *image_shape)))
     expected = f"integers 0..255 of shape ({expected})"
-    if not hasattr(images, "shape"):
+    if not _is_tensor(images):
         refuse("x", f"batches of {expected}", images)
-    try:
-        shape = tuple(images.shape)
-    except ValueError:  # TensorFlow may not know how many dimensions there are
-        shape = (None,)
-    if not keras.backend.is_int_dtype(images.dtype) or shape[1:] != tuple(
-        image_shape
-    ):
+    shape = shape_of(images)
+    if not _holds_integers(images) or shape[1:] != tuple(image_shape):
         hint = ""
         if shape == (None,) or None in shape[1:]:
             hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
-        raise ValueError(
+        raise bad_input(
             f"`x` is expected to be batches of {expected}. "
             f"Received: dtype={_dtype_name(images)}, shape={shape}{hint}"
         )
     if num_classes is None:
         return
-    if labels is None:
+    if not _is_tensor(labels):
         refuse("y", f"labels 0..{num_classes - 1} of the images", labels)
+    count = shape_of(labels)
     if (
-        not keras.backend.is_int_dtype(labels.dtype)
-        or len(labels.shape) != 1
-        or (shape[0] and labels.shape[0] not in (None, shape[0]))
+        not _holds_integers(labels)
+        or len(count) != 1
+        or (shape[0] and count[0] not in (None, shape[0]))
     ):
-        raise ValueError(
+        raise bad_input(
             "`y` is expected to be integer labels of shape (batch,), one for "
             f"each of {shape[0]} images. Received: "
-            f"dtype={_dtype_name(labels)}, shape={tuple(labels.shape)}"
+            f"dtype={_dtype_name(labels)}, shape={count}"
         )
 
 
@@ -250,7 +272,8 @@ def check_floats(name, value, expected="an array of floats"):
 
 def as_number(value):
     """A float, nan if it is no real number."""
-    array = as_array(value)
+    plain = type(value) in (int, float)
+    array = np.asarray(value) if plain else as_array(value)
     if array is None or array.ndim or array.dtype.kind not in "iuf":
         return math.nan
     return float(array)
@@ -267,6 +290,8 @@ def as_array(value):
     """A numpy array, or None of what is none; arrays are not copied."""
     if isinstance(value, np.ndarray):
         return value
+    from keras import ops  # A file is read and checked without Keras.
+
     try:
         array = ops.convert_to_numpy(value)
     except Exception:
@@ -275,5 +300,23 @@ def as_array(value):
     return None if array.dtype == object else array
 
 
+def _is_tensor(value):
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
 def _dtype_name(tensor):
-    return keras.backend.standardize_dtype(tensor.dtype)
+    """The name of a dtype of any backend, such as "uint8"."""
+    dtype = tensor.dtype
+    return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+
+
+def _holds_integers(tensor):
+    return _dtype_name(tensor).lstrip("u").startswith("int")
+
+
+def shape_of(tensor):
+    """A shape as a tuple, `(None,)` if TensorFlow does not know its length."""
+    try:
+        return tuple(tensor.shape)
+    except ValueError:
+        return (None,)

@@ -1,11 +1,13 @@
 """`Glow`: the architecture of the paper as a model, and its files."""
 
 import math
+import os
 
 import keras
 from keras import ops
 
 from keras_glow.analysis import diagnosis
+from keras_glow.checks import refuse
 from keras_glow.files.atomic import atomic_file
 from keras_glow.files.export import export
 from keras_glow.files.presets import PRESETS, preset_path
@@ -228,15 +230,36 @@ class Glow(TrainableFlow):
         Raises:
             OSError: naming the file and the reason; the previous file is left.
         """
-        name = str(filepath)
-        if not overwrite or not name.endswith(".keras") or "://" in name:
-            # Keras asks the user, refuses the name, or writes to the address.
-            super().save(filepath, overwrite, **kwargs)
-            return
-        with atomic_file(filepath) as partial:
-            super().save(partial, **kwargs)
+        self._save(super().save, filepath, overwrite, ".keras", kwargs)
 
-    def export(self, filepath, format="tf_saved_model"):
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Saves a `.weights.h5` file whole or not at all, as `save` does.
+
+        Args:
+            filepath: where to, see `save`.
+            overwrite: see `save`.
+            **kwargs: other arguments of `keras.Model.save_weights`.
+
+        Raises:
+            OSError: naming the file and the reason; the previous file is left.
+        """
+        if kwargs.get("max_shard_size") is not None:
+            expected = "None: the weights are one file"
+            refuse("max_shard_size", expected, kwargs["max_shard_size"])
+        save = super().save_weights
+        self._save(save, filepath, overwrite, ".weights.h5", kwargs)
+
+    def _save(self, save, path, overwrite, suffix, kwargs):
+        if isinstance(path, (bytes, os.PathLike)):
+            path = os.fsdecode(path)
+        if overwrite and str(path).endswith(suffix) and "://" not in str(path):
+            with atomic_file(path) as partial:
+                save(partial, **kwargs)
+        else:
+            # Keras asks the user, refuses the name, or writes to the address.
+            save(path, overwrite, **kwargs)
+
+    def export(self, filepath, format="tf_saved_model", verbose=None):
         """Writes encoder and decoder as files that run without this package.
 
         `signature.json` beside them describes inputs and outputs, see
@@ -247,6 +270,7 @@ class Glow(TrainableFlow):
         Args:
             filepath: path of the folder to make.
             format: `"tf_saved_model"`, `"litert"` or `"onnx"`.
+            verbose: bool, whether Keras reports on each file; None for no.
 
         Raises:
             ValueError: naming the argument that is not as described.
@@ -254,7 +278,7 @@ class Glow(TrainableFlow):
             OSError: naming the folder and the reason, for example that it
                 exists already; nothing is written.
         """
-        export(self, filepath, format)
+        export(self, filepath, format, verbose)
 
     def get_config(self):
         arguments = {name: getattr(self, name) for name in ARGUMENTS}
@@ -278,7 +302,7 @@ class Glow(TrainableFlow):
         """
         return load_model(preset_path(name), sha256=PRESETS[name].sha256)
 
-    def load_weights(self, filepath, *, sha256=None):
+    def load_weights(self, filepath, skip_mismatch=False, *, sha256=None):
         """Loads weights, all of them or none.
 
         The file is checked as by `keras_glow.load_model`. A compiled model
@@ -288,13 +312,18 @@ class Glow(TrainableFlow):
 
         Args:
             filepath: a `.weights.h5` or `.keras` file of a model like this one.
+            skip_mismatch: False. No weights are left out.
             sha256: hexadecimal digest that the file must have, or None.
 
         Raises:
             ModelFileError: naming the file and what is wrong with it; the
                 model is as it was.
             FileNotFoundError: if there is none.
+            ValueError: if `skip_mismatch` is not False.
         """
+        if skip_mismatch is not False:
+            expected = "False: all weights are loaded, or none"
+            refuse("skip_mismatch", expected, skip_mismatch)
         load_weights(self, filepath, sha256)
 
     def save_own_variables(self, store):

@@ -1,22 +1,17 @@
-"""The models, images and classes that options name."""
+"""The models, images and classes that options name.
+
+It imports Keras where it is needed, and not before: see `cli.train`.
+"""
 
 import pathlib
 
-import numpy as np
-
-from keras_glow import glow, images
 from keras_glow.files.presets import PRESETS, preset_path
 
 
 def model_file(model):
     """Returns the path of a model's file: `model` may be a preset's name."""
-    return preset_path(model) if model in PRESETS else pathlib.Path(model)
-
-
-def load_model(model):
-    """Loads a file, or a preset by its name."""
     if model in PRESETS:
-        return glow.Glow.from_preset(model)
+        return preset_path(model)
     path = pathlib.Path(model)
     if not path.is_file():
         raise ValueError(
@@ -24,11 +19,26 @@ def load_model(model):
         )
     if path.suffix != ".keras":
         raise ValueError(f"{path} is expected to be a .keras file")
-    return glow.load_model(path)
+    return path
+
+
+def sha256(model):
+    """Returns the digest that a preset's file must have, None for others."""
+    return PRESETS[model].sha256 if model in PRESETS else None
+
+
+def load_model(model):
+    """Loads a file, or a preset by its name."""
+    path = model_file(model)
+    from keras_glow import glow
+
+    return glow.load_model(path, sha256(model))
 
 
 def load_data(model, path, upscale):
     """Loads images for a model, and their labels, None without classes."""
+    from keras_glow import images
+
     size, keys = common_size(model.image_shape), images.TEST_KEYS
     folder = pathlib.Path(path).is_dir()
     if size is None and folder:
@@ -50,6 +60,10 @@ def load_data(model, path, upscale):
 
 def load_files(model, files):
     """Loads an image from each file, for a model."""
+    import numpy as np
+
+    from keras_glow import images
+
     size, channels = common_size(model.image_shape), model.image_shape[-1]
     if size is None:
         raise ValueError("Only models of square images read image files")
@@ -83,4 +97,6 @@ def labels_for(model, labels, count, needed=True):
             f"--labels is expected to be one class 0..{model.num_classes - 1} "
             f"for all images, or {count} joined by commas, for each of them"
         )
+    import numpy as np
+
     return np.resize(labels, count)

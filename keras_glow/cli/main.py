@@ -4,10 +4,7 @@ import argparse
 import os
 import sys
 
-import keras
-
 from keras_glow import __version__
-from keras_glow.checks import one_line
 from keras_glow.cli import models, train
 
 COMMANDS = (
@@ -24,25 +21,14 @@ COMMANDS = (
     models.DEMO,
     models.LIST_PRESETS,
 )
-ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
 def console():
-    """Runs the command of this process, and returns its exit code.
-
-    TensorFlow leaves oneDNN out on processors without AVX-512, and then trains
-    1.3 to 1.5 times slower, unless a variable is set when it is imported. It
-    has been imported by now, so `train` begins anew in the same process.
-    """
-    if (
-        sys.argv[1:2] == ["train"]
-        and keras.backend.backend() == "tensorflow"
-        and ONEDNN not in os.environ
-        and os.name == "posix"  # Elsewhere the shell would not wait for it.
-    ):
-        os.environ[ONEDNN] = "1"
-        # The arguments of Python itself are kept too: -m, -W, -X ...
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+    """Runs the command of this process, and returns its exit code."""
+    if sys.argv[1:2] == ["train"]:
+        # TensorFlow leaves oneDNN out on processors without AVX-512, and then
+        # trains 1.3 to 1.5 times slower, unless this is set before its import.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     return main()
 
 
@@ -56,10 +42,16 @@ def main(arguments=None):
         The exit code: 0 on success, 1 on failure, 130 if it was interrupted.
         Wrong use raises SystemExit(2).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Not every console can show the name of every file.
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except Exception as error:
+        from keras_glow.checks import one_line  # which imports NumPy
+
         # Pillow, h5py and the backends fail with many types of exception.
         print(f"keras-glow: error: {one_line(error)}", file=sys.stderr)
         return 1

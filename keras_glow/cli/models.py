@@ -1,16 +1,16 @@
-"""The commands on trained models, from `sample` to `export`."""
+"""The commands on trained models, from `sample` to `export`.
+
+They import Keras where they need it, and not before: see `cli.train`.
+"""
 
 import functools
 import hashlib
 import json
 import math
 import pathlib
+import statistics
 
-import keras
-import numpy as np
-
-from keras_glow import images, latent
-from keras_glow.cli import demo, inputs
+from keras_glow.cli import inputs
 from keras_glow.cli.options import (
     BITS,
     COUNT,
@@ -24,12 +24,13 @@ from keras_glow.cli.options import (
     number,
     one_of,
     option,
+    picture,
     temperature,
 )
-from keras_glow.conversion import FORMATS, convert
 from keras_glow.files.presets import PRESETS
-from keras_glow.files.strict_reader import training_steps
 
+# Names of the formats of `convert`.
+FORMATS = ("chaiyujin", "openai", "rosinality", "y0ast")
 # Names of `export` to those of `keras.Model.export`.
 EXPORT_FORMATS = {
     "savedmodel": "tf_saved_model",
@@ -43,6 +44,8 @@ def _rows(labels, rows):
 
 
 def _sample(options):
+    from keras_glow import images
+
     model = inputs.load_model(options.model)
     labels = inputs.labels_for(
         model, options.labels, options.count, needed=False
@@ -75,7 +78,12 @@ SAMPLE = command(
     option("--seed", type=SEED, default=0),
     LABELS,
     one_of(
-        option("--grid", metavar="FILE.png", help="one picture of all"),
+        option(
+            "--grid",
+            type=picture,
+            metavar="FILE.png",
+            help="one picture of all",
+        ),
         option("--out", metavar="DIR", help="a PNG for each image"),
     ),
 )
@@ -83,10 +91,10 @@ SAMPLE = command(
 
 def _bits_per_dim(model, options):
     """Returns bits/dim of each image, and shows progress on the way."""
+    from keras_glow.images.progress import ProgressLine
+
     data, labels = inputs.load_data(model, options.data, options.upscale)
-    progress = keras.utils.Progbar(
-        len(data), unit_name="image", verbose=0 if options.json else 1
-    )
+    line = ProgressLine(quiet=options.json)
     values = []
     for start in range(0, len(data), 256):
         chunk = slice(start, start + 256)
@@ -97,19 +105,20 @@ def _bits_per_dim(model, options):
                 # With one seed all chunks would have the same noise.
                 seed=options.seed + start,
                 labels=_rows(labels, chunk),
-            )
+            ).tolist()
         )
-        progress.update(len(values))
+        line.show(f"{len(values)} of {len(data)} images")
+    line.print()
     return values
 
 
 def _evaluate(options):
     model = inputs.load_model(options.model)
     values = _bits_per_dim(model, options)
-    mean = float(np.mean(values))
+    mean = statistics.fmean(values)
     error = None  # One image says nothing about the spread.
     if len(values) > 1:
-        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        error = float(statistics.stdev(values) / math.sqrt(len(values)))
     if options.json:
         result = {
             "bits_per_dim": mean,
@@ -141,6 +150,10 @@ EVALUATE = command(
 
 
 def _reconstruct(options):
+    import numpy as np
+
+    from keras_glow import images
+
     model = inputs.load_model(options.model)
     originals = inputs.load_files(model, options.images)
     labels = inputs.labels_for(model, options.labels, len(originals))
@@ -167,11 +180,17 @@ RECONSTRUCT = command(
     MODEL,
     LABELS,
     option("images", nargs="+", metavar="IMAGE"),
-    option("--grid", metavar="FILE.png", help="both, as a picture"),
+    option(
+        "--grid", type=picture, metavar="FILE.png", help="both, as a picture"
+    ),
 )
 
 
 def _interpolate(options):
+    import numpy as np
+
+    from keras_glow import images, latent
+
     model = inputs.load_model(options.model)
     ends = inputs.load_files(model, [options.a, options.b])
     labels = inputs.labels_for(model, options.labels, 2)
@@ -196,17 +215,23 @@ INTERPOLATE = command(
     LABELS,
     option("--steps", type=number(int, 2), default=8),
     option("--spherical", action="store_true", help="along the great circle"),
-    option("--grid", metavar="FILE.png", required=True),
+    option("--grid", type=picture, metavar="FILE.png", required=True),
 )
 
 
 def _info(options):
-    model = inputs.load_model(options.model)
+    from keras_glow.files.strict_reader import read_model, training_steps
+    from keras_glow.flow.arguments import ARGUMENTS
+    from keras_glow.flow.levels import latent_shapes
+
     file = inputs.model_file(options.model)
-    lines = model.get_config()
-    del lines["name"], lines["dtype"]
-    lines["parameters"] = f"{model.count_params():,}"
-    lines["latents per level"] = list(map(math.prod, model.latent_shapes))
+    config, weights = read_model(file, inputs.sha256(options.model))
+    lines = {name: config[name] for name in ARGUMENTS}
+    del weights["vars/train_noise"]  # a counter, no parameter
+    parameters = sum(weight.size for weight in weights.values())
+    lines["parameters"] = f"{parameters:,}"
+    shapes = latent_shapes(config["image_shape"], config["levels"])
+    lines["latents per level"] = list(map(math.prod, shapes))
     steps = training_steps(file)
     if steps is not None:
         lines["training steps"] = steps
@@ -219,6 +244,8 @@ INFO = command("info", _info, "Describe a model file.", MODEL)
 
 
 def _convert(options):
+    from keras_glow.conversion import convert
+
     out = pathlib.Path(options.out)
     if out.suffix != ".keras":
         raise ValueError(f"--out is expected to be a .keras file, not {out}")
@@ -244,7 +271,7 @@ CONVERT = command(
     "Convert a model that another project trained.",
     option("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ..."),
     option("--out", metavar="FILE.keras", required=True),
-    option("--format", choices=sorted(FORMATS), help="or told by the weights"),
+    option("--format", choices=FORMATS, help="or told by the weights"),
     option("--size", type=COUNT, help="height and width, if not in the file"),
     option(
         "--bits",
@@ -302,6 +329,8 @@ DOCTOR = command(
 
 
 def _demo(options):
+    from keras_glow.cli import demo
+
     model, directions = options.model, options.directions
     if directions is None:
         directions = demo.directions_path(inputs.model_file(model))

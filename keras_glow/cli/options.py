@@ -5,8 +5,9 @@ A command or an option is a function that adds it to a parser.
 
 import argparse
 import math
+import pathlib
 
-from keras_glow.flow.arguments import MAX_WEIGHTS_SEED
+from keras_glow.flow.choices import MAX_WEIGHTS_SEED
 
 
 def command(name, run, help, *options):
@@ -76,6 +77,18 @@ def temperature(text):
 def classes(text):
     """Parses one class, or several joined by commas."""
     return [number(int, 0)(part) for part in text.split(",")]
+
+
+def picture(text):
+    """Returns the name of a file if its suffix is of an image format."""
+    from PIL import Image
+
+    suffix = pathlib.Path(text).suffix.lower()
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        raise argparse.ArgumentTypeError(
+            f"expected a file such as .png or .jpg, got {text!r}"
+        )
+    return text
 
 
 COUNT = number(int, 1)

@@ -13,8 +13,14 @@ import keras
 import numpy as np
 
 from keras_glow.backend.devices import count_shards
-from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
+from keras_glow.callbacks import Checkpoint, HistoryFile
 from keras_glow.checks import refuse
+from keras_glow.cli.follow import (
+    ProgressOfTraining,
+    RunPictures,
+    sample_grid,
+)
+from keras_glow.cli.settings import Settings
 from keras_glow.data import ImageSequence
 from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.flow.arguments import ARGUMENTS
@@ -24,45 +30,6 @@ from keras_glow.training.checkpoint import Progress, load_checkpoint
 from keras_glow.training.ema import averaged_weights
 
 CHECKPOINT = "checkpoint.keras"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The settings that shape a run, which is resumed with equal ones only.
-
-    A new field needs the default that runs begun without it were trained with.
-
-    Attributes:
-        size: int, height and width that the images were resized to, or None.
-        grey: bool, whether they were read as grey images.
-        flip: bool, whether half of them are mirrored in each epoch.
-        learning_rate, warmup: see `schedules.warmup_cosine`.
-        clip: float, largest norm of the gradient; 0 for no limit.
-        ema: float, momentum of the averaged weights; 0 for no averages.
-
-    The others are arguments of `Glow` and `fit`.
-    """
-
-    epochs: int = 20
-    batch_size: int = 32
-    size: int | None = None
-    grey: bool = False
-    flip: bool = False
-    levels: int = 3
-    depth: int = 4
-    width: int = 128
-    permutation: str = "invertible_conv"
-    coupling: str = "affine"
-    bits: int = 8
-    seed: int = 0
-    network_dtype: str | None = None
-    num_classes: int | None = None
-    class_priors: str = "all"
-    classifier_weight: float = 0.0
-    learning_rate: float = 4e-3
-    warmup: int = 300
-    clip: float = 1e5
-    ema: float = 0.0
 
 
 def is_run(folder):
@@ -142,8 +109,9 @@ def train(
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
     After every epoch it writes `checkpoint.keras`, a row of `history.csv` and,
-    under `samples/`, a grid; at the end `model.keras`, with the averaged
-    weights if there are any. It can be stopped at any time. SIGINT (Ctrl-C) and
+    under `samples/`, a grid, and redraws `curve.png`; at the end `model.keras`,
+    with the averaged weights if there are any. See `follow.RunPictures` for
+    the rest. It can be stopped at any time. SIGINT (Ctrl-C) and
     SIGTERM save a checkpoint after the batch at work before they end it.
 
     Args:
@@ -185,6 +153,7 @@ def train(
             Progress(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
+        line = ProgressOfTraining(epochs, len(images), batch_size)
         while True:
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
@@ -207,12 +176,15 @@ def train(
                 initial_epoch=progress.epoch,
                 validation_data=validation,
                 validation_batch_size=batch_size,
+                verbose=0,
                 # The checkpoint comes last: if a kill keeps another callback
                 # from its work in an epoch, that epoch is trained once more.
                 callbacks=[
+                    line,
                     *callbacks,
                     HistoryFile(folder / "history.csv", append=True),
-                    SampleGrid(folder / "samples"),
+                    sample_grid(folder / "samples", images.shape[1:3]),
+                    RunPictures(folder),
                     checkpoint,
                 ],
             )

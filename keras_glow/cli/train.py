@@ -1,13 +1,16 @@
-"""The commands on images to train on: `check-data` and `train`."""
+"""The commands on images to train on: `check-data` and `train`.
+
+What needs NumPy or Keras is imported where it is used: help and wrong uses do
+without.
+"""
 
 import dataclasses
 import functools
 import json
 import pathlib
+import shlex
+import time
 
-from keras_glow import images
-from keras_glow.backend.devices import devices
-from keras_glow.cli import inputs, run
 from keras_glow.cli.options import (
     BITS,
     COUNT,
@@ -19,7 +22,8 @@ from keras_glow.cli.options import (
     number,
     option,
 )
-from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
+from keras_glow.cli.settings import Settings
+from keras_glow.flow.choices import COUPLINGS, PERMUTATIONS
 
 
 def _one_image(path):
@@ -27,6 +31,8 @@ def _one_image(path):
 
 
 def _check_data(options):
+    from keras_glow import images
+
     report = images.check_data(
         options.data,
         options.size,
@@ -58,6 +64,10 @@ CHECK_DATA = command(
 
 
 def _train(options):
+    from keras_glow import images
+    from keras_glow.backend.devices import devices
+    from keras_glow.cli import follow, inputs, run
+
     out = pathlib.Path(options.out)
     if out.resolve() == pathlib.Path(options.data).resolve():
         raise ValueError(
@@ -70,6 +80,9 @@ def _train(options):
                 "choose another folder"
             )
         print(f"{out} holds no run yet: starting anew")
+    callbacks = []
+    if options.tensorboard:
+        callbacks.append(follow.tensorboard(out / "tensorboard"))
     load = functools.partial(
         images.load_images,
         channels=1 if options.grey else 3,
@@ -90,14 +103,19 @@ def _train(options):
             cache=out / "validation.npy",
         )
         print(f"{len(validation)} images for validation")
-    settings = run.Settings(
+    settings = Settings(
         **{
             field.name: getattr(options, field.name)
-            for field in dataclasses.fields(run.Settings)
+            for field in dataclasses.fields(Settings)
         }
     )
+    start = time.monotonic()
     with devices(options.devices):
-        run.train(out, train_images, validation, settings)
+        run.train(out, train_images, validation, settings, callbacks)
+    print(follow.summary(out / "history.csv", time.monotonic() - start))
+    model = shlex.quote(str(out / "model.keras"))
+    print(f"Next: keras-glow sample {model} --grid samples.png")
+    print(f"      keras-glow demo --model {model}")
     print(out / "model.keras")
 
 
@@ -105,7 +123,7 @@ TRAIN = command(
     "train",
     _train,
     "Train a model on a folder of images or an .npz file; leaves model.keras, "
-    "history.csv and samples/ in RUN.",
+    "best.keras, history.csv, curve.png and samples/ in RUN.",
     TRAIN_DATA,
     option("--out", metavar="RUN", default="run", help="folder of the run"),
     option(
@@ -131,8 +149,8 @@ TRAIN = command(
     option("--levels", type=COUNT),
     option("--depth", type=COUNT, help="steps of flow in a level"),
     option("--width", type=COUNT, help="of the coupling networks"),
-    option("--permutation", choices=sorted(PERMUTATIONS)),
-    option("--coupling", choices=sorted(COUPLINGS)),
+    option("--permutation", choices=PERMUTATIONS),
+    option("--coupling", choices=COUPLINGS),
     option("--bits", type=BITS, help="per subpixel"),
     option(
         "--learning-rate",
@@ -153,10 +171,15 @@ TRAIN = command(
     ),
     option("--seed", type=SEED),
     option(
+        "--tensorboard",
+        action="store_true",
+        help="write RUN/tensorboard too, for the package tensorboard",
+    ),
+    option(
         "--devices",
         type=COUNT,
         default=1,
         help="of this machine that share each batch, on TensorFlow and JAX",
     ),
-    lambda parser: parser.set_defaults(**dataclasses.asdict(run.Settings())),
+    lambda parser: parser.set_defaults(**dataclasses.asdict(Settings())),
 )

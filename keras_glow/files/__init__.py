@@ -2,5 +2,5 @@
 
 What a weights file must hold, the reader that trusts nothing in it, the trained
 models that come with the package. May import `flow` and what it imports;
-`atomic` imports nothing of the package.
+`atomic` imports `checks` alone.
 """

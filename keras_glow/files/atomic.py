@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import zipfile
 
-import keras
+from keras_glow.checks import printable_path
 
 
 def partial_folder(path, shared=False):
@@ -15,9 +15,14 @@ def partial_folder(path, shared=False):
     It is a folder, since Keras puts temporary files of its own beside a large
     one.
     """
-    path = pathlib.Path(path)
+    path = real_path(path)
     process = f".{os.getpid()}" if shared else ""
     return path.with_name(f".{path.name}{process}.partial")
+
+
+def real_path(path):
+    """Return where a file lies behind symbolic links, which a save keeps."""
+    return pathlib.Path(os.path.realpath(os.fsdecode(path)))
 
 
 def remove_partial(path):
@@ -40,10 +45,12 @@ def remove_partials(folder, name="*"):
 def atomic_file(path, previous=None, shared=False):
     """Write a file that is there whole, or not at all, whatever interrupts it.
 
-    It is written beside its place and renamed into it once it is on the disk.
+    It is written beside its place and renamed into it once it is on the disk. A
+    symbolic link stays, and the file that it leads to is replaced; the new file
+    has the permissions of the old one.
 
     Args:
-        path: of the file. Missing folders are made.
+        path: of the file, a string, bytes or a path. Missing folders are made.
         previous: where to move the file that is replaced; None to drop it.
         shared: bool, whether several processes may write the file at the same
             time. Each then writes one of its own, and the last to end wins;
@@ -55,14 +62,16 @@ def atomic_file(path, previous=None, shared=False):
     Raises:
         OSError: naming the file and the reason; the previous one is kept.
     """
-    path = pathlib.Path(path)
+    target = real_path(path)
     with _partial_file(path, shared) as partial:
         yield partial
         _sync(partial)
-        if previous and path.exists():
-            os.replace(path, previous)
-        os.replace(partial, path)
-        _sync_names(path.parent)
+        if target.exists():
+            shutil.copymode(target, partial)
+            if previous:  # which may be on another disk than the target
+                shutil.move(target, previous)
+        os.replace(partial, target)
+        _sync_names(target.parent)
 
 
 @contextlib.contextmanager
@@ -78,9 +87,10 @@ def atomic_folder(path):
     Raises:
         OSError: naming the folder and the reason.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.fsdecode(path))
     if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already: choose another folder")
+        shown = printable_path(path)
+        raise FileExistsError(f"{shown} exists already: choose another folder")
     remove_partial(path)
     with _partial_file(path) as partial:
         partial.mkdir()
@@ -94,22 +104,25 @@ def atomic_folder(path):
 
 def check_writable(path):
     """Fail where `atomic_file` would, but before hours of work."""
-    with _partial_file(pathlib.Path(path)) as partial:
+    with _partial_file(path) as partial:
         partial.write_bytes(b"\0")
 
 
 @contextlib.contextmanager
 def _partial_file(path, shared=False):
-    folder = partial_folder(path, shared)
+    path = pathlib.Path(os.fsdecode(path))
+    folder, target = partial_folder(path, shared), real_path(path)
     try:
-        if path.is_dir():
+        if target.is_symlink():
+            raise OSError("its symbolic links lead nowhere")
+        if target.is_dir():
             raise OSError("it is a folder")
         folder.mkdir(parents=True, exist_ok=True)
         yield folder / path.name
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}"
-        ) from error
+        reason = error.strerror or error
+        line = f"{printable_path(path)} cannot be written: {reason}"
+        raise OSError(line) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -126,6 +139,8 @@ def save_atomically(model, path, members=None, previous=None):
     Raises:
         OSError: naming the file and the reason; the previous one is kept.
     """
+    import keras  # The other functions do without.
+
     with atomic_file(path, previous) as partial:
         keras.Model.save(model, partial)
         if members:

@@ -30,9 +30,10 @@ MEANINGS = {
 }
 
 
-def export(model, path, format="tf_saved_model"):
+def export(model, path, format="tf_saved_model", verbose=False):
     """Write a model that runs without this package: see `Glow.export`."""
     check_choice("format", format, sorted(SUFFIXES))
+    verbose = check_choice("verbose", verbose, (True, False, None))
     _check_backend(model)
     if format == "onnx":
         _check_packages("tf2onnx", "onnx")
@@ -50,7 +51,7 @@ def export(model, path, format="tf_saved_model"):
                 for name, tensor in exported.input.items()
             }
             exported.export(
-                str(file), format, verbose=False, input_signature=[inputs]
+                str(file), format, bool(verbose), input_signature=[inputs]
             )
             signature[exported.name] = {
                 "file": file.name,

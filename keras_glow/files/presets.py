@@ -3,8 +3,6 @@
 import pathlib
 import typing
 
-from keras_glow.checks import check_choice
-
 PACKAGE = pathlib.Path(__file__).parents[1]
 # Of an installed package, and of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
@@ -36,6 +34,8 @@ def preset_path(name):
         ValueError: naming the presets there are.
         FileNotFoundError: if its file is missing.
     """
+    from keras_glow.checks import check_choice  # To list them needs nothing.
+
     check_choice("name", name, sorted(PRESETS))
     for folder in FOLDERS:
         path = folder / f"{name}.keras"

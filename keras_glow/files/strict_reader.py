@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pathlib
 import tempfile
 import zipfile
 
 import h5py
-import keras
 
-from keras_glow.checks import check_choice
+from keras_glow.checks import check_choice, one_line, printable_path
 from keras_glow.files.weights_layout import (
     RULES,
     optimizer_layout,
@@ -84,13 +84,14 @@ def read_model(path, sha256=None):
 
 def load_weights(model, path, sha256=None):
     """Fills a `Glow` from a file, see `Glow.load_weights`."""
+    path = os.fsdecode(path)
     layout = weights_layout(model.get_config())
     optimizer = optimizer_layout(getattr(model, "optimizer", None))
     with reading(path, sha256) as file:
-        if str(path).endswith(".keras"):
+        if path.endswith(".keras"):
             with _archive(file) as archive:
                 content = _read_member(archive, layout)
-        elif str(path).endswith(".weights.h5"):
+        elif path.endswith(".weights.h5"):
             _check_size(path, file_size(file), layout)
             content = file.read()
         else:
@@ -133,20 +134,19 @@ def refusing(path):
         yield
     except Exception as error:
         # zipfile, json and h5py raise many types of exception for damage.
-        reason = str(error) or type(error).__name__
-        reason = " ".join(reason.split())[:300]
-        reason = "".join(c if c.isprintable() else "?" for c in reason)
-        raise ModelFileError(f"{path} is refused: {reason}") from error
+        line = f"{printable_path(path)} is refused: {one_line(error)}"
+        raise ModelFileError(line) from error
 
 
 @contextlib.contextmanager
 def reading(path, sha256=None):
     """Opens a file, and turns every error with it into a `ModelFileError`."""
-    if not pathlib.Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist")
+    path = os.fsdecode(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{printable_path(path)} does not exist")
     with refusing(path):
         # This comes before opening: a pipe would wait for somebody to write.
-        if not pathlib.Path(path).is_file():
+        if not os.path.isfile(path):
             raise ValueError("it is not a regular file")
         with open(path, "rb") as file:
             if file_size(file) > MAX_FILE_BYTES:
@@ -386,6 +386,8 @@ def _is_plain(item):
 
 def assign_weights(model, values):
     """Assigns weights to a model, through a file that holds nothing else."""
+    import keras  # A file is read without it.
+
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "checked.weights.h5"
         with h5py.File(path, "w") as file:

@@ -10,8 +10,6 @@ import typing
 import numpy as np
 
 from keras_glow.flow.levels import level_shapes
-from keras_glow.layers.convolution import kernel_shape
-from keras_glow.layers.flow_step import COUPLINGS
 
 MAX_STORED_LOG_SCALE = 20.0
 
@@ -66,7 +64,7 @@ def weights_layout(config):
         return Weight(shape, config["dtype"], rule)
 
     def kernel(channels, outputs):
-        return floats(*kernel_shape(channels, outputs, config["border"]))
+        return floats(3, 3, channels + config["border"], outputs)
 
     def add_actnorm(layer, channels):
         log_scale, bias = floats(channels, rule=LOG_SCALES), floats(channels)
@@ -82,8 +80,7 @@ def weights_layout(config):
 
     def add_coupling(layer, channels):
         width, half = config["width"], channels // 2
-        outputs = COUPLINGS[config["coupling"]].outputs_per_channel
-        outputs *= channels - half
+        outputs = (channels - half) * (1 + (config["coupling"] == "affine"))
         first, last = kernel(half, width), kernel(width, outputs)
         network = f"{layer}/network"
         if config["network"] == "paper":

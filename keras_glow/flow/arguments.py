@@ -15,16 +15,20 @@ from keras_glow.checks import (
     is_sequence,
     refuse,
 )
+from keras_glow.flow.choices import (
+    CLASS_PRIORS,
+    COUPLINGS,
+    MAX_WEIGHTS_SEED,
+    MEMORY,
+    NETWORK_DTYPES,
+    NETWORKS,
+    PERMUTATIONS,
+    SCALES,
+)
 from keras_glow.flow.levels import level_shapes
-from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
-from keras_glow.layers.chain import MEMORY
-from keras_glow.layers.coupling import NETWORK_DTYPES, NETWORKS
-from keras_glow.layers.flow_step import COUPLINGS, PERMUTATIONS
 
-CLASS_PRIORS = ("all", "top")
 MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
-MAX_WEIGHTS_SEED = 2**31 - 1  # fits the integers of every backend
 MAX_NAME = 100
 
 
@@ -74,7 +78,7 @@ ARGUMENTS = {
     "seed": _integer(0, MAX_WEIGHTS_SEED),
     "network_dtype": _choice(*NETWORK_DTYPES),
     "memory": _choice(*MEMORY),
-    "scale": _choice(*SCALE_FUNCTIONS),
+    "scale": _choice(*SCALES),
     "border": check_boolean,
     "class_priors": _choice(*CLASS_PRIORS),
     "classifier_weight": _weight,

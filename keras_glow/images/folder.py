@@ -8,7 +8,6 @@ import pathlib
 import stat
 import warnings
 
-import keras
 import numpy as np
 
 from keras_glow.images.cache import cache_lock, open_cache, write_cache
@@ -19,6 +18,7 @@ from keras_glow.images.decoding import (
     file_identity,
     read_picture,
 )
+from keras_glow.images.progress import ProgressLine
 from keras_glow.images.report import Report
 
 # Files of file managers; names with a leading dot are hidden as well.
@@ -208,9 +208,7 @@ def read_images(files, report, size, channels, upscale, verbose):
         path = os.path.join(report.path, name)
         return _read_file(path, files[name], size, channels, upscale)
 
-    progress = keras.utils.Progbar(
-        len(files), unit_name="image", verbose=verbose, interval=0.5
-    )
+    line = ProgressLine(quiet=not verbose)
     names = list(files)
     digests = set()
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
@@ -232,7 +230,8 @@ def read_images(files, report, size, channels, upscale, verbose):
                     digests.add(picture.digest)
                     report.notes += [(name, note) for note in picture.notes]
                     yield picture.pixels
-            progress.update(start + len(chunk))
+            line.show(f"{start + len(chunk)} of {len(files)} files read")
+    line.print()
     report.bad.sort(key=_by_name)
 
 

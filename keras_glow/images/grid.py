@@ -1,6 +1,7 @@
-"""Writes images as PNG files, and many images as one grid."""
+"""Writes images as files, and many images as one grid."""
 
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -9,17 +10,19 @@ from PIL import Image
 from keras_glow.checks import refuse
 
 
-def image_grid(images, columns=None, padding=2):
-    """Lay out images row by row, pixels as they are, with white between them.
+def image_grid(images, columns=None, padding=2, scale=1):
+    """Lay out images row by row, with white between them.
 
     Args:
         images: uint8 array `(count, height, width, channels)`.
         columns: int, or None for about a square.
         padding: int, pixels between and around the images.
+        scale: int, how many pixels high and wide each pixel becomes.
 
     Returns:
         uint8 array `(height, width, channels)`.
     """
+    images = np.repeat(np.repeat(images, scale, axis=1), scale, axis=2)
     count, height, width, channels = images.shape
     columns = columns or max(1, int(np.ceil(np.sqrt(count))))
     rows = -(-count // columns)
@@ -36,25 +39,36 @@ def image_grid(images, columns=None, padding=2):
     return grid
 
 
-def save_grid(images, path, columns=None, padding=2):
-    """Write `image_grid(images, columns, padding)` as a PNG file."""
-    save_image(image_grid(images, columns, padding), path)
+def save_grid(images, path, columns=None, padding=2, scale=1):
+    """Write the result of `image_grid` as a file: see `save_image`."""
+    save_image(image_grid(images, columns, padding, scale), path)
 
 
 def save_image(image, path):
-    """Write an image as a PNG file. Missing folders are made.
+    """Write an image as a file. Missing folders are made.
 
     Args:
         image: see `png_bytes`.
-        path: of the file.
+        path: of the file; its suffix says the format, such as `.png`. `.jpg`
+            loses some of the detail.
 
     Raises:
-        ValueError: see `png_bytes`.
+        ValueError: see `png_bytes`; if no format has this suffix.
+        OSError: if the format has no such channels, or the file cannot be
+            written.
     """
     image = _pillow_image(image)
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.fsdecode(path))
+    check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
+    image.save(path, quality=95)
+
+
+def check_suffix(path):
+    """Refuse the name of a file whose suffix is of no image format."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        refuse("path", "a file such as .png or .jpg", str(path))
 
 
 def png_bytes(image, **options):
@@ -66,7 +80,7 @@ def png_bytes(image, **options):
         **options: of Pillow, such as `compress_level`.
 
     Raises:
-        ValueError: if there is another number of channels.
+        ValueError: if it is anything else.
     """
     file = io.BytesIO()
     _pillow_image(image).save(file, "PNG", **options)
@@ -74,7 +88,11 @@ def png_bytes(image, **options):
 
 
 def _pillow_image(image):
-    if image.shape[-1] not in (1, 3, 4):
-        refuse("image", "of 1, 3 or 4 channels to be a PNG", image)
+    if (
+        image.dtype != "uint8"
+        or image.ndim != 3
+        or (image.shape[-1] not in (1, 3, 4))
+    ):
+        refuse("image", "uint8 (height, width, 1, 3 or 4 channels)", image)
     # Pillow knows a single channel as an array of two dimensions only.
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -4,11 +4,11 @@ import hashlib
 import pathlib
 import warnings
 
-from keras_glow.checks import check_choice, check_integer
+from keras_glow.checks import check_choice, check_integer, printable_path
 from keras_glow.images.decoding import BadImage, read_picture
 from keras_glow.images.folder import check_folder, load_folder
 from keras_glow.images.npz import TRAIN_KEYS, check_resizable, load_npz
-from keras_glow.images.report import Report, printable_path
+from keras_glow.images.report import Report
 
 
 def load_images(

@@ -7,9 +7,8 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from keras_glow.checks import one_line
+from keras_glow.checks import one_line, printable_path
 from keras_glow.images.decoding import fit_pixels
-from keras_glow.images.report import printable_path
 
 # What each key of an .npz file is for, in the order of preference.
 TRAIN_KEYS = ("images", "x_train")

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from keras_glow.checks import printable_path
 from keras_glow.images.decoding import SUFFIXES
 
 
@@ -76,9 +77,3 @@ class Report:
         for name, text in findings:
             path = os.path.join(self.path, name) if name else self.path
             yield f"{printable_path(path)} {text}"
-
-
-def printable_path(path):
-    """Return a path, or its repr if it would not print as one line of text."""
-    path = os.fspath(path)
-    return path if path.isprintable() else repr(path)

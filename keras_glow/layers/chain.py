@@ -14,6 +14,7 @@ from keras_glow.backend import (
     token_of,
 )
 from keras_glow.backend.keras_internals import all_layers
+from keras_glow.checks import bad_input
 from keras_glow.layers.sequence import relative_error, round_trip
 
 MEMORY = ("store", "remat", "reversible")
@@ -141,7 +142,7 @@ class Chain(keras.layers.Layer):
         ):
             error = relative_error(expected, actual)
             if not error <= limit:  # nan is refused too
-                raise ValueError(
+                raise bad_input(
                     'memory="reversible" expects inverses with a relative '
                     f"error of {limit:.0e} at most. Received: {bijection.name},"
                     f" whose input comes back with an error of {error:.0e}"

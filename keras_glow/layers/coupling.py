@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.checks import (
+    bad_input,
     check_boolean,
     check_choice,
     check_integer,
@@ -75,7 +76,7 @@ class Coupling(Bijection):
     def build(self, input_shape):
         channels = input_shape[-1]
         if channels < 2:
-            raise ValueError(
+            raise bad_input(
                 f"{type(self).__name__} expects at least 2 channels. "
                 f"Received: shape={tuple(input_shape)}"
             )
@@ -115,7 +116,7 @@ class Coupling(Bijection):
     def _condition(self, x1):
         h = self.network(x1)
         if h.shape[1:] != (*x1.shape[1:-1], self.outputs):
-            raise ValueError(
+            raise bad_input(
                 f"The network of {self.name} is expected to return shape "
                 f"(batch, {x1.shape[1]}, {x1.shape[2]}, {self.outputs}). "
                 f"Received: shape={tuple(h.shape)}"

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_glow.checks import check_boolean, check_integer
+from keras_glow.checks import bad_input, check_boolean, check_integer
 from keras_glow.layers.bijection import Bijection
 from keras_glow.layers.convolution import convolve, kernel_shape
 
@@ -63,7 +63,7 @@ class Split(Bijection):
         else:
             kept, latent = -(-input_shape[-1] // 2), input_shape[-1] // 2
         if not latent:
-            raise ValueError(
+            raise bad_input(
                 "Split expects at least 2 channels. "
                 f"Received: shape={tuple(input_shape)}"
             )

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_glow.checks import check_integer
+from keras_glow.checks import bad_input, check_integer
 from keras_glow.layers.bijection import Bijection
 
 
@@ -39,7 +39,7 @@ class Squeeze(Bijection):
         _, height, width, channels = x.shape
         f = self.factor
         if height % f or width % f:
-            raise ValueError(
+            raise bad_input(
                 f"Squeeze expects height and width to be multiples of {f}. "
                 f"Received: shape={x.shape}"
             )
@@ -52,7 +52,7 @@ class Squeeze(Bijection):
         _, height, width, channels = z.shape
         f = self.factor
         if channels % f**2:
-            raise ValueError(
+            raise bad_input(
                 f"Squeeze expects channels to be a multiple of {f**2} on the "
                 f"way back. Received: shape={z.shape}"
             )

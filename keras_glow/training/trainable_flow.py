@@ -143,6 +143,8 @@ class TrainableFlow(ImageFlow):
         x = nan_where_outside(x, images, 0, 255)
         if labels is not None:
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
+            # Backends differ in what a class that there is not would do.
+            labels = ops.clip(labels, 0, self.num_classes - 1)
         return self.encoder(with_labels(x, labels), training=training)
 
     def _image_numbers(self, images):

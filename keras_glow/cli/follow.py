@@ -1,0 +1,211 @@
+"""What one sees of a run while it trains: a line, a curve, pictures.
+
+Everything is told from `history.csv`, so a resumed run goes on where it was.
+"""
+
+import csv
+import datetime
+import importlib.util
+import math
+import pathlib
+import shutil
+import time
+
+import keras
+
+from keras_glow.callbacks import SampleGrid, warned
+from keras_glow.cli.curve import draw_curve
+from keras_glow.files.atomic import atomic_file
+from keras_glow.images.progress import ProgressLine
+from keras_glow.training.ema import averaged_weights
+
+BITS, VALIDATION = "bits_per_dim", "val_bits_per_dim"
+PICTURE = 128  # pixels that a sample is enlarged to, about
+
+
+def read_history(file):
+    """Returns the rows of a `history.csv` as dicts of floats, nan for none."""
+    if not pathlib.Path(file).exists():
+        return []
+    with open(file, newline="") as lines:
+        return [
+            {name: _number(text) for name, text in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
+def best_epoch(rows):
+    """Returns the row with the fewest bits/dim on validation images, or None.
+
+    The first of several counts.
+    """
+    rows = [row for row in rows if math.isfinite(row.get(VALIDATION, math.nan))]
+    return min(rows, key=lambda row: row[VALIDATION], default=None)
+
+
+def summary(history, seconds):
+    """Returns a sentence on a run that has ended.
+
+    Args:
+        history: path of its `history.csv`.
+        seconds: float, that this process has trained.
+    """
+    rows = read_history(history)
+    line = f"{len(rows)} epochs"
+    if rows:
+        line += f", {rows[-1].get(BITS, math.nan):.3f} bits/dim"
+    best = best_epoch(rows)
+    if best:
+        line += (
+            f", {rows[-1][VALIDATION]:.3f} on validation images (best: "
+            f"{best[VALIDATION]:.3f} in epoch {best['epoch'] + 1:.0f}, in "
+            "best.keras)"
+        )
+    return f"{line}; this took {duration(seconds)}"
+
+
+def sample_grid(folder, size):
+    """Returns a `SampleGrid` of enlarged images, `size` (height, width)."""
+    return SampleGrid(folder, scale=max(1, PICTURE // max(size)))
+
+
+class ProgressOfTraining(keras.callbacks.Callback):
+    """Shows one line that is written anew, and keeps a line for each epoch.
+
+    Args:
+        epochs: int, of the whole run.
+        images: int, in an epoch.
+        batch_size: int.
+        end: `time.monotonic()` at which a budget of time ends, or None. With it
+            the line shows the share of the time that is over.
+    """
+
+    def __init__(self, epochs, images, batch_size, end=None):
+        super().__init__()
+        self.epochs, self.batch_size, self.end = epochs, batch_size, end
+        self.steps = math.ceil(images / batch_size)
+        self.line = ProgressLine()
+        self.start = time.monotonic()
+        self.compiled = None  # when the first batch was over
+        self.batches = 0  # since then
+        self.rate = math.nan  # images in a second
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.number = epoch
+        self.epoch_start, self.epoch_batches = time.monotonic(), 0
+        # A resumed epoch has fewer batches left than an epoch has.
+        self.first = self.steps - (self.params["steps"] or self.steps)
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        if self.compiled is None:
+            self.compiled = self.epoch_start = now
+            return
+        self.batches += 1
+        self.epoch_batches += 1
+        taken = max(now - self.epoch_start, 1e-9)
+        self.rate = self.epoch_batches * self.batch_size / taken
+        if self.line.due():  # reading the logs waits for the batch
+            done = self.first + batch + 1
+            self.line.show(f"{self._text(logs, done)} {done / self.steps:4.0%}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.line.print(self._text(logs, self.steps))
+
+    def _text(self, logs, done):
+        rate = "" if math.isnan(self.rate) else f"{self.rate:.0f} images/s, "
+        return (
+            f"epoch {self.number + 1}/{self.epochs}: {_figures(logs)}{rate}"
+            f"{self._left(done)}"
+        )
+
+    def _left(self, done):
+        """Returns how much longer the run takes, in words."""
+        now = time.monotonic()
+        if self.end is not None:
+            share = (now - self.start) / max(self.end - self.start, 1e-9)
+            return f"{min(share, 1):.0%} of the time"
+        left = (self.epochs - self.number) * self.steps - done
+        if not self.batches:
+            return f"{left} steps left"
+        # Validation and pictures take their share of it.
+        pace = (now - self.compiled) / self.batches
+        return f"{duration(left * pace)} left"
+
+
+class RunPictures(keras.callbacks.Callback):
+    """Keeps `curve.png`, `samples/latest.png` and `best.keras` up to date.
+
+    `best.keras` has the weights, averaged if there are averages, of the epoch
+    with the fewest bits/dim on validation images. Put it after the callbacks
+    that write `history.csv` and the samples.
+
+    Args:
+        folder: pathlib.Path of the run.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_end(self, epoch, logs=None):
+        rows = read_history(self.folder / "history.csv")
+        curves = {
+            "training": [row.get(BITS, math.nan) for row in rows],
+            "validation": [row.get(VALIDATION, math.nan) for row in rows],
+        }
+        curve = self.folder / "curve.png"
+        with warned(curve), atomic_file(curve) as partial:
+            draw_curve(curves, partial)
+        newest = self.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
+        latest = newest.with_name("latest.png")
+        if newest.exists():
+            with warned(latest), atomic_file(latest) as partial:
+                shutil.copyfile(newest, partial)
+        best = best_epoch(rows)
+        if best and best["epoch"] == epoch:
+            file = self.folder / "best.keras"
+            with warned(file), averaged_weights(self.model):
+                self.model.save(file)
+
+
+def tensorboard(folder):
+    """Returns Keras' callback for TensorBoard.
+
+    Raises:
+        ImportError: naming the package that is missing.
+    """
+    for package in ("tensorboard", "tensorflow"):
+        if not importlib.util.find_spec(package):
+            raise ImportError(
+                f"--tensorboard expects {package}: pip install {package}"
+            )
+    return keras.callbacks.TensorBoard(folder, write_graph=False)
+
+
+def _figures(logs):
+    """Returns bits/dim, and whatever else is of interest, with a comma."""
+    logs = logs or {}
+    words = {
+        BITS: "{:.3f} bits/dim",
+        VALIDATION: "validation {:.3f}",
+        "classifier_accuracy": "{:.0%} right",
+        "skipped_steps": "{:.0f} steps skipped",
+    }
+    return "".join(
+        f"{text.format(float(logs[name]))}, "
+        for name, text in words.items()
+        if name in logs and (name != "skipped_steps" or float(logs[name]))
+    )
+
+
+def duration(seconds):
+    """Returns a time in hours, minutes and seconds."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _number(text):
+    try:
+        return float(text)
+    except (TypeError, ValueError):  # "NA", or a row that was cut off
+        return math.nan
