@@ -1,15 +1,19 @@
 """Keras callbacks: samples, history and checkpoints while a Glow trains."""
 
 import contextlib
+import math
 import pathlib
+import time
 import warnings
 
 import keras
 import numpy as np
 
 from keras_glow.analysis import probes
+from keras_glow.backend.keras_internals import synchronize
 from keras_glow.checks import (
     check_integer,
+    check_positive,
     check_seed,
     refuse,
 )
@@ -101,6 +105,72 @@ class HistoryFile(keras.callbacks.CSVLogger):
             super().on_train_end(logs)
 
 
+class TimeBudget(keras.callbacks.Callback):
+    """Spreads a learning-rate schedule over a time, then ends the training.
+
+    The rate rises linearly to its highest in the first 3 % of the time and
+    falls by half a cosine to 1 % of it. The time runs from the end of the first
+    step, since that one compiles, to `minutes` after `fit` began; the last
+    validation comes on top. Give `compile` an optimiser whose learning rate is
+    a number.
+
+    Args:
+        minutes: float > 0, of the whole training.
+        learning_rate: float > 0, the highest.
+        spent: float >= 0, seconds of an earlier `fit` that this one goes on
+            from, as `Progress.seconds` of a checkpoint.
+
+    Attributes:
+        end: `time.monotonic()` at which the time is over; before `fit`, None.
+        over: bool, whether it is.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+    """
+
+    WARMUP = 0.03
+
+    def __init__(self, minutes, learning_rate, spent=0.0):
+        super().__init__()
+        self.seconds = 60 * check_positive("minutes", minutes)
+        self.learning_rate = check_positive("learning_rate", learning_rate)
+        self.share = min(1.0, spent / self.seconds)  # of the time, when it set
+        self.spent, self.end, self.start, self.set = spent, None, None, None
+
+    @property
+    def over(self):
+        if self.end is None:
+            return self.share >= 1
+        return time.monotonic() >= self.end
+
+    def on_train_begin(self, logs=None):
+        if self.end is None:
+            self.end = time.monotonic() + self.seconds - self.spent
+
+    def on_train_batch_begin(self, batch, logs=None):
+        now = time.monotonic()
+        if self.over:
+            self.model.stop_training = True  # after this step
+        if self.start is None and self.set is not None:
+            self.start = now  # the first step is over
+        # Setting a weight costs JAX a while, so it is done twice a second.
+        if self.set is not None and now - self.set < 0.5:
+            return
+        self.set = now
+        share = self.share
+        if self.start is not None:
+            left = max(self.end - self.start, 1e-9)
+            share += (1 - share) * min(1.0, (now - self.start) / left)
+        synchronize(self.model)
+        self.model.optimizer.learning_rate = self._rate(share)
+
+    def _rate(self, share):
+        rising = min(1.0, max(share, 1e-4) / self.WARMUP)
+        fallen = max(0.0, share - self.WARMUP) / (1 - self.WARMUP)
+        falling = 0.505 + 0.495 * math.cos(math.pi * fallen)
+        return self.learning_rate * rising * falling
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves a checkpoint at the end of every epoch, whole or not at all.
 
@@ -146,12 +216,15 @@ class Checkpoint(keras.callbacks.Callback):
         self.path = pathlib.Path(path)
         self.settings = settings
         self.progress = progress
+        self.start = time.monotonic()
         self.stop = False
         self.failures = 0
 
     def on_train_begin(self, logs=None):
         check_writable(self.path)
-        self.epoch, self.batch, *_ = self.progress or Progress()
+        progress = self.progress or Progress()
+        self.epoch, self.batch = progress.epoch, progress.batch
+        self.start = time.monotonic() - progress.seconds
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.batch = epoch, 0
@@ -198,7 +271,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self):
         save_checkpoint(
-            self.model, self.path, self.epoch, self.batch, self.settings
+            self.model,
+            self.path,
+            self.epoch,
+            self.batch,
+            self.settings,
+            time.monotonic() - self.start,
         )
 
     def _leave(self):

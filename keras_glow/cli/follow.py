@@ -76,13 +76,14 @@ class ProgressOfTraining(keras.callbacks.Callback):
         epochs: int, of the whole run.
         images: int, in an epoch.
         batch_size: int.
-        end: `time.monotonic()` at which a budget of time ends, or None. With it
-            the line shows the share of the time that is over.
+        seconds: float, how long it trains, or None for all epochs. With it the
+            line shows the share of the time that is over.
     """
 
-    def __init__(self, epochs, images, batch_size, end=None):
+    def __init__(self, epochs, images, batch_size, seconds=None):
         super().__init__()
-        self.epochs, self.batch_size, self.end = epochs, batch_size, end
+        self.epochs, self.batch_size = epochs, batch_size
+        self.seconds = seconds
         self.steps = math.ceil(images / batch_size)
         self.line = ProgressLine()
         self.start = time.monotonic()
@@ -114,16 +115,17 @@ class ProgressOfTraining(keras.callbacks.Callback):
 
     def _text(self, logs, done):
         rate = "" if math.isnan(self.rate) else f"{self.rate:.0f} images/s, "
+        of = f"/{self.epochs}" if self.seconds is None else ""
         return (
-            f"epoch {self.number + 1}/{self.epochs}: {_figures(logs)}{rate}"
+            f"epoch {self.number + 1}{of}: {_figures(logs)}{rate}"
             f"{self._left(done)}"
         )
 
     def _left(self, done):
         """Returns how much longer the run takes, in words."""
         now = time.monotonic()
-        if self.end is not None:
-            share = (now - self.start) / max(self.end - self.start, 1e-9)
+        if self.seconds is not None:
+            share = (now - self.start) / max(self.seconds, 1e-9)
             return f"{min(share, 1):.0%} of the time"
         left = (self.epochs - self.number) * self.steps - done
         if not self.batches:

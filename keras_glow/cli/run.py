@@ -8,25 +8,31 @@ import math
 import pathlib
 import signal
 import threading
+import zipfile
 
 import keras
 import numpy as np
 
 from keras_glow.backend.devices import count_shards
-from keras_glow.callbacks import Checkpoint, HistoryFile
+from keras_glow.callbacks import Checkpoint, HistoryFile, TimeBudget
 from keras_glow.checks import refuse
 from keras_glow.cli.follow import (
     ProgressOfTraining,
     RunPictures,
     sample_grid,
 )
-from keras_glow.cli.settings import Settings
+from keras_glow.cli.settings import LENGTH, Settings
 from keras_glow.data import ImageSequence
 from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.glow import Glow
 from keras_glow.schedules import warmup_cosine
-from keras_glow.training.checkpoint import Progress, load_checkpoint
+from keras_glow.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    previous_path,
+    read_progress,
+)
 from keras_glow.training.ema import averaged_weights
 
 CHECKPOINT = "checkpoint.keras"
@@ -51,18 +57,39 @@ def new_model(settings, image_shape, steps):
         image_shape,
         **{name: arguments[name] for name in ARGUMENTS if name in arguments},
     )
-    schedule = warmup_cosine(
-        settings.learning_rate, steps, min(settings.warmup, steps // 2)
-    )
     model.compile(
         keras.optimizers.Adam(
-            schedule,
+            _schedule(settings, steps),
+            beta_2=settings.beta_2,
             global_clipnorm=settings.clip or None,
             use_ema=settings.ema > 0,
             ema_momentum=settings.ema,
         )
     )
     return model
+
+
+def _schedule(settings, steps):
+    """Returns the learning rate; a number, for `TimeBudget` to set."""
+    if settings.minutes:
+        return settings.learning_rate
+    return warmup_cosine(
+        settings.learning_rate, steps, min(settings.warmup, steps // 2)
+    )
+
+
+def earlier_settings(folder):
+    """Returns the `Settings` of the run in a folder, as far as it has any."""
+    path = pathlib.Path(folder) / CHECKPOINT
+    for file in (path, previous_path(path)):
+        # A damaged file is dealt with when the model is loaded.
+        with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
+            settings = read_progress(file).settings
+            fields = {field.name for field in dataclasses.fields(Settings)}
+            return Settings(
+                **{k: v for k, v in settings.items() if k in fields}
+            )
+    return Settings()
 
 
 def resume(folder, identity):
@@ -87,9 +114,13 @@ def resume(folder, identity):
     before = {**dataclasses.asdict(Settings()), **loaded[1].settings}
     different = [
         f"{name} (was {before.get(name)}, is {identity.get(name)})"
-        for name in sorted({*before, *identity})
+        for name in sorted({*before, *identity}.difference(LENGTH))
         if before.get(name) != identity.get(name)
     ]
+    if bool(before["minutes"]) != bool(identity["minutes"]):
+        different.append(
+            f"minutes (was {before['minutes']}, is {identity['minutes']})"
+        )
     if different:
         raise ValueError(
             f"The run in {folder} had other settings: {', '.join(different)}"
@@ -152,14 +183,22 @@ def train(
             new_model(settings, images.shape[1:], steps),
             Progress(),
         )
+        budget = settings.minutes and TimeBudget(
+            settings.minutes, settings.learning_rate, progress.seconds
+        )
         print(f"{model.count_params():,} parameters", flush=True)
-        line = ProgressOfTraining(epochs, len(images), batch_size)
+        left = budget and budget.seconds - budget.spent
+        line = ProgressOfTraining(epochs, len(images), batch_size, left)
         while True:
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
             # the averaged weights into the model, so training goes on with the
             # checkpoint, which holds the raw ones.
             end = progress.epoch + 1 if progress.batch else epochs
+            if not budget:
+                model.optimizer.learning_rate = _schedule(settings, steps)
+            elif budget.over:
+                end = progress.epoch
             checkpoint.progress = progress
             _truncate_history(folder / "history.csv", progress.epoch)
             model.fit(
@@ -180,6 +219,7 @@ def train(
                 # The checkpoint comes last: if a kill keeps another callback
                 # from its work in an epoch, that epoch is trained once more.
                 callbacks=[
+                    *filter(None, [budget]),
                     line,
                     *callbacks,
                     HistoryFile(folder / "history.csv", append=True),
@@ -188,7 +228,7 @@ def train(
                     checkpoint,
                 ],
             )
-            if end == epochs:
+            if end == epochs or (budget and budget.over):
                 break
             model, progress = resume(folder, identity)
         with averaged_weights(model):

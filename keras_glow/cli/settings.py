@@ -5,15 +5,20 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings that shape a run, which is resumed with equal ones only.
+    """The settings that shape a run.
 
-    A new field needs the default that runs begun without it were trained with.
+    It is resumed with equal ones only, except that it may go on for more epochs
+    or minutes. A new field needs the default that runs begun without it were
+    trained with.
 
     Attributes:
         size: int, height and width that the images were resized to, or None.
         grey: bool, whether they were read as grey images.
         flip: bool, whether half of them are mirrored in each epoch.
-        learning_rate, warmup: see `schedules.warmup_cosine`.
+        minutes: float, time that the run takes, or None; see
+            `callbacks.TimeBudget`. `epochs` is the limit all the same.
+        learning_rate, warmup: see `schedules.warmup_cosine`; `minutes` have a
+            warm-up of their own.
         clip: float, largest norm of the gradient; 0 for no limit.
         ema: float, momentum of the averaged weights; 0 for no averages.
 
@@ -21,6 +26,7 @@ class Settings:
     """
 
     epochs: int = 20
+    minutes: float | None = None
     batch_size: int = 32
     size: int | None = None
     grey: bool = False
@@ -28,6 +34,8 @@ class Settings:
     levels: int = 3
     depth: int = 4
     width: int = 128
+    network: str = "paper"
+    blocks: int = 2
     permutation: str = "invertible_conv"
     coupling: str = "affine"
     bits: int = 8
@@ -38,5 +46,33 @@ class Settings:
     classifier_weight: float = 0.0
     learning_rate: float = 4e-3
     warmup: int = 300
+    beta_2: float = 0.999
     clip: float = 1e5
     ema: float = 0.0
+
+
+# They may change when a run goes on.
+LENGTH = ("epochs", "minutes")
+
+
+def default_settings(minutes=None):
+    """Returns the settings of a new run, chosen by the time that it has.
+
+    Those for a budget were found by `experiments/likelihood.py`, see
+    docs/results.md.
+
+    Args:
+        minutes: float, or None for a run of a number of epochs.
+    """
+    if minutes is None:
+        return Settings()
+    return Settings(
+        epochs=100_000,
+        minutes=minutes,
+        batch_size=16,
+        learning_rate=5e-3,
+        beta_2=0.99,
+        clip=100.0,
+        network="residual",
+        width=48,
+    )

@@ -4,6 +4,7 @@ What needs NumPy or Keras is imported where it is used: help and wrong uses do
 without.
 """
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -22,8 +23,8 @@ from keras_glow.cli.options import (
     number,
     option,
 )
-from keras_glow.cli.settings import Settings
-from keras_glow.flow.choices import COUPLINGS, PERMUTATIONS
+from keras_glow.cli.settings import Settings, default_settings
+from keras_glow.flow.choices import COUPLINGS, NETWORKS, PERMUTATIONS
 
 
 def _one_image(path):
@@ -83,14 +84,24 @@ def _train(options):
     callbacks = []
     if options.tensorboard:
         callbacks.append(follow.tensorboard(out / "tensorboard"))
+    given = {
+        name: value for name, value in vars(options).items() if name in SETTINGS
+    }
+    # A run goes on with its own settings, unless others are given.
+    settings = dataclasses.replace(
+        run.earlier_settings(out)
+        if run.is_run(out)
+        else default_settings(given.get("minutes")),
+        **given,
+    )
     load = functools.partial(
         images.load_images,
-        channels=1 if options.grey else 3,
+        channels=1 if settings.grey else 3,
         on_bad=options.on_bad,
         upscale=options.upscale,
         verbose=1,
     )
-    train_images = load(options.data, options.size, cache=out / "images.npy")
+    train_images = load(options.data, settings.size, cache=out / "images.npy")
     if len(train_images) < 2:
         raise ValueError(_one_image(options.data))
     print(f"{len(train_images)} images {train_images.shape[1:]}")
@@ -103,12 +114,6 @@ def _train(options):
             cache=out / "validation.npy",
         )
         print(f"{len(validation)} images for validation")
-    settings = Settings(
-        **{
-            field.name: getattr(options, field.name)
-            for field in dataclasses.fields(Settings)
-        }
-    )
     start = time.monotonic()
     with devices(options.devices):
         run.train(out, train_images, validation, settings, callbacks)
@@ -117,6 +122,19 @@ def _train(options):
     print(f"Next: keras-glow sample {model} --grid samples.png")
     print(f"      keras-glow demo --model {model}")
     print(out / "model.keras")
+
+
+SETTINGS = dataclasses.asdict(Settings())
+
+
+def _setting(flag, **arguments):
+    """Returns an option that is a setting of the run if it is given."""
+    name = flag.removeprefix("--").replace("-", "_")
+    default = SETTINGS[name]
+    if default not in (None, False):
+        help = arguments.get("help", "")
+        arguments["help"] = f"{help} (default: {default})".strip()
+    return option(flag, default=argparse.SUPPRESS, **arguments)
 
 
 TRAIN = command(
@@ -134,10 +152,18 @@ TRAIN = command(
         action="store_true",
         help="go on with the run in RUN, if any",
     ),
-    option("--epochs", type=COUNT),
-    option("--batch-size", type=COUNT),
-    option("--size", type=COUNT, help="height and width to resize to"),
-    option("--grey", action="store_true", help="read a folder as grey images"),
+    _setting("--epochs", type=COUNT),
+    _setting(
+        "--minutes",
+        type=number(float, 0.01),
+        help="train for this time instead, with other defaults than these: "
+        "those that reach the best likelihood in it",
+    ),
+    _setting("--batch-size", type=COUNT),
+    _setting("--size", type=COUNT, help="height and width to resize to"),
+    _setting(
+        "--grey", action="store_true", help="read a folder as grey images"
+    ),
     option(
         "--on-bad",
         choices=["error", "skip"],
@@ -145,31 +171,34 @@ TRAIN = command(
         help="what to do about images that cannot be used",
     ),
     UPSCALE,
-    option("--flip", action="store_true", help="mirror half of the images"),
-    option("--levels", type=COUNT),
-    option("--depth", type=COUNT, help="steps of flow in a level"),
-    option("--width", type=COUNT, help="of the coupling networks"),
-    option("--permutation", choices=PERMUTATIONS),
-    option("--coupling", choices=COUPLINGS),
-    option("--bits", type=BITS, help="per subpixel"),
-    option(
+    _setting("--flip", action="store_true", help="mirror half of the images"),
+    _setting("--levels", type=COUNT),
+    _setting("--depth", type=COUNT, help="steps of flow in a level"),
+    _setting("--width", type=COUNT, help="of the coupling networks"),
+    _setting("--network", choices=NETWORKS, help="kind of coupling network"),
+    _setting("--blocks", type=COUNT, help="of residual networks"),
+    _setting("--permutation", choices=PERMUTATIONS),
+    _setting("--coupling", choices=COUPLINGS),
+    _setting("--bits", type=BITS, help="per subpixel"),
+    _setting(
         "--learning-rate",
         type=number(float, 0),
         help="the highest: it falls by half a cosine",
     ),
-    option("--warmup", type=number(int, 0), help="steps up to it"),
-    option("--clip", type=number(float, 0), help="gradient norm; 0: none"),
-    option(
+    _setting("--beta-2", type=number(float, 0, 0.99999), help="of Adam"),
+    _setting("--warmup", type=number(int, 0), help="steps up to it"),
+    _setting("--clip", type=number(float, 0), help="gradient norm; 0: none"),
+    _setting(
         "--ema",
         type=number(float, 0, 0.99999),
         help="momentum of the averaged weights; 0 for none",
     ),
-    option(
+    _setting(
         "--network-dtype",
         choices=["float32", "bfloat16", "float16"],
         help="of the coupling networks while training",
     ),
-    option("--seed", type=SEED),
+    _setting("--seed", type=SEED),
     option(
         "--tensorboard",
         action="store_true",
@@ -181,5 +210,4 @@ TRAIN = command(
         default=1,
         help="of this machine that share each batch, on TensorFlow and JAX",
     ),
-    lambda parser: parser.set_defaults(**dataclasses.asdict(Settings())),
 )

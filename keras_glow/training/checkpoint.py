@@ -29,12 +29,14 @@ class Progress(typing.NamedTuple):
         batch: int, the batch of that epoch to continue with, counted from 0.
         metrics: the values of `model.metrics_variables`, nested lists.
         settings: dict of plain values that shape the run.
+        seconds: float, that the training took so far.
     """
 
     epoch: int = 0
     batch: int = 0
     metrics: list = []
     settings: dict = {}
+    seconds: float = 0.0
 
 
 def previous_path(path):
@@ -43,7 +45,7 @@ def previous_path(path):
     return path.with_name(f"{path.stem}.previous.keras")
 
 
-def save_checkpoint(model, path, epoch, batch=0, settings=None):
+def save_checkpoint(model, path, epoch, batch=0, settings=None, seconds=0.0):
     """Saves a checkpoint whole or not at all, and keeps the one before.
 
     Args:
@@ -52,6 +54,7 @@ def save_checkpoint(model, path, epoch, batch=0, settings=None):
         epoch: int, see `Progress`.
         batch: int, see `Progress`.
         settings: dict, see `Progress`.
+        seconds: float, see `Progress`.
 
     Raises:
         FloatingPointError: if a weight is not finite; nothing is written.
@@ -64,7 +67,7 @@ def save_checkpoint(model, path, epoch, batch=0, settings=None):
         ops.convert_to_numpy(variable).tolist()
         for variable in model.metrics_variables
     ]
-    progress = Progress(epoch, batch, metrics, settings or {})
+    progress = Progress(epoch, batch, metrics, settings or {}, seconds)
     text = json.dumps(progress._asdict(), indent=2)
     save_atomically(model, path, {MEMBER: text}, previous_path(path))
 
