@@ -186,9 +186,10 @@ def train(
         budget = settings.minutes and TimeBudget(
             settings.minutes, settings.learning_rate, progress.seconds
         )
+        callbacks = _callbacks(
+            folder, images, settings, budget, callbacks, checkpoint
+        )
         print(f"{model.count_params():,} parameters", flush=True)
-        left = budget and budget.seconds - budget.spent
-        line = ProgressOfTraining(epochs, len(images), batch_size, left)
         while True:
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
@@ -216,17 +217,7 @@ def train(
                 validation_data=validation,
                 validation_batch_size=batch_size,
                 verbose=0,
-                # The checkpoint comes last: if a kill keeps another callback
-                # from its work in an epoch, that epoch is trained once more.
-                callbacks=[
-                    *filter(None, [budget]),
-                    line,
-                    *callbacks,
-                    HistoryFile(folder / "history.csv", append=True),
-                    sample_grid(folder / "samples", images.shape[1:3]),
-                    RunPictures(folder),
-                    checkpoint,
-                ],
+                callbacks=callbacks,
             )
             if end == epochs or (budget and budget.over):
                 break
@@ -234,6 +225,24 @@ def train(
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
+
+
+def _callbacks(folder, images, settings, budget, callbacks, checkpoint):
+    """Returns all callbacks of a run, in their order."""
+    left = budget and budget.seconds - budget.spent
+    return [
+        *filter(None, [budget]),
+        ProgressOfTraining(
+            settings.epochs, len(images), settings.batch_size, left
+        ),
+        *callbacks,
+        HistoryFile(folder / "history.csv", append=True),
+        sample_grid(folder / "samples", images.shape[1:3]),
+        RunPictures(folder),
+        # It comes last: if a kill keeps another callback from its work in an
+        # epoch, that epoch is trained once more.
+        checkpoint,
+    ]
 
 
 def _identity(settings, images, labels):
