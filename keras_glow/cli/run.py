@@ -190,7 +190,7 @@ def train(
             folder, images, settings, budget, callbacks, checkpoint
         )
         print(f"{model.count_params():,} parameters", flush=True)
-        while True:
+        while not (budget and budget.over):
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
             # the averaged weights into the model, so training goes on with the
@@ -198,20 +198,10 @@ def train(
             end = progress.epoch + 1 if progress.batch else epochs
             if not budget:
                 model.optimizer.learning_rate = _schedule(settings, steps)
-            elif budget.over:
-                end = progress.epoch
             checkpoint.progress = progress
             _truncate_history(folder / "history.csv", progress.epoch)
             model.fit(
-                ImageSequence(
-                    images,
-                    labels,
-                    batch_size=batch_size,
-                    flip=settings.flip,
-                    seed=settings.seed,
-                    epoch=progress.epoch,
-                    batch=progress.batch,
-                ),
+                _sequence(images, labels, settings, progress),
                 epochs=end,
                 initial_epoch=progress.epoch,
                 validation_data=validation,
@@ -219,12 +209,24 @@ def train(
                 verbose=0,
                 callbacks=callbacks,
             )
-            if end == epochs or (budget and budget.over):
+            if end == epochs:
                 break
             model, progress = resume(folder, identity)
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
+
+
+def _sequence(images, labels, settings, progress):
+    return ImageSequence(
+        images,
+        labels,
+        batch_size=settings.batch_size,
+        flip=settings.flip,
+        seed=settings.seed,
+        epoch=progress.epoch,
+        batch=progress.batch,
+    )
 
 
 def _callbacks(folder, images, settings, budget, callbacks, checkpoint):
