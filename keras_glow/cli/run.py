@@ -13,13 +13,9 @@ import keras
 import numpy as np
 
 from keras_glow.backend.devices import count_shards
-from keras_glow.callbacks import Checkpoint, HistoryFile
+from keras_glow.callbacks import Checkpoint
 from keras_glow.checks import refuse
-from keras_glow.cli.follow import (
-    ProgressOfTraining,
-    RunPictures,
-    sample_grid,
-)
+from keras_glow.cli.follow import ProgressOfTraining, written_each_epoch
 from keras_glow.cli.settings import Settings
 from keras_glow.data import ImageSequence
 from keras_glow.files.atomic import atomic_file, remove_partials
@@ -182,9 +178,7 @@ def train(
                 callbacks=[
                     line,
                     *callbacks,
-                    HistoryFile(folder / "history.csv", append=True),
-                    sample_grid(folder / "samples", images.shape[1:3]),
-                    RunPictures(folder),
+                    *written_each_epoch(folder, images.shape[1:3]),
                     checkpoint,
                 ],
             )

@@ -27,7 +27,9 @@ def shown(monkeypatch, stream, end=None, first=0, epochs=2):
     monkeypatch.setenv("COLUMNS", "80")
     clock = iter(range(100_000))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    line = follow.ProgressOfTraining(epochs, images=1279, batch_size=32, end=end)
+    line = follow.ProgressOfTraining(
+        epochs, images=1279, batch_size=32, end=end
+    )
     logs = {"loss": 9e9, "bits_per_dim": 12.34567, "skipped_steps": 0.0}
     for epoch in range(epochs):
         batches = 40 - (first if epoch == 0 else 0)
