@@ -593,7 +593,6 @@ def test_ways_of_keras_to_save_weights(tmp_path):
     check(lambda model: model.load_weights(tmp_path / "bytes.keras"))
     (tmp_path / "link.weights.h5").symlink_to("a/b/model.weights.h5")
     missing.write_bytes(b"")
-    keras.Model.save_weights(one, tmp_path / "link.weights.h5")
     one.save_weights(tmp_path / "link.weights.h5")
     assert (tmp_path / "link.weights.h5").is_symlink()
     check(lambda model: model.load_weights(missing))
