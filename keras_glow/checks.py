@@ -22,6 +22,8 @@ def describe(value):
     """Any value in one short line."""
     if isinstance(value, np.ndarray) and value.ndim:
         text = f"{value.dtype} array of shape {value.shape}"
+        if np.ma.is_masked(value):
+            return f"{text}, {np.ma.count_masked(value)} values masked"
         if value.size and value.dtype.kind in "iuf":
             text += f" from {value.min()} to {value.max()}"
         return text
@@ -113,7 +115,7 @@ def check_images(images, image_shape, name="images", least=0):
         least: int, how many images there have to be.
 
     Returns:
-        The images as a numpy array of an integer dtype.
+        The images as a plain uint8 array.
 
     Raises:
         ValueError: if the shape, the dtype or the range is another.
@@ -133,7 +135,7 @@ def check_images(images, image_shape, name="images", least=0):
     if array.dtype != "uint8" and array.size:
         if array.min() < 0 or array.max() > 255:
             refuse(name, expected, array)
-    return array
+    return array.astype("uint8", copy=False)
 
 
 def _conversion(name, array):
@@ -264,15 +266,41 @@ def is_sequence(value):
 
 
 def as_array(value):
-    """A numpy array, or None of what is none; arrays are not copied."""
-    if isinstance(value, np.ndarray):
-        return value
+    """A plain numpy array, or None of what is none.
+
+    Plain is what every backend understands: no subclass, no objects, nothing
+    masked, and the byte order of the machine. Plain arrays are not copied.
+    """
     try:
-        array = ops.convert_to_numpy(value)
+        if not isinstance(value, np.ndarray):
+            value = ops.convert_to_numpy(value)
+        if np.ma.is_masked(value):
+            return None
+        array = np.asarray(value)
+        if array.dtype == object:
+            array = np.array(array.tolist())
     except Exception:
         # Objects of other people fail in many ways.
         return None
-    return None if array.dtype == object else array
+    if array.dtype == object:
+        return None
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def plain_arrays(nested, name="inputs"):
+    """Returns nested tensors with their numpy arrays made plain.
+
+    Raises:
+        ValueError: if an array cannot be, see `as_array`.
+    """
+
+    def plain(value):
+        array = as_array(value) if isinstance(value, np.ndarray) else value
+        if array is None:
+            refuse(name, "arrays of numbers, none of them masked", value)
+        return array
+
+    return keras.tree.map_structure(plain, nested)
 
 
 def _dtype_name(tensor):
