@@ -3,6 +3,7 @@
 import keras
 
 from keras_glow.backend.keras_internals import restore_weights_on_error
+from keras_glow.checks import plain_arrays
 from keras_glow.data import open_inputs
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
@@ -10,6 +11,7 @@ from keras_glow.flow.initialization import (
     initialize,
 )
 from keras_glow.flow.prediction import resolve_jit_compile
+from keras_glow.losses import flow_dtype
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -21,6 +23,9 @@ class Encoder(keras.Model):
     ignored. ActNorm is set before the first step, as in `Glow.fit`.
     """
 
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*plain_arrays(args), **kwargs)
+
     def compile(self, *args, jit_compile="auto", **kwargs):
         jit_compile = resolve_jit_compile(jit_compile, self)
         super().compile(*args, jit_compile=jit_compile, **kwargs)
@@ -28,7 +33,15 @@ class Encoder(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
 
+    def predict(self, x, *args, **kwargs):
+        return super().predict(plain_arrays(x, "x"), *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        return super().evaluate(plain_arrays(x, "x"), *args, **kwargs)
+
     def fit(self, x=None, *args, **kwargs):
+        flow_dtype()  # Keras would round x to half precision.
+        x = plain_arrays(x, "x")
         if isinstance(x, (list, tuple)):  # the same rows of each
             first = [
                 open_inputs(a).first(INITIALIZATION_IMAGES, seed=0) for a in x

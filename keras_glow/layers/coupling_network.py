@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_glow.backend import relu
 from keras_glow.layers.actnorm import ActNorm
+from keras_glow.layers.bijection import height_and_width
 from keras_glow.layers.convolution import convolve, kernel_shape
 
 
@@ -86,7 +87,7 @@ class CouplingNetwork(keras.layers.Layer):
         # written with `@`: `ops.matmul` rounds float64 to float32 on Torch.
         pixels = ops.reshape(h, (-1, self.width))
         pixels = _hidden(pixels, operator.matmul, self.kernel_2, self.norm_2)
-        h = ops.reshape(pixels, (-1, *h.shape[1:]))
+        h = ops.reshape(pixels, (-1, *height_and_width(h), self.width))
         h = self._convolve(h, ops.cast(self.kernel_3, dtype))
         return ops.add(ops.cast(h, self.compute_dtype), self.bias_3)
 
