@@ -344,9 +344,8 @@ def kind_of(tensor):
     """NumPy's letter for the numbers in a tensor, "O" if it holds none."""
     if not _is_tensor(tensor):
         return "O"
-    name = _dtype_name(tensor).removeprefix("b")
-    kinds = {"float": "f", "int": "i", "uint": "u"}
-    return kinds.get(name.rstrip("0123456789"), "O")
+    kinds = {"float": "f", "bfloat": "f", "int": "i", "uint": "u", "bool": "b"}
+    return kinds.get(_dtype_name(tensor).rstrip("0123456789"), "O")
 
 
 def shape_of(tensor):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_glow import layers
-from keras_glow.flow.encoder import Encoder
+from keras_glow.flow.encoder import Encoder, FlowModel
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.layers.chain import Chain
 from keras_glow.layers.sequence import call_with_labels, walk
@@ -142,7 +142,7 @@ def assemble(flow, image_shape, num_classes, dtype, name):
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
     encoder = Encoder(inputs, outputs, name=f"{name}_encoder")
     log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)
-    scorer = keras.Model(inputs, log_prob, name=f"{name}_scorer")
+    scorer = FlowModel(inputs, log_prob, name=f"{name}_scorer")
     inputs, image = build_decoder(flow, image_shape, num_classes, dtype)
-    decoder = keras.Model(inputs, image, name=f"{name}_decoder")
+    decoder = FlowModel(inputs, image, name=f"{name}_decoder")
     return encoder, scorer, decoder
