@@ -23,6 +23,8 @@ def describe(value):
     """Any value in one short line."""
     if isinstance(value, np.ndarray) and value.ndim:
         text = f"{value.dtype} array of shape {value.shape}"
+        if np.ma.is_masked(value):
+            return f"{text}, {np.ma.count_masked(value)} values masked"
         if value.size and value.dtype.kind in "iuf":
             text += f" from {value.min()} to {value.max()}"
         return text
@@ -139,7 +141,7 @@ def check_images(images, image_shape, name="images", least=0):
         least: int, how many images there have to be.
 
     Returns:
-        The images as a numpy array of an integer dtype.
+        The images as a plain uint8 array.
 
     Raises:
         ValueError: if the shape, the dtype or the range is another.
@@ -159,7 +161,7 @@ def check_images(images, image_shape, name="images", least=0):
     if array.dtype != "uint8" and array.size:
         if array.min() < 0 or array.max() > 255:
             refuse(name, expected, array)
-    return array
+    return array.astype("uint8", copy=False)
 
 
 def _conversion(name, array):
@@ -187,7 +189,7 @@ def check_batch(images, labels, image_shape, num_classes):
     if not _is_tensor(images):
         refuse("x", f"batches of {expected}", images)
     shape = shape_of(images)
-    if not _holds_integers(images) or shape[1:] != tuple(image_shape):
+    if kind_of(images) not in "iu" or shape[1:] != tuple(image_shape):
         hint = ""
         if shape == (None,) or None in shape[1:]:
             hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
@@ -201,7 +203,7 @@ def check_batch(images, labels, image_shape, num_classes):
         refuse("y", f"labels 0..{num_classes - 1} of the images", labels)
     count = shape_of(labels)
     if (
-        not _holds_integers(labels)
+        kind_of(labels) not in "iu"
         or len(count) != 1
         or (shape[0] and count[0] not in (None, shape[0]))
     ):
@@ -287,17 +289,45 @@ def is_sequence(value):
 
 
 def as_array(value):
-    """A numpy array, or None of what is none; arrays are not copied."""
-    if isinstance(value, np.ndarray):
-        return value
-    from keras import ops  # A file is read and checked without Keras.
+    """A plain numpy array, or None of what is none.
 
+    Plain is what every backend understands: no subclass, no objects, nothing
+    masked, and the byte order of the machine. Plain arrays are not copied.
+    """
     try:
-        array = ops.convert_to_numpy(value)
+        if not isinstance(value, np.ndarray):
+            from keras import ops  # A file is read and checked without Keras.
+
+            value = ops.convert_to_numpy(value)
+        if np.ma.is_masked(value):
+            return None
+        array = np.asarray(value)
+        if array.dtype == object:
+            array = np.array(array.tolist())
     except Exception:
         # Objects of other people fail in many ways.
         return None
-    return None if array.dtype == object else array
+    if array.dtype == object:
+        return None
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def plain_arrays(nested, name="inputs"):
+    """Returns nested tensors with their numpy arrays made plain.
+
+    Raises:
+        ValueError: if an array cannot be, see `as_array`.
+    """
+
+    def plain(value):
+        array = as_array(value) if isinstance(value, np.ndarray) else value
+        if array is None:
+            refuse(name, "arrays of numbers, none of them masked", value)
+        return array
+
+    import keras
+
+    return keras.tree.map_structure(plain, nested)
 
 
 def _is_tensor(value):
@@ -310,8 +340,12 @@ def _dtype_name(tensor):
     return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
 
 
-def _holds_integers(tensor):
-    return _dtype_name(tensor).lstrip("u").startswith("int")
+def kind_of(tensor):
+    """NumPy's letter for the numbers in a tensor, "O" if it holds none."""
+    if not _is_tensor(tensor):
+        return "O"
+    kinds = {"float": "f", "bfloat": "f", "int": "i", "uint": "u", "bool": "b"}
+    return kinds.get(_dtype_name(tensor).rstrip("0123456789"), "O")
 
 
 def shape_of(tensor):

@@ -8,6 +8,7 @@ new subclass of `Source`. `ImageSequence` is for users. May import `checks`.
 
 import copy
 import itertools
+import types
 import typing
 
 import keras
@@ -15,12 +16,14 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import (
+    as_array,
     check_batch,
     check_boolean,
     check_images,
     check_integer,
     check_labels,
     check_seed,
+    plain_arrays,
     refuse,
 )
 
@@ -34,7 +37,7 @@ class ImageSequence(keras.utils.PyDataset):
 
     Args:
         images: uint8 array `(count, height, width, channels)`, count >= 1; a
-            memory map will do.
+            memory map is read batch by batch.
         labels: int array `(count,)` or None.
         batch_size: int >= 1; the last batch of an epoch may be smaller.
         flip: bool, whether half of the images, drawn anew each epoch, are
@@ -64,22 +67,20 @@ class ImageSequence(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if getattr(images, "ndim", 0) != 4 or not len(images):
+        self.images, self.labels = as_array(images), None
+        if self.images is None or self.images.ndim != 4 or not len(self.images):
             expected = "one image or more, (count, height, width, channels)"
             refuse("images", f"an array of {expected}", images)
+        count = len(self.images)
         if labels is not None:
-            labels = np.asarray(labels)
-            if labels.shape[:1] != (len(images),):
-                refuse(
-                    "labels", f"one for each of {len(images)} images", labels
-                )
-        self.images = images
-        self.labels = labels
+            self.labels = as_array(labels)
+            if self.labels is None or self.labels.shape[:1] != (count,):
+                refuse("labels", f"one for each of {count} images", labels)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.shuffle = check_boolean("shuffle", shuffle)
         self.flip = check_boolean("flip", flip)
         self.seed = check_seed(seed, or_none=False)
-        batches = -(-len(images) // self.batch_size)
+        batches = -(-count // self.batch_size)
         self._start(
             check_integer("epoch", epoch, 0),
             check_integer("batch", batch, 0, batches - 1),
@@ -146,6 +147,9 @@ class Source:
     """
 
     def __init__(self, data, check):
+        if isinstance(data, types.GeneratorType):
+            # Keras hands the arrays on to the backend as they are.
+            data = (plain_arrays(batch, "x") for batch in data)
         self.data = data
         self.check = check
 
@@ -367,8 +371,7 @@ def open_inputs(x):
         A `Source`. After `first`, its `data` still yields all of x.
     """
     if hasattr(x, "shape"):
-        array = x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
-        source = _Array(array, None)
+        source = _Array(as_array(x), None)
         source.data = x  # A tensor stays one for the model.
         return source
     return Source(x, lambda images, labels: ops.convert_to_numpy(images))

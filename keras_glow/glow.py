@@ -25,8 +25,8 @@ from keras_glow.flow.arguments import (
 )
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.flow.prediction import resolve_jit_compile
-from keras_glow.layers.bijection import flow_dtype
 from keras_glow.layers.chain import share_traces
+from keras_glow.losses import flow_dtype
 from keras_glow.training.trainable_flow import TrainableFlow
 
 
@@ -191,7 +191,7 @@ class Glow(TrainableFlow):
             for layer in (level.squeeze, *level.steps.bijections, level.prior)
         ]
         self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, self.num_classes, self.dtype
+            flow, self.image_shape, self.num_classes, self.dtype, self.name
         )
         for model in (self.encoder, self.scorer, self.decoder):
             model.jit_compile = resolve_jit_compile("auto", model)

@@ -5,7 +5,33 @@ import math
 import keras
 from keras import ops
 
+from keras_glow.checks import refuse
+
 LOG_2PI = math.log(2 * math.pi)
+
+
+def flow_dtype(dtype=None):
+    """Returns the dtype of the flow under a dtype policy: never half precision.
+
+    A log-determinant sums thousands of terms and the inverse has to undo every
+    rounding, so only float32 and float64 will do, whatever the policy says.
+
+    Args:
+        dtype: a dtype name, a `keras.DTypePolicy`, or None for the global one.
+
+    Returns:
+        `"float32"` or `"float64"`.
+
+    Raises:
+        ValueError: if `keras.config.floatx()` is of half precision: Keras
+            would round images, losses and learning rates to it.
+    """
+    floatx = keras.config.floatx()
+    if floatx not in ("float32", "float64"):
+        hint = ". Networks follow keras.config.set_dtype_policy"
+        refuse("keras.config.floatx()", "float32 or float64", floatx, hint)
+    variable_dtype = keras.dtype_policies.get(dtype).variable_dtype
+    return "float64" if variable_dtype == "float64" else "float32"
 
 
 def standard_normal_log_prob(z):
@@ -47,6 +73,8 @@ class StandardNormalNLL(keras.losses.Loss):
     """
 
     def __init__(self, name="standard_normal_nll", **kwargs):
+        # Keras would compute in its floatx, and could not add up the losses.
+        kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred):

@@ -4,7 +4,8 @@ Keras may change them in any release: `tests/backend/test_keras_internals.py`
 looks for each. Two more uses are where a method of Keras is overridden:
 `TrainableFlow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
 optimiser with its `_variables`, `_trainable_variables` and
-`_model_variables_moving_average`.
+`_model_variables_moving_average`. The errors of `checks` bear
+`_keras_call_info_injected`.
 """
 
 import contextlib

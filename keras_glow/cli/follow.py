@@ -13,7 +13,7 @@ import time
 
 import keras
 
-from keras_glow.callbacks import SampleGrid, warned
+from keras_glow.callbacks import HistoryFile, SampleGrid, warned
 from keras_glow.cli.curve import draw_curve
 from keras_glow.files.atomic import atomic_file
 from keras_glow.images.progress import ProgressLine
@@ -64,9 +64,19 @@ def summary(history, seconds):
     return f"{line}; this took {duration(seconds)}"
 
 
-def sample_grid(folder, size):
-    """Returns a `SampleGrid` of enlarged images, `size` (height, width)."""
-    return SampleGrid(folder, scale=max(1, PICTURE // max(size)))
+def written_each_epoch(folder, size):
+    """Returns the callbacks that write what one looks at in a run.
+
+    Args:
+        folder: pathlib.Path of the run.
+        size: (height, width) of its images.
+    """
+    scale = max(1, PICTURE // max(size))
+    return [
+        HistoryFile(folder / "history.csv", append=True),
+        SampleGrid(folder / "samples", scale=scale),
+        RunPictures(folder),
+    ]
 
 
 class ProgressOfTraining(keras.callbacks.Callback):

@@ -21,10 +21,10 @@ from keras_glow.cli.options import (
     TEST_DATA,
     UPSCALE,
     command,
+    grid,
     number,
     one_of,
     option,
-    picture,
     temperature,
 )
 from keras_glow.files.presets import PRESETS
@@ -78,12 +78,7 @@ SAMPLE = command(
     option("--seed", type=SEED, default=0),
     LABELS,
     one_of(
-        option(
-            "--grid",
-            type=picture,
-            metavar="FILE.png",
-            help="one picture of all",
-        ),
+        grid(help="one picture of all"),
         option("--out", metavar="DIR", help="a PNG for each image"),
     ),
 )
@@ -180,9 +175,7 @@ RECONSTRUCT = command(
     MODEL,
     LABELS,
     option("images", nargs="+", metavar="IMAGE"),
-    option(
-        "--grid", type=picture, metavar="FILE.png", help="both, as a picture"
-    ),
+    grid(help="both, as a picture"),
 )
 
 
@@ -215,7 +208,7 @@ INTERPOLATE = command(
     LABELS,
     option("--steps", type=number(int, 2), default=8),
     option("--spherical", action="store_true", help="along the great circle"),
-    option("--grid", type=picture, metavar="FILE.png", required=True),
+    grid(required=True),
 )
 
 

@@ -79,7 +79,12 @@ def classes(text):
     return [number(int, 0)(part) for part in text.split(",")]
 
 
-def picture(text):
+def grid(**settings):
+    """Returns the option that names a picture to write."""
+    return option("--grid", type=_picture, metavar="FILE.png", **settings)
+
+
+def _picture(text):
     """Returns the name of a file if its suffix is of an image format."""
     from PIL import Image
 

@@ -14,13 +14,9 @@ import keras
 import numpy as np
 
 from keras_glow.backend.devices import count_shards
-from keras_glow.callbacks import Checkpoint, HistoryFile, TimeBudget
+from keras_glow.callbacks import Checkpoint, TimeBudget
 from keras_glow.checks import refuse
-from keras_glow.cli.follow import (
-    ProgressOfTraining,
-    RunPictures,
-    sample_grid,
-)
+from keras_glow.cli.follow import ProgressOfTraining, written_each_epoch
 from keras_glow.cli.settings import LENGTH, Settings
 from keras_glow.data import ImageSequence
 from keras_glow.files.atomic import atomic_file, remove_partials
@@ -238,9 +234,7 @@ def _callbacks(folder, images, settings, budget, callbacks, checkpoint):
             settings.epochs, len(images), settings.batch_size, left
         ),
         *callbacks,
-        HistoryFile(folder / "history.csv", append=True),
-        sample_grid(folder / "samples", images.shape[1:3]),
-        RunPictures(folder),
+        *written_each_epoch(folder, images.shape[1:3]),
         # It comes last: if a kill keeps another callback from its work in an
         # epoch, that epoch is trained once more.
         checkpoint,

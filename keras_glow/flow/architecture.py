@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_glow import layers
-from keras_glow.flow.encoder import Encoder
+from keras_glow.flow.encoder import Encoder, FlowModel
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.layers.chain import Chain
 from keras_glow.layers.sequence import call_with_labels, walk
@@ -83,8 +83,10 @@ def build_encoder(flow, image_shape, num_classes, dtype):
     layers_in_order = (layer for level in flow for layer in level)
     *lower, (_, _, top, log_det) = walk(layers_in_order, image, labels)
     latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
+    # Keras' global image data format would change the order of the latents.
     flat = [
-        keras.layers.Flatten(dtype=dtype)(latent) for latent in (*latents, top)
+        keras.layers.Flatten(data_format="channels_last", dtype=dtype)(latent)
+        for latent in (*latents, top)
     ]
     z = (
         flat[0]
@@ -126,8 +128,8 @@ def _labels(num_classes):
     )
 
 
-def assemble(flow, image_shape, num_classes, dtype):
-    """Builds the models of a flow.
+def assemble(flow, image_shape, num_classes, dtype, name):
+    """Builds the models of a flow, with names that begin with `name`.
 
     Returns:
         Tuple of functional models: encoder (image to z, adds the loss
@@ -138,9 +140,9 @@ def assemble(flow, image_shape, num_classes, dtype):
     # and accepts no later call that has more.
     inputs, z, log_det = build_encoder(flow, image_shape, num_classes, dtype)
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
-    encoder = Encoder(inputs, outputs, name="encoder")
+    encoder = Encoder(inputs, outputs, name=f"{name}_encoder")
     log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)
-    scorer = keras.Model(inputs, log_prob, name="scorer")
+    scorer = FlowModel(inputs, log_prob, name=f"{name}_scorer")
     inputs, image = build_decoder(flow, image_shape, num_classes, dtype)
-    decoder = keras.Model(inputs, image, name="decoder")
+    decoder = FlowModel(inputs, image, name=f"{name}_decoder")
     return encoder, scorer, decoder

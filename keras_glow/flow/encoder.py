@@ -1,8 +1,9 @@
-"""The functional model from images to latents."""
+"""The functional models between images and latents."""
 
 import keras
 
 from keras_glow.backend.keras_internals import restore_weights_on_error
+from keras_glow.checks import kind_of, plain_arrays, refuse, shape_of
 from keras_glow.data import open_inputs
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
@@ -10,10 +11,38 @@ from keras_glow.flow.initialization import (
     initialize,
 )
 from keras_glow.flow.prediction import resolve_jit_compile
+from keras_glow.losses import flow_dtype
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
-class Encoder(keras.Model):
+class FlowModel(keras.Model):
+    """A functional model that refuses inputs of another shape in one line."""
+
+    def __call__(self, inputs, *args, **kwargs):
+        inputs = plain_arrays(inputs)
+        if not isinstance(inputs, dict):  # Keras takes one by its names.
+            self._check_inputs(keras.tree.flatten(inputs))
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _check_inputs(self, tensors):
+        if len(tensors) != len(self.inputs):
+            names = " and ".join(tensor.name for tensor in self.inputs)
+            refuse("inputs", names, tensors)
+        for tensor, own in zip(tensors, self.inputs, strict=True):
+            shape = shape_of(tensor) if kind_of(tensor) != "O" else ()
+            if own.ndim > 1 and (  # Keras takes labels as a column too.
+                len(shape) != own.ndim
+                or any(
+                    None not in pair and len({*pair}) > 1
+                    for pair in zip(shape, own.shape, strict=True)
+                )
+            ):
+                shape = ", ".join(map(str, ("batch", *own.shape[1:])))
+                refuse(own.name, f"floats of shape ({shape})", tensor)
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class Encoder(FlowModel):
     """A functional model of latents that can be trained by itself.
 
     Compile it with `keras_glow.losses.StandardNormalNLL()` and fit it to
@@ -28,7 +57,15 @@ class Encoder(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
 
+    def predict(self, x, *args, **kwargs):
+        return super().predict(plain_arrays(x, "x"), *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        return super().evaluate(plain_arrays(x, "x"), *args, **kwargs)
+
     def fit(self, x=None, *args, **kwargs):
+        flow_dtype()  # Keras would round x to half precision.
+        x = plain_arrays(x, "x")
         if isinstance(x, (list, tuple)):  # the same rows of each
             first = [
                 open_inputs(a).first(INITIALIZATION_IMAGES, seed=0) for a in x

@@ -5,8 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_glow.checks import check_positive
-from keras_glow.layers.bijection import Bijection
+from keras_glow.checks import check_positive, plain_arrays
+from keras_glow.layers.bijection import IMAGE, Bijection, pixel_count
 
 # A channel that hardly varies must not be blown up: |log_scale| is kept below
 # this when it is set from data (exp(10) is about 22,000).
@@ -47,14 +47,16 @@ class ActNorm(Bijection):
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.1
     """
 
+    input_ranks = (IMAGE,)
+
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = check_positive("epsilon", epsilon)
         self.adapting = False  # if True, each call sets the weights
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
         channels = input_shape[-1:]
+        self.built_channels = input_shape[-1]
         self.log_scale = self.add_weight(channels, "zeros", name="log_scale")
         self.bias = self.add_weight(channels, "zeros", name="bias")
         self.initialized = self.add_weight(
@@ -67,7 +69,8 @@ class ActNorm(Bijection):
         Call it outside of `fit`: on JAX, Keras discards values that are
         assigned to a trainable weight there.
         """
-        x = ops.convert_to_tensor(x, dtype=self.compute_dtype)
+        x = ops.convert_to_tensor(plain_arrays(x), dtype=self.compute_dtype)
+        self._check_shapes([tuple(x.shape)], inverse=False)
         if not self.built:
             self.build(x.shape)
         # Two passes over centred values: a large mean costs no precision.
@@ -84,10 +87,9 @@ class ActNorm(Bijection):
     def _forward(self, x):
         if self.adapting:
             self.adapt(x)
-        _, height, width, _ = x.shape
         # On TensorFlow the gradient of `ops.add` of a bias does not need x.
         z = ops.exp(self.log_scale) * ops.add(x, self.bias)
-        log_det = height * width * ops.sum(self.log_scale)
+        log_det = pixel_count(x) * ops.sum(self.log_scale)
         return z, self.zero_log_det(x) + log_det
 
     def _inverse(self, z):

@@ -1,26 +1,52 @@
 """The contract of every flow layer: call, inverse, log_det."""
 
+import random
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_glow.backend.process import flow_precision, turn_off_tf32
-from keras_glow.losses import negative_mean
+from keras_glow.checks import (
+    bad_input,
+    describe,
+    kind_of,
+    plain_arrays,
+    refuse,
+)
+from keras_glow.losses import flow_dtype, negative_mean
+
+IMAGE, LABELS = 4, 1  # numbers of dimensions
+WORDS = {IMAGE: "(batch, height, width, channels)", LABELS: "(batch,)"}
 
 
-def flow_dtype(dtype=None):
-    """Returns the dtype of the flow under a dtype policy: never half precision.
+def height_and_width(x):
+    """Returns the size of images `(batch, height, width, channels)`.
 
-    A log-determinant sums thousands of terms and the inverse has to undo every
-    rounding, so only float32 and float64 will do, whatever the policy says.
-
-    Args:
-        dtype: a dtype name, a `keras.DTypePolicy`, or None for the global one.
-
-    Returns:
-        `"float32"` or `"float64"`.
+    It is two ints, or scalar tensors where only a running program knows it.
     """
-    variable_dtype = keras.dtype_policies.get(dtype).variable_dtype
-    return "float64" if variable_dtype == "float64" else "float32"
+    _, height, width, _ = x.shape
+    if height is None or width is None:
+        _, height, width, _ = ops.shape(x)
+    return height, width
+
+
+def pixel_count(x):
+    """Returns height times width of images, to multiply floats with."""
+    height, width = height_and_width(x)
+    count = height * width
+    return ops.cast(count, x.dtype) if ops.is_tensor(count) else count
+
+
+def weights_generator(seed):
+    """Returns a NumPy generator for initial weights.
+
+    Without a seed it follows `keras.utils.set_random_seed`, as the initialisers
+    of Keras do.
+    """
+    return np.random.default_rng(
+        random.getrandbits(32) if seed is None else seed
+    )
 
 
 class Bijection(keras.layers.Layer):
@@ -37,7 +63,7 @@ class Bijection(keras.layers.Layer):
     `layer.log_det(x)`, eagerly, on symbolic Keras tensors, under `fit` and XLA.
     Both directions go through `__call__` of the same object, so models built
     from either share the weights. Variables are float32 (or float64) under any
-    dtype policy, see `flow_dtype`.
+    dtype policy, see `keras_glow.losses.flow_dtype`.
 
     Args:
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
@@ -69,10 +95,53 @@ class Bijection(keras.layers.Layer):
     -8.3177...
     """
 
+    # Numbers of dimensions of the inputs of `_forward`, and of those of
+    # `_inverse` if they are others; None takes any.
+    input_ranks = None
+    latent_ranks = None
+    built_channels = None  # the number that the weights are for, if they are
+
     def __init__(self, **kwargs):
         kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         turn_off_tf32()
+
+    def __call__(self, inputs, *args, **kwargs):
+        # Keras makes several lines of an error that `call` raises.
+        if isinstance(inputs, dict):
+            refuse("inputs", "a tensor, or a list of them", inputs)
+        inputs = keras.tree.map_structure(self._numbers, plain_arrays(inputs))
+        shapes = [tuple(np.shape(t)) for t in keras.tree.flatten(inputs)]
+        self._check_shapes(shapes, kwargs.get("inverse", False))
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _numbers(self, tensor):
+        """Refuses what holds no real numbers; integers become floats."""
+        kind = kind_of(tensor)
+        if kind not in "iuf":
+            refuse("inputs", "tensors of real numbers", tensor)
+        if kind == "f" or len(tensor.shape) < 2:  # labels stay integers
+            return tensor
+        return ops.cast(tensor, self.compute_dtype)
+
+    def _check_shapes(self, shapes, inverse):
+        """Refuses inputs by their shapes, in which a size may be None."""
+        ranks = self.input_ranks
+        if inverse and self.latent_ranks:
+            ranks = self.latent_ranks
+        if ranks and tuple(map(len, shapes)) != ranks:
+            expected = " and ".join(WORDS[rank] for rank in ranks)
+            self._refuse(f"inputs {expected}", *shapes)
+        channels = sum(shape[-1] or 0 for shape in shapes if shape[1:])
+        if self.built_channels not in (None, channels):
+            self._refuse(f"{self.built_channels} channels", *shapes)
+
+    def _refuse(self, expected, *shapes):
+        shape = shapes[0] if len(shapes) == 1 else shapes
+        raise bad_input(
+            f"{type(self).__name__} expects {expected}. "
+            f"Received: shape={describe(shape)}"
+        )
 
     def call(
         self,
@@ -93,6 +162,24 @@ class Bijection(keras.layers.Layer):
             self.add_loss(negative_mean(own_log_det))
             return z
         return z, log_det + own_log_det
+
+    def compute_output_spec(self, inputs, **kwargs):
+        # By itself Keras would ask `compute_output_shape`, which knows of no
+        # log-determinant.
+        return keras.Operation.compute_output_spec(self, inputs, **kwargs)
+
+    def compute_output_shape(self, input_shape):
+        # `keras.layers.TimeDistributed` needs it.
+        inputs = keras.KerasTensor(input_shape, self.compute_dtype)
+        outputs = self.compute_output_spec(inputs)
+        return keras.tree.map_structure(lambda z: z.shape, outputs)
+
+    def _output_spec(self, shape, log_det, inverse):
+        """Returns what `compute_output_spec` does, given the output's shape."""
+        image = keras.KerasTensor(shape, self.compute_dtype)
+        if inverse or log_det is None:
+            return image
+        return image, keras.KerasTensor(shape[:1], self.compute_dtype)
 
     def inverse(self, z):
         """Maps `z` back to `x` through this layer's own weights."""

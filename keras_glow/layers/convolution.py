@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_glow.layers.bijection import height_and_width
+
 AROUND = ((0, 0), (1, 1), (1, 1), (0, 0))  # one pixel on each side
 
 
@@ -45,7 +47,8 @@ def pointwise(x, kernel):
         Float tensor `(batch, height, width, outputs)`.
     """
     pixels = ops.reshape(x, (-1, x.shape[-1])) @ kernel
-    return ops.reshape(pixels, (-1, *x.shape[1:-1], kernel.shape[-1]))
+    shape = (-1, *height_and_width(x), kernel.shape[-1])
+    return ops.reshape(pixels, shape)
 
 
 def normalized(convolution, x, kernel, norm):

@@ -11,12 +11,27 @@ from keras_glow.checks import (
     check_seed,
     refuse,
 )
-from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.bijection import IMAGE, Bijection
 from keras_glow.layers.coupling_network import CouplingNetwork
 from keras_glow.layers.residual_network import ResidualNetwork
 
 NETWORKS = {"paper": CouplingNetwork, "residual": ResidualNetwork}
 NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
+
+
+ANY_SIZE = 8  # height and width to try a network in, if they are not known
+
+
+class _Reads(keras.StatelessScope):
+    """A context that notes the variables that are read in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.variables = {}
+
+    def get_current_value(self, variable):
+        self.variables[id(variable)] = variable
+        return super().get_current_value(variable)
 
 
 class Coupling(Bijection):
@@ -33,7 +48,9 @@ class Coupling(Bijection):
             `ResidualNetwork`, or a layer or a callable of your own. It maps
             `(batch, height, width, channels // 2)` to `outputs_per_channel`
             times the remaining channels, and must not change height and width;
-            the other arguments do not concern it.
+            the other arguments do not concern it. The weights that a callable
+            uses, such as those of layers in its closure, are trained and saved
+            too.
         network_dtype: `"bfloat16"` or `"float16"` to compute the network in
             that dtype while training; `"float32"` for never; None follows the
             layer's `dtype`, or the global dtype policy.
@@ -44,6 +61,7 @@ class Coupling(Bijection):
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
+    input_ranks = (IMAGE,)
     outputs_per_channel = None
 
     def __init__(
@@ -71,7 +89,6 @@ class Coupling(Bijection):
         self.network = network if own else None
         policy = keras.dtype_policies.get(network_dtype or kwargs.get("dtype"))
         self.network_dtype = policy.compute_dtype
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -80,11 +97,12 @@ class Coupling(Bijection):
                 f"{type(self).__name__} expects at least 2 channels. "
                 f"Received: shape={tuple(input_shape)}"
             )
+        self.built_channels = channels
         self.conditioning_channels = channels // 2
         outputs = self.outputs_per_channel * (
             channels - self.conditioning_channels
         )
-        half_shape = (*input_shape[:-1], self.conditioning_channels)
+        half_shape = (None, *input_shape[1:-1], self.conditioning_channels)
         if self.kind:
             half = self.network_dtype in ("bfloat16", "float16")
             blocks = {"blocks": self.blocks} if self.kind == "residual" else {}
@@ -98,10 +116,26 @@ class Coupling(Bijection):
                 name="network",
                 **blocks,
             )
-        if isinstance(self.network, keras.layers.Layer):
-            if not self.network.built:
-                self.network.build(half_shape)
-        self.outputs = outputs
+            self.network.build(half_shape)
+        elif isinstance(self.network, keras.layers.Layer):
+            half = keras.KerasTensor(half_shape, self.compute_dtype)
+            self._check_network(half_shape, self.network(half), outputs)
+        else:
+            # Keras tracks the weights of a layer, but not those of a function.
+            half_shape = [size or ANY_SIZE for size in half_shape]
+            with _Reads() as reads:
+                h = self.network(ops.zeros(half_shape, self.compute_dtype))
+            self.network_weights = list(reads.variables.values())
+            self._check_network(half_shape, h, outputs)
+
+    def _check_network(self, half_shape, h, outputs):
+        _, height, width, _ = half_shape
+        if tuple(h.shape[1:]) != (height, width, outputs):
+            raise bad_input(
+                f"The network of {self.name} is expected to return shape "
+                f"(batch, {height}, {width}, {outputs}). "
+                f"Received: shape={tuple(h.shape)}"
+            )
 
     def _split(self, x):
         # Two slices would cost more: the gradient of each fills a tensor of
@@ -114,14 +148,7 @@ class Coupling(Bijection):
         )
 
     def _condition(self, x1):
-        h = self.network(x1)
-        if h.shape[1:] != (*x1.shape[1:-1], self.outputs):
-            raise bad_input(
-                f"The network of {self.name} is expected to return shape "
-                f"(batch, {x1.shape[1]}, {x1.shape[2]}, {self.outputs}). "
-                f"Received: shape={tuple(h.shape)}"
-            )
-        return ops.cast(h, self.compute_dtype)
+        return ops.cast(self.network(x1), self.compute_dtype)
 
     def _forward(self, x):
         x1, x2 = self._split(x)

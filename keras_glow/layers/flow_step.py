@@ -6,7 +6,7 @@ from keras_glow.checks import check_choice
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.additive_coupling import AdditiveCoupling
 from keras_glow.layers.affine_coupling import AffineCoupling
-from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.bijection import IMAGE, Bijection
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.reverse import Reverse
 from keras_glow.layers.shuffle import Shuffle
@@ -47,6 +47,8 @@ class FlowStep(Bijection):
     Reference:
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, figure 2a
     """
+
+    input_ranks = (IMAGE,)
 
     def __init__(
         self,
@@ -99,15 +101,15 @@ class FlowStep(Bijection):
         return self.actnorm, self.permutation, self.coupling
 
     def build(self, input_shape):
+        self.built_channels = input_shape[-1]
         for bijection in self.parts():
             bijection.build(input_shape)
 
-    def compute_output_spec(self, inputs, log_det=None, **kwargs):
+    def compute_output_spec(
+        self, inputs, log_det=None, inverse=False, **kwargs
+    ):
         # The shapes are known without running it, which takes a while.
-        image = keras.KerasTensor(inputs.shape, self.compute_dtype)
-        if log_det is None:
-            return image
-        return image, keras.KerasTensor(inputs.shape[:1], self.compute_dtype)
+        return self._output_spec(inputs.shape, log_det, inverse)
 
     def _forward(self, x):
         total = 0.0

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.checks import check_integer
-from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.bijection import IMAGE, LABELS, Bijection
 from keras_glow.layers.split import MAX_LOG_SIGMA
 
 
@@ -41,6 +41,16 @@ class GaussianPrior(Bijection):
         if num_classes is not None:
             num_classes = check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
+        self.input_ranks = (IMAGE, LABELS) if num_classes else (IMAGE,)
+
+    def _check_shapes(self, shapes, inverse):
+        super()._check_shapes(shapes, inverse)
+        shape = shapes[0][1:]
+        if None in shape:
+            if not self.built:
+                self._refuse("height and width to be known", *shapes)
+        elif self.built and shape != self.mu.shape[1:]:
+            self._refuse(f"{self.mu.shape[1:]} for each example", *shapes)
 
     def build(self, input_shape):
         if self.num_classes:

@@ -6,7 +6,13 @@ from keras import ops
 
 from keras_glow.backend.process import flow_precision
 from keras_glow.checks import check_boolean, check_seed
-from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.bijection import (
+    IMAGE,
+    Bijection,
+    height_and_width,
+    pixel_count,
+    weights_generator,
+)
 
 
 def plu_decomposition(matrix):
@@ -32,7 +38,7 @@ def plu_decomposition(matrix):
 
 def random_rotation(size, seed=None):
     """Returns a random rotation (orthogonal, determinant 1), float64."""
-    gaussian = np.random.default_rng(seed).normal(size=(size, size))
+    gaussian = weights_generator(seed).normal(size=(size, size))
     q, r = np.linalg.qr(gaussian)
     q = q * np.sign(np.diag(r))  # uniform over the orthogonal group
     q[0] *= np.linalg.slogdet(q).sign
@@ -57,7 +63,8 @@ class InvertibleConv1x1(Bijection):
 
     Args:
         lu: bool, which of the two parametrisations.
-        seed: int 0..2**32 - 1, or None for a different rotation each time.
+        seed: int 0..2**32 - 1, or None for a different rotation each time,
+            see `keras.utils.set_random_seed`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -67,14 +74,15 @@ class InvertibleConv1x1(Bijection):
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.2
     """
 
+    input_ranks = (IMAGE,)
+
     def __init__(self, lu=True, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.lu = check_boolean("lu", lu)
         self.seed = check_seed(seed)
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
-        channels = input_shape[-1]
+        channels = self.built_channels = input_shape[-1]
         rotation = random_rotation(channels, self.seed)
         if not self.lu:
             self.kernel = self._add_weight("kernel", rotation)
@@ -125,7 +133,6 @@ class InvertibleConv1x1(Bijection):
         return lower, self.upper * above + identity * diagonal
 
     def _forward(self, x):
-        _, height, width, _ = x.shape
         if self.lu:
             log_det = ops.sum(self.log_s)
         else:
@@ -133,7 +140,7 @@ class InvertibleConv1x1(Bijection):
             # `ops.slogdet`, it compiles under XLA on TensorFlow.
             _, r = ops.qr(self.kernel)
             log_det = ops.sum(ops.log(ops.abs(ops.diagonal(r))))
-        log_det = self.zero_log_det(x) + height * width * log_det
+        log_det = self.zero_log_det(x) + pixel_count(x) * log_det
         return self._mix(x, self.matrix()), log_det
 
     def _inverse(self, z):
@@ -141,11 +148,11 @@ class InvertibleConv1x1(Bijection):
 
     def _mix(self, x, matrix):
         # One matrix product covers all pixels. They are its rows, hence W^T.
-        _, height, width, channels = x.shape
+        channels = x.shape[-1]
         # It is written with `@`: `ops.matmul` rounds float64 to float32 on
         # Torch.
         mixed = ops.reshape(x, (-1, channels)) @ ops.transpose(matrix)
-        return ops.reshape(mixed, (-1, height, width, channels))
+        return ops.reshape(mixed, (-1, *height_and_width(x), channels))
 
     def get_config(self):
         return {**super().get_config(), "lu": self.lu, "seed": self.seed}

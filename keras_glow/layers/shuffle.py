@@ -1,11 +1,10 @@
 """A fixed random permutation of the channels."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_seed
-from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.bijection import Bijection, weights_generator
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -19,7 +18,8 @@ class Shuffle(Bijection):
     as it was trained to.
 
     Args:
-        seed: int 0..2**32 - 1, or None for a different order each time.
+        seed: int 0..2**32 - 1, or None for a different order each time, see
+            `keras.utils.set_random_seed`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -35,8 +35,8 @@ class Shuffle(Bijection):
         self.seed = check_seed(seed)
 
     def build(self, input_shape):
-        channels = input_shape[-1]
-        order = np.random.default_rng(self.seed).permutation(channels)
+        channels = self.built_channels = input_shape[-1]
+        order = weights_generator(self.seed).permutation(channels)
         self.permutation = self.add_weight(
             (channels,),
             lambda shape, dtype: ops.convert_to_tensor(order, dtype),

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.checks import bad_input, check_boolean, check_integer
-from keras_glow.layers.bijection import Bijection
+from keras_glow.layers.bijection import IMAGE, LABELS, Bijection
 from keras_glow.layers.convolution import convolve, kernel_shape
 
 # sigma of a latent stays within exp(+-7): beyond it the inverse is not exact.
@@ -52,6 +52,9 @@ class Split(Bijection):
         if num_classes is not None:
             num_classes = check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
+        labels = (LABELS,) if num_classes else ()
+        self.input_ranks = (IMAGE, *labels)
+        self.latent_ranks = (IMAGE, IMAGE, *labels)
 
     def build(self, input_shape):
         if self.num_classes:
@@ -67,6 +70,7 @@ class Split(Bijection):
                 "Split expects at least 2 channels. "
                 f"Received: shape={tuple(input_shape)}"
             )
+        self.built_channels = kept + latent
         # Splitting into two equal halves takes fewer TensorFlow operations than
         # splitting at indices.
         self.sections = 2 if kept == latent else [kept]

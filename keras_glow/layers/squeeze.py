@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_glow.checks import bad_input, check_integer
-from keras_glow.layers.bijection import Bijection
+from keras_glow.checks import check_integer
+from keras_glow.layers.bijection import IMAGE, Bijection, height_and_width
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -30,32 +30,48 @@ class Squeeze(Bijection):
         section 3.6
     """
 
+    input_ranks = (IMAGE,)
+
     def __init__(self, factor=2, **kwargs):
         super().__init__(**kwargs)
         self.factor = check_integer("factor", factor, 1)
-        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def _check_shapes(self, shapes, inverse):
+        super()._check_shapes(shapes, inverse)
+        ((_, *size, channels),) = shapes
+        f = self.factor
+        if inverse and channels % f**2:
+            self._refuse(
+                f"channels to be a multiple of {f**2} on the way back", *shapes
+            )
+        if not inverse and any(n % f for n in size if n is not None):
+            self._refuse(f"height and width to be multiples of {f}", *shapes)
+
+    def compute_output_spec(
+        self, inputs, log_det=None, inverse=False, **kwargs
+    ):
+        # Keras would try sizes of its own where it knows none.
+        batch, *size, channels = inputs.shape
+        f = self.factor
+        if inverse:
+            size = [n and n * f for n in size]
+            channels = channels // f**2
+        else:
+            size = [n and n // f for n in size]
+            channels = channels * f**2
+        return self._output_spec((batch, *size, channels), log_det, inverse)
 
     def _forward(self, x):
-        _, height, width, channels = x.shape
-        f = self.factor
-        if height % f or width % f:
-            raise bad_input(
-                f"Squeeze expects height and width to be multiples of {f}. "
-                f"Received: shape={x.shape}"
-            )
+        height, width = height_and_width(x)
+        channels, f = x.shape[-1], self.factor
         z = ops.reshape(x, (-1, height // f, f, width // f, f, channels))
         z = ops.transpose(z, (0, 1, 3, 2, 4, 5))
         z = ops.reshape(z, (-1, height // f, width // f, f * f * channels))
         return z, self.zero_log_det(x)
 
     def _inverse(self, z):
-        _, height, width, channels = z.shape
-        f = self.factor
-        if channels % f**2:
-            raise bad_input(
-                f"Squeeze expects channels to be a multiple of {f**2} on the "
-                f"way back. Received: shape={z.shape}"
-            )
+        height, width = height_and_width(z)
+        channels, f = z.shape[-1], self.factor
         x = ops.reshape(z, (-1, height, width, f, f, channels // f**2))
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
         return ops.reshape(x, (-1, height * f, width * f, channels // f**2))

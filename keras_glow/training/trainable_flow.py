@@ -23,6 +23,7 @@ from keras_glow.checks import (
     check_choice,
     check_fraction,
     check_integer,
+    plain_arrays,
     refuse,
 )
 from keras_glow.data import open_images, open_validation_data
@@ -37,7 +38,7 @@ from keras_glow.flow.noise import IndexedNoise
 from keras_glow.flow.pixels import dequantize, nan_where_outside
 from keras_glow.flow.prediction import resolve_jit_compile, with_labels
 from keras_glow.layers.chain import share_traces
-from keras_glow.losses import StandardNormalNLL, batch_mean
+from keras_glow.losses import StandardNormalNLL, batch_mean, flow_dtype
 from keras_glow.training.divergence import (
     NanIfEmptyMean,
     StopIfDiverged,
@@ -104,6 +105,7 @@ class TrainableFlow(ImageFlow):
             ValueError: naming the argument that is not as described.
         """
         _check_loss(loss)
+        flow_dtype()  # refuses a floatx of half precision
         check_choice("jit_compile", jit_compile, (True, False, "auto"))
         jit_compile = resolve_jit_compile(jit_compile, self)
         share_traces(self.encoder, not jit_compile)
@@ -124,6 +126,17 @@ class TrainableFlow(ImageFlow):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    def __call__(self, inputs, *args, **kwargs):
+        # Keras makes several lines of an error that `call` raises.
+        inputs = plain_arrays(inputs)
+        images, labels = inputs, None
+        if self.num_classes is not None:
+            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+                refuse("inputs", "(images, labels)", inputs)
+            images, labels = inputs
+        check_batch(images, labels, self.image_shape, self.num_classes)
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
 
@@ -131,7 +144,6 @@ class TrainableFlow(ImageFlow):
         `(images, labels)`.
         """
         images, labels = (inputs, None) if self.num_classes is None else inputs
-        check_batch(images, labels, self.image_shape, self.num_classes)
         if training:
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise

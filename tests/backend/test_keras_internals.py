@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_glow
+from keras_glow import checks
 from keras_glow.backend import keras_internals
 
 
@@ -42,3 +43,41 @@ def test_fit_tells_evaluate_that_it_calls(model, monkeypatch):
     model.evaluate(images, verbose=0)
     assert calls == [True, False]
     assert keras_internals.averages(model.optimizer) is not None
+
+
+class Refusing(keras.layers.Layer):
+    def call(self, x):
+        checks.refuse("x", "something else", x)
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("depth", [1, 2])
+def test_keras_adds_nothing_to_an_error_of_a_check(depth):
+    layer = inner = Refusing()
+    if depth == 2:
+        layer = keras.layers.Lambda(lambda x: inner(x))
+    with pytest.raises(ValueError) as caught:
+        layer(np.zeros((1, 2), "float32"))
+    assert str(caught.value) == (
+        "`x` is expected to be something else. "
+        "Received: x=float32 tensor of shape (1, 2)"
+    )
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        (keras.ops.zeros((2, 3)), "float32 tensor of shape (2, 3)"),
+        (keras.ops.zeros((2,), "int32"), "int32 tensor of shape (2,)"),
+        (np.zeros((2, 3), "uint8"), "uint8 array of shape (2, 3) from 0 to 0"),
+        (
+            (keras.ops.zeros((2,)), np.zeros((1,), "bool")),
+            "(float32 tensor of shape (2,), bool array of shape (1,))",
+        ),
+        ({"image": keras.ops.zeros((2,))}, "a dict with 'image'"),
+        ((1, 2), "(1, 2)"),
+    ],
+)
+def test_tensors_are_described_alike(value, words):
+    assert checks.describe(value) == words

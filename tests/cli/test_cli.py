@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import json
 import os
 import re
@@ -15,13 +16,20 @@ from helpers import move_weights, random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from keras_glow import Glow
+from keras_glow import Glow, load_model
 from keras_glow.callbacks import SampleGrid
-from keras_glow.cli import inputs
+from keras_glow.cli import inputs, models
 from keras_glow.cli import main as main_module
 from keras_glow.cli.main import main
+from keras_glow.conversion import FORMATS
+from keras_glow.flow import choices
+from keras_glow.layers import flow_step
+from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
+from keras_glow.layers.chain import MEMORY
+from keras_glow.layers.coupling import NETWORK_DTYPES
 from keras_glow.training.checkpoint import read_progress
 
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 TRAIN = [
     "--levels=2",
     "--depth=1",
@@ -63,7 +71,14 @@ def test_train_leaves_model_history_and_samples(run):
     assert sorted(p.name for p in (folder / "run" / "samples").iterdir()) == [
         "epoch_0001.png",
         "epoch_0002.png",
+        "latest.png",
     ]
+    with Image.open(folder / "run" / "samples" / "latest.png") as image:
+        assert image.size == (8 * 130 + 2, 3 * 130 + 2)  # 16 times as large
+    with Image.open(folder / "run" / "curve.png") as image:
+        assert image.size == (900, 520)
+    best = load_model(folder / "run" / "best.keras")
+    assert best.image_shape == (8, 8, 3)
     model = keras.saving.load_model(folder / "run" / "model.keras")
     assert model.image_shape == (8, 8, 3)
 
@@ -298,54 +313,80 @@ def test_python_m_keras_glow(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command, backend, before, after",
-    [
-        ("train", "tensorflow", None, "1"),
-        ("train", "tensorflow", "0", "0"),
-        ("train", "jax", None, None),
-        ("sample", "tensorflow", None, None),
-    ],
+    "command, before, after",
+    [("train", None, "1"), ("train", "0", "0"), ("sample", None, None)],
 )
-def test_train_begins_anew_with_onednn(
-    monkeypatch, command, backend, before, after
-):
-    calls = []
-    environment = {} if before is None else {main_module.ONEDNN: before}
-    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+def test_training_has_onednn(monkeypatch, command, before, after):
+    environment = {} if before is None else {ONEDNN: before}
     monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
     monkeypatch.setattr(sys, "argv", ["keras-glow", command, "faces"])
-    monkeypatch.setattr(sys, "orig_argv", ["p", "-O", "keras-glow", command])
     monkeypatch.setattr(main_module, "main", lambda: 3)
     assert main_module.console() == 3
-    again = [sys.executable, "-O", "keras-glow", command]
-    assert calls == ([(sys.executable, again)] if before != after else [])
-    assert environment.get(main_module.ONEDNN) == after
+    assert environment.get(ONEDNN) == after
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow" or os.name != "posix",
-    reason="for TensorFlow, where execv keeps the process",
+@pytest.mark.parametrize(
+    "arguments, code, allowed",
+    [
+        (["--help"], 0, set()),
+        (["train", "--help"], 0, set()),
+        (["presets"], 0, set()),
+        ([], 2, set()),
+        (["train", "faces", "--epochs=0"], 2, set()),
+        (["sample", "faces32", "--grid=a.xyz"], 2, set()),
+        (["info", "absent.keras"], 1, {"numpy"}),
+        (["info", "mnist"], 0, {"numpy"}),
+    ],
 )
-def test_importing_sets_no_variable_and_training_does(tmp_path):
-    script = """
-import os
-from keras_glow.cli import main
-print(os.environ.get(main.ONEDNN), flush=True)
-main.main = lambda: None
-main.console()
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
-    environment.pop(main_module.ONEDNN, None)
+def test_what_needs_no_backend_imports_none(tmp_path, arguments, code, allowed):
     done = subprocess.run(
-        [sys.executable, "-c", script, "train", "two words"],
-        check=True,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-X", "importtime", "-m", "keras_glow", *arguments],
+        capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
     )
-    assert done.stdout.split() == ["None", "1"]
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "keras_glow.cli.main" in imported
+    heavy = {"numpy", "keras", "tensorflow", "jax", "torch"}
+    assert imported & heavy <= allowed
+
+
+def test_the_options_offer_what_there_is():
+    assert set(choices.PERMUTATIONS) == set(flow_step.PERMUTATIONS)
+    assert set(choices.COUPLINGS) == set(flow_step.COUPLINGS)
+    assert set(choices.SCALES) == set(SCALE_FUNCTIONS)
+    assert choices.MEMORY == MEMORY
+    assert choices.NETWORK_DTYPES == NETWORK_DTYPES
+    assert set(models.FORMATS) == set(FORMATS)
+
+
+def test_info_counts_what_the_model_counts(run, capsys):
+    model = run[0] / "run" / "model.keras"
+    assert main(["info", str(model)]) == 0
+    parameters = keras.saving.load_model(model).count_params()
+    assert f"parameters: {parameters:,}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_need_not_know_the_letters_of_a_file(
+    run, tmp_path, monkeypatch, encoding
+):
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)
+    )
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    model, grid = run[0] / "run" / "model.keras", tmp_path / "\ubaa8.png"
+    assert main(["sample", str(model), "--count=1", f"--grid={grid}"]) == 0
+    absent = str(tmp_path / "\ubaa8\udcff\nb.keras")
+    assert main(["info", absent]) == 1
+    out.flush(), err.flush()
+    assert b"\\ubaa8.png" in out.buffer.getvalue()
+    (line,) = err.buffer.getvalue().splitlines()
+    assert b"does not exist" in line and b"b.keras" in line
 
 
 WRONG_USE = [
@@ -355,6 +396,7 @@ WRONG_USE = [
     (["sample", "{model}"], "--grid --out"),
     (["sample", "{model}", "--grid=a.png", "--out=b"], "--out"),
     (["sample", "{model}", "--grid=a.png", "--colour"], "--colour"),
+    (["sample", "{model}", "--grid=a.xyz"], ".png or .jpg, got 'a.xyz'"),
     (["sample", "{model}", "--grid=a.png", "--count=0"], "--count"),
     (["sample", "{model}", "--grid=a.png", "--count=1.5"], "--count.*'1.5'"),
     (["sample", "{model}", "--grid=a.png", "--seed=-1"], "--seed.*'-1'"),

@@ -187,7 +187,7 @@ def test_exported_to_onnx_equals_the_original(expected, exported):
 def test_every_kind_in_every_format(format, arguments, tmp_path):
     need_packages(format)
     model = small_glow(**arguments)
-    model.export(tmp_path / "new" / "out", format)
+    model.export(tmp_path / "new" / "out", format, verbose=False)
     check_format(format, original(model), tmp_path / "new" / "out")
 
 
@@ -308,6 +308,8 @@ def test_what_cannot_be_exported_is_told(model, tmp_path, monkeypatch):
     path = tmp_path / "out"
     with pytest.raises(ValueError, match="`format` is expected.*'pickle'"):
         model.export(path, "pickle")
+    with pytest.raises(ValueError, match="^`verbose` is expected to be .*$"):
+        model.export(path, verbose="no")
     with monkeypatch.context() as patch:
         patch.setattr(keras.backend, "backend", lambda: "numpy")
         with pytest.raises(ValueError, match="TensorFlow backend.*numpy"):

@@ -564,3 +564,46 @@ def test_what_is_watched_is_seen(tmp_path):
         assert any(seen.startswith(event) for seen in cost.misdeeds)
     _, cost = watch.run(lambda: (tmp_path / "file").write_text("text"))
     assert cost.misdeeds == []
+
+
+@pytest.mark.every_backend
+def test_ways_of_keras_to_save_weights(tmp_path):
+    models = [
+        keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=2, seed=seed)
+        for seed in (1, 2)
+    ]
+    one, other = models
+    one.compile("adam")
+    images = np.zeros((4, 4, 4, 1), "uint8")
+    expected = one.encode(images)
+
+    def check(load):
+        other.set_weights([0 * w for w in other.get_weights()])
+        load(other)
+        assert_array_equal(other.encode(images), expected)
+
+    missing = tmp_path / "a" / "b" / "model.weights.h5"
+    one.save_weights(missing)
+    check(lambda model: model.load_weights(missing))
+    check(lambda model: model.load_weights(str(missing), skip_mismatch=False))
+    check(lambda model: keras.saving.load_weights(model, missing))
+    name = os.fsencode(tmp_path / "bytes.weights.h5")
+    one.save_weights(name)
+    check(lambda model: model.load_weights(name))
+    one.save(os.fsencode(tmp_path / "bytes.keras"))
+    check(lambda model: model.load_weights(tmp_path / "bytes.keras"))
+    (tmp_path / "link.weights.h5").symlink_to("a/b/model.weights.h5")
+    missing.write_bytes(b"")
+    one.save_weights(tmp_path / "link.weights.h5")
+    assert (tmp_path / "link.weights.h5").is_symlink()
+    check(lambda model: model.load_weights(missing))
+    before = other.get_weights()
+    with pytest.raises(ValueError, match="^`skip_mismatch` is expected .*$"):
+        other.load_weights(missing, skip_mismatch=True)
+    with pytest.raises(ValueError, match="^`max_shard_size` is expected .*$"):
+        one.save_weights(tmp_path / "a.weights.json", max_shard_size=1)
+    with pytest.raises(OSError, match="^.* cannot be written: it is a folder$"):
+        (tmp_path / "folder.weights.h5").mkdir()
+        one.save_weights(tmp_path / "folder.weights.h5")
+    for now, then in zip(other.get_weights(), before, strict=True):
+        assert_array_equal(now, then)

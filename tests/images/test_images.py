@@ -116,3 +116,56 @@ def test_what_cannot_be_resized_is_told_beforehand(tmp_path):
             read(file, 16)
         with pytest.raises(ValueError, match="`size`.*True"):
             read(file, True)
+
+
+@pytest.mark.parametrize(
+    "name, format, mode",
+    [
+        ("a.png", "PNG", "RGB"),
+        ("a.PNG", "PNG", "RGB"),
+        ("a.jpg", "JPEG", "RGB"),
+        ("b/a.JPEG", "JPEG", "L"),
+        ("a.webp", "WEBP", "RGB"),
+        ("a.gif", "GIF", "RGB"),
+        ("a.bmp", "BMP", "L"),
+        ("a.tif", "TIFF", "RGB"),
+    ],
+)
+def test_the_name_says_the_format(picture, tmp_path, name, format, mode):
+    pixels = picture[None, ..., : len(mode) // 3 * 2 + 1]
+    images.save_grid(pixels, tmp_path / name)
+    images.save_image(pixels[0], str(tmp_path / f"one_{name[-5:]}"))
+    with Image.open(tmp_path / name) as image:
+        assert image.format == format
+        assert image.size == (16, 16)
+        if format != "GIF":
+            assert image.mode == mode
+
+
+@pytest.mark.parametrize("name", ["a", "a.xyz", "a.npz", ".png", "a.png.txt"])
+def test_a_name_of_no_format_is_refused(picture, tmp_path, name):
+    with pytest.raises(ValueError, match=r"such as \.png or \.jpg"):
+        images.save_grid(picture[None], tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image / 255,
+        lambda image: image[0],
+        lambda image: image[..., :2],
+        lambda image: image[None],
+        lambda image: image.astype("int64"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture, tmp_path, change):
+    with pytest.raises(ValueError, match="uint8"):
+        images.save_image(change(picture), tmp_path / "a.png")
+
+
+def test_a_grid_enlarges_pixels(picture):
+    grid = images.image_grid(picture[None], padding=1, scale=3)
+    assert grid.shape == (38, 38, 3)
+    assert_array_equal(grid[2:-1:3, 2:-1:3], picture)
+    assert_array_equal(grid[1:4, 1:4], np.full((3, 3, 3), picture[0, 0]))

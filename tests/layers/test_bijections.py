@@ -295,3 +295,97 @@ def test_every_public_bijection_has_a_case():
     tested = {type(create()) for create, _ in CASES.values()}
     public = {getattr(layers, name) for name in layers.__all__}
     assert public - {layers.Bijection} == tested
+
+
+def symbolic_inputs(case_id, layer, image_shape):
+    image = keras.Input(image_shape)
+    if "classes" not in case_id:
+        return image
+    return [image, keras.Input((), dtype="int32")]
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("name", CASES)
+def test_images_may_have_any_size(name, tmp_path):
+    create, (height, width, channels) = CASES[name]
+    layer = create()
+    inputs = symbolic_inputs(name, layer, (None, None, channels))
+    if isinstance(layer, layers.GaussianPrior):  # its weights have a size
+        with pytest.raises(ValueError, match="^GaussianPrior expects.*known"):
+            layer(inputs)
+        return
+    model = keras.Model(inputs, layer(inputs))
+    move_weights(layer)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    for size in ((height, width), (2 * height, 3 * width)):
+        x = rng.normal(size=(3, *size, channels)).astype("float32")
+        x = [x, np.array([1, 4, 1], "int32")] if "classes" in name else x
+        fixed = create()
+        z = fixed(x)
+        fixed.set_weights(layer.get_weights())
+        z, log_det = fixed(x, log_det=0.0)
+        for run in (layer, model, model.predict_on_batch, loaded):
+            assert_allclose(flat(run(x)), flat(z), atol=1e-5)
+        assert_allclose(to_numpy(layer.log_det(x)), log_det, rtol=1e-5)
+        labels = x[1:] if "classes" in name else []
+        latents = [*keras.tree.flatten(z), *labels]
+        latents = latents[0] if len(latents) == 1 else latents
+        images = x[0] if labels else x
+        assert_allclose(flat(layer.inverse(latents)), flat(images), atol=1e-4)
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("name", CASES)
+def test_other_shapes_are_refused_in_one_line(name):
+    create, shape = CASES[name]
+    channels = shape[-1]
+    new, built = create(), Case(name, "float32").layer
+    labels = [np.zeros(2, "int32")] if "classes" in name else []
+    vectors = np.zeros((2, channels), "float32")
+    # What only moves channels takes vectors too.
+    if not isinstance(new, (layers.Reverse, layers.Shuffle)):
+        for layer in (new, built):
+            for x in (vectors, keras.Input((channels,)), vectors[None]):
+                x = [x, *labels] if labels else x
+                for call in (layer, layer.inverse, layer.log_det):
+                    with pytest.raises(ValueError, match="^.* expects .*$"):
+                        call(x)
+    if isinstance(new, (layers.Reverse, layers.Squeeze)):
+        return  # They have no weights.
+    wider = np.zeros((2, *shape[:2], channels + 2), "float32")
+    with pytest.raises(ValueError, match=f"^.* expects .*{channels}.*$"):
+        built([wider, *labels] if labels else wider)
+
+
+FORMS = {  # ways in which an array of the same numbers may be held
+    "big_endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "float64": lambda x: x.astype(">f8"),
+    "fortran": np.asfortranarray,
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "objects": lambda x: x.astype(object),
+    "nothing_masked": np.ma.array,
+}
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("form", FORMS)
+def test_an_array_of_any_form_is_what_its_plain_copy_is(form):
+    x = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype("float32")
+    other = FORMS[form](x)
+    layer, adapted, expected = step()(), layers.ActNorm(), layers.ActNorm()
+    for call in (layer, layer.inverse, layer.log_det):
+        assert_allclose(to_numpy(call(other)), to_numpy(call(x)), atol=1e-6)
+    adapted.adapt(other)
+    expected.adapt(x)
+    assert_allclose(to_numpy(adapted(x)), to_numpy(expected(x)), atol=1e-6)
+
+
+@pytest.mark.every_backend
+def test_masked_values_are_refused():
+    x = np.ma.array(
+        np.zeros((1, 2, 2, 4)), mask=np.arange(16).reshape(1, 2, 2, 4) == 3
+    )
+    with pytest.raises(ValueError, match="^`inputs` .* 1 values masked$"):
+        step()()(x)
