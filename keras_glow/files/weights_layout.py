@@ -88,14 +88,12 @@ def weights_layout(config):
             add_actnorm(f"{network}/norm_1", width)
             add_actnorm(f"{network}/norm_2", width)
             return
-        add(network, first, last, floats(outputs))
-        add_actnorm(f"{network}/norm", width)
+        add(network, first, floats(width), last, floats(outputs))
         for block in itertools.islice(
             _numbered(f"{network}/blocks/gated_block"), config["blocks"]
         ):
             gate = floats(width, 2 * width), floats(2 * width)
-            add(block, kernel(width, width), *gate)
-            add_actnorm(f"{block}/norm", width)
+            add(block, kernel(width, width), floats(width), *gate)
 
     steps, splits = map(_numbered, ("bijections/flow_step", "bijections/split"))
     levels = level_shapes(config["image_shape"], config["levels"])

@@ -1,13 +1,12 @@
 """A deeper network for a coupling layer: gated residual blocks."""
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.convolution import (
     convolve,
     kernel_shape,
-    normalized,
     pointwise,
 )
 
@@ -54,10 +53,12 @@ class ResidualNetwork(keras.layers.Layer):
         self.low_precision = low_precision
         self.seed = seed
         self.border = border
-        self.norm = ActNorm(name="norm", dtype=self.dtype)
+        seeds = blocks * [None]
+        if seed is not None:  # each block begins with other kernels
+            seeds = np.random.SeedSequence(seed).generate_state(blocks).tolist()
         self.blocks = [
             GatedBlock(border, seed, name=f"block_{number}", dtype=self.dtype)
-            for number in range(1, blocks + 1)
+            for number, seed in enumerate(seeds, 1)
         ]
 
     def build(self, input_shape):
@@ -66,6 +67,7 @@ class ResidualNetwork(keras.layers.Layer):
             keras.initializers.HeNormal(self.seed),
             name="kernel",
         )
+        self.bias = self.add_weight((self.width,), "zeros", name="bias")
         self.last_kernel = self.add_weight(
             kernel_shape(self.width, self.channels, self.border),
             "zeros",
@@ -74,16 +76,15 @@ class ResidualNetwork(keras.layers.Layer):
         self.last_bias = self.add_weight(
             (self.channels,), "zeros", name="last_bias"
         )
-        for layer in (self.norm, *self.blocks):
-            layer.build((*input_shape[:-1], self.width))
+        for block in self.blocks:
+            block.build((*input_shape[:-1], self.width))
 
     def call(self, x, training=None):
         dtype = self.compute_dtype
         if training and self.low_precision:
             dtype = self.low_precision
-        h = normalized(
-            self._convolve, ops.cast(x, dtype), self.kernel, self.norm
-        )
+        h = ops.cast(x, dtype)
+        h = _biased(self._convolve, h, self.kernel, self.bias)
         for block in self.blocks:
             h = block.add_to(h)
         h = self._convolve(ops.elu(h), ops.cast(self.last_kernel, dtype))
@@ -107,8 +108,6 @@ class ResidualNetwork(keras.layers.Layer):
 class GatedBlock(keras.layers.Layer):
     """ELU, 3x3 convolution, ELU, 1x1 convolution to a gated linear unit, added.
 
-    The 3x3 convolution has an activation normalisation, folded into the kernel.
-
     Args:
         border: see `CouplingNetwork`.
         seed: see `CouplingNetwork`.
@@ -119,7 +118,6 @@ class GatedBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.border = border
         self.seed = seed
-        self.norm = ActNorm(name="norm", dtype=self.dtype)
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -128,6 +126,7 @@ class GatedBlock(keras.layers.Layer):
             keras.initializers.HeNormal(self.seed),
             name="kernel",
         )
+        self.bias = self.add_weight((width,), "zeros", name="bias")
         self.gate_kernel = self.add_weight(
             (width, 2 * width),
             keras.initializers.LecunNormal(self.seed),
@@ -136,18 +135,24 @@ class GatedBlock(keras.layers.Layer):
         self.gate_bias = self.add_weight(
             (2 * width,), "zeros", name="gate_bias"
         )
-        self.norm.build(input_shape)
 
     def add_to(self, h):
         """Returns h `(batch, height, width, channels)` plus its change.
 
         It computes in the dtype of h, which `call` would cast.
         """
-        change = normalized(self._convolve, ops.elu(h), self.kernel, self.norm)
-        change = pointwise(ops.elu(change), ops.cast(self.gate_kernel, h.dtype))
-        change = ops.add(change, ops.cast(self.gate_bias, h.dtype))
+        change = _biased(self._convolve, ops.elu(h), self.kernel, self.bias)
+        change = _biased(
+            pointwise, ops.elu(change), self.gate_kernel, self.gate_bias
+        )
         change, gate = ops.split(change, 2, axis=-1)
         return h + change * ops.sigmoid(gate)
 
     def _convolve(self, x, kernel):
         return convolve(x, kernel, self.border)
+
+
+def _biased(convolution, x, kernel, bias):
+    return ops.add(
+        convolution(x, ops.cast(kernel, x.dtype)), ops.cast(bias, x.dtype)
+    )
