@@ -108,7 +108,7 @@ class CouplingNetwork(keras.layers.Layer):
 def _hidden(h, convolve, kernel, norm):
     """Returns relu(norm(convolve(h, kernel))), with the norm in the kernel."""
     if norm.adapting:
-        norm.adapt(convolve(h, ops.cast(kernel, h.dtype)))
+        norm.set_from(convolve(h, ops.cast(kernel, h.dtype)))
     scale = ops.exp(norm.log_scale)
     h = convolve(h, ops.cast(kernel * scale, h.dtype))
     # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
