@@ -31,6 +31,8 @@ used, and `process` every effect on the process. May import `checks` only.
   backward pass.
 - `exact_products()` is a context in which products of float32 are not rounded
   to TensorFloat-32, where the backend can say so for a part of a program.
+- `expected_retracing()` is a context in which nothing warns that a function is
+  compiled anew, for one that is meant to be compiled for each batch size.
 - `has_gpu()` returns whether the backend sees a GPU.
 - `set_tf32(allowed)` allows TensorFloat-32 in the process, or forbids it, where
   the backend can only say so for all of it.
@@ -61,6 +63,7 @@ materialize = _best("materialize")
 select = _best("select")
 relu = _best("relu")
 exact_products = _best("exact_products")
+expected_retracing = _best("expected_retracing")
 has_gpu = _best("has_gpu")
 set_tf32 = _best("set_tf32")
 

@@ -1,7 +1,8 @@
 """Every private name of Keras that this package uses.
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
-looks for each. Two more uses are where a method of Keras is overridden:
+looks for each. Three more uses are where a method of Keras is overridden:
+`Bijection._clear_losses`;
 `TrainableFlow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
 optimiser with its `_variables`, `_trainable_variables` and
 `_model_variables_moving_average`. The errors of `checks` bear
@@ -11,6 +12,7 @@ optimiser with its `_variables`, `_trainable_variables` and
 import contextlib
 
 import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 # The module in which Keras keeps its Torch variants of the optimisers.
 TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
@@ -29,6 +31,22 @@ def auto_jit_compile(model):
 def is_called_by_fit(kwargs):
     """Returns whether `evaluate` got its arguments from `fit`."""
     return bool(kwargs.get("_use_cached_eval_dataset"))
+
+
+def may_clear_losses(layer):
+    """Returns whether Keras may clear the losses that a layer has added.
+
+    It does so before each call that is not part of another layer's. On JAX the
+    calls in the graph of a model are part of none, so a layer that is called
+    twice in it would lose the loss of its first call.
+    """
+    scope = get_stateless_scope()
+    if scope is None or not scope.collect_losses:
+        return True
+    cleared = vars(scope).setdefault("cleared_layers", set())
+    first = id(layer) not in cleared
+    cleared.add(id(layer))
+    return first
 
 
 def iterations(optimizer):

@@ -57,6 +57,11 @@ def exact_products():
     return contextlib.nullcontext()
 
 
+def expected_retracing():
+    """Returns a context that changes nothing."""
+    return contextlib.nullcontext()
+
+
 def set_tf32(allowed):
     """Does nothing: only TensorFlow and Torch set the whole process."""
 

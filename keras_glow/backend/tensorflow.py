@@ -1,5 +1,8 @@
 """TensorFlow: custom gradients, compiled functions, TensorFloat-32."""
 
+import contextlib
+import logging
+
 import tensorflow as tf
 
 from keras_glow.backend.portable import is_float
@@ -68,3 +71,18 @@ def set_tf32(allowed):
 def has_gpu():
     """See `keras_glow.backend`."""
     return bool(tf.config.get_visible_devices("GPU"))
+
+
+@contextlib.contextmanager
+def expected_retracing():
+    """See `keras_glow.backend`."""
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(_is_not_of_retracing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_not_of_retracing)
+
+
+def _is_not_of_retracing(record):
+    return "retracing" not in record.getMessage()

@@ -6,6 +6,7 @@ import sys
 
 from keras_glow import __version__
 from keras_glow.cli import models, train
+from keras_glow.cli.quiet import filter_stderr
 
 COMMANDS = (
     train.CHECK_DATA,
@@ -25,6 +26,7 @@ COMMANDS = (
 
 def console():
     """Runs the command of this process, and returns its exit code."""
+    filter_stderr()
     if sys.argv[1:2] == ["train"]:
         # TensorFlow leaves oneDNN out on processors without AVX-512, and then
         # trains 1.3 to 1.5 times slower, unless this is set before its import.

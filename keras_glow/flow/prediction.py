@@ -5,7 +5,11 @@ import concurrent.futures
 import keras
 import numpy as np
 
-from keras_glow.backend import compile_function, has_gpu
+from keras_glow.backend import (
+    compile_function,
+    expected_retracing,
+    has_gpu,
+)
 from keras_glow.backend.devices import count_devices
 from keras_glow.backend.keras_internals import (
     auto_jit_compile,
@@ -84,13 +88,14 @@ def _predict_batches(model, batches):
     """
     if keras.backend.backend() == "jax":
         return _predict_on_jax(model, batches)
-    if keras.backend.backend() != "tensorflow" or has_gpu():
-        return [model.predict_on_batch(batch) for batch in batches]
-    batches = iter(batches)
-    outputs = [model.predict_on_batch(next(batches))]  # it is traced here
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        outputs += pool.map(model.predict_on_batch, batches)
-    return outputs
+    with expected_retracing():
+        if keras.backend.backend() != "tensorflow" or has_gpu():
+            return [model.predict_on_batch(batch) for batch in batches]
+        batches = iter(batches)
+        outputs = [model.predict_on_batch(next(batches))]  # it is traced here
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            outputs += pool.map(model.predict_on_batch, batches)
+        return outputs
 
 
 def _predict_on_jax(model, batches):

@@ -73,6 +73,10 @@ class ActNorm(Bijection):
         self._check_shapes([tuple(x.shape)], inverse=False)
         if not self.built:
             self.build(x.shape)
+        self.set_from(x)
+
+    def set_from(self, x):
+        """Does the same for a float tensor `(..., channels)`, unchecked."""
         # Two passes over centred values: a large mean costs no precision.
         axes = tuple(range(x.ndim - 1))
         mean = ops.mean(x, axis=axes)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.keras_internals import may_clear_losses
 from keras_glow.backend.process import flow_precision, turn_off_tf32
 from keras_glow.checks import (
     bad_input,
@@ -162,6 +163,10 @@ class Bijection(keras.layers.Layer):
             self.add_loss(negative_mean(own_log_det))
             return z
         return z, log_det + own_log_det
+
+    def _clear_losses(self):
+        if may_clear_losses(self):
+            super()._clear_losses()
 
     def compute_output_spec(self, inputs, **kwargs):
         # By itself Keras would ask `compute_output_shape`, which knows of no

@@ -65,7 +65,7 @@ def normalized(convolution, x, kernel, norm):
         Float tensor `(batch, height, width, outputs)`.
     """
     if norm.adapting:
-        norm.adapt(convolution(x, ops.cast(kernel, x.dtype)))
+        norm.set_from(convolution(x, ops.cast(kernel, x.dtype)))
     scale = ops.exp(norm.log_scale)
     x = convolution(x, ops.cast(kernel * scale, x.dtype))
     # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not

@@ -129,13 +129,18 @@ class TrainableFlow(ImageFlow):
     def __call__(self, inputs, *args, **kwargs):
         # Keras makes several lines of an error that `call` raises.
         inputs = plain_arrays(inputs)
+        self._images_and_labels(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _images_and_labels(self, inputs):
+        """Returns the images and the labels, or None for these, checked."""
         images, labels = inputs, None
         if self.num_classes is not None:
             if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
                 refuse("inputs", "(images, labels)", inputs)
             images, labels = inputs
         check_batch(images, labels, self.image_shape, self.num_classes)
-        return super().__call__(inputs, *args, **kwargs)
+        return images, labels
 
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
@@ -143,7 +148,7 @@ class TrainableFlow(ImageFlow):
         Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
         `(images, labels)`.
         """
-        images, labels = (inputs, None) if self.num_classes is None else inputs
+        images, labels = self._images_and_labels(inputs)
         if training:
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise

@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import sys
 
 import keras
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, load_experiment
 from numpy.testing import assert_allclose
+
+from keras_glow import backend
 
 pytestmark = pytest.mark.every_backend
 GOLDEN = ROOT / "tests" / "golden"
@@ -91,3 +94,21 @@ def test_faces_are_scored_alike_by_every_backend_that_is_here(tmp_path):
         assert row["exact"]
         assert row["grey"] <= 1
         assert row["losses"][1] < row["losses"][0]
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow warns of it"
+)
+def test_only_expected_retracing_is_silent(caplog):
+    logger = logging.getLogger("tensorflow")
+    with caplog.at_level(logging.WARNING, logger="tensorflow"):
+        logger.addHandler(caplog.handler)
+        with backend.expected_retracing():
+            logger.warning("triggered tf.function retracing")
+            logger.warning("something else")
+        logger.warning("retracing of the user's own function")
+        logger.removeHandler(caplog.handler)
+    messages = [record.getMessage() for record in caplog.records]
+    assert "triggered tf.function retracing" not in messages
+    assert "something else" in messages
+    assert "retracing of the user's own function" in messages

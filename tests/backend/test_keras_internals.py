@@ -22,6 +22,11 @@ def test_names_of_keras(model):
     assert keras_internals.auto_jit_compile(model.encoder) in (True, False)
     assert keras_internals.iterations(keras.optimizers.Adam()) is not None
     keras_internals.synchronize(model)
+    assert hasattr(keras.layers.Layer, "_clear_losses")
+    assert keras_internals.may_clear_losses(model)
+    with keras.StatelessScope(collect_losses=True):
+        assert keras_internals.may_clear_losses(model)
+        assert not keras_internals.may_clear_losses(model)
     assert hasattr(model, "_compile_loss")
     assert hasattr(keras.Model, "jax_state_sync") == (
         keras.backend.backend() == "jax"

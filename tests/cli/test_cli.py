@@ -321,6 +321,7 @@ def test_training_has_onednn(monkeypatch, command, before, after):
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(sys, "argv", ["keras-glow", command, "faces"])
     monkeypatch.setattr(main_module, "main", lambda: 3)
+    monkeypatch.setattr(main_module, "filter_stderr", lambda: None)
     assert main_module.console() == 3
     assert environment.get(ONEDNN) == after
 

@@ -1,6 +1,5 @@
 """`keras-glow demo`: loads a model and serves the page until Ctrl-C."""
 
-import logging
 import sys
 import threading
 import webbrowser
@@ -34,9 +33,6 @@ def serve(load, name, directions=None, port=8000, browser=True):
             attributes = read_directions(directions, model.dimensions)
         workshop = Workshop(model, name, attributes)
         print("Compiling: this takes a while ...", flush=True)
-        # TensorFlow warns of retracing, since batch sizes differ: the page
-        # needs no others than those of `warm_up`.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         workshop.warm_up()
         server.workshop = workshop
         print(f"{server.url} (Ctrl-C stops it)", flush=True)
