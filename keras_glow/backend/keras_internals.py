@@ -2,7 +2,7 @@
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
 looks for each. Two more uses are where a method of Keras is overridden:
-`TrainableFlow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
+`FlowLoss.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
 optimiser with its `_variables`, `_trainable_variables` and
 `_model_variables_moving_average`.
 """
@@ -41,6 +41,13 @@ def iterations(optimizer):
 def averages(optimizer):
     """Returns the moving averages of an optimiser with `use_ema`, or None."""
     return getattr(optimizer, "_model_variables_moving_average", None)
+
+
+def optimized(optimizer):
+    """Returns the weights that an optimiser was built for, None if for none."""
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer._trainable_variables if optimizer.built else None
 
 
 def strategy(optimizer):
