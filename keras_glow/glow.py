@@ -25,7 +25,6 @@ from keras_glow.flow.levels import latent_shapes
 from keras_glow.flow.prediction import resolve_jit_compile
 from keras_glow.layers.bijection import flow_dtype
 from keras_glow.layers.chain import share_traces
-from keras_glow.training.arguments import refuse_arguments
 from keras_glow.training.trainable_flow import TrainableFlow
 
 
@@ -271,7 +270,7 @@ class Glow(TrainableFlow):
         """
         return load_model(preset_path(name), sha256=PRESETS[name].sha256)
 
-    def load_weights(self, filepath, skip_mismatch=False, *, sha256=None):
+    def load_weights(self, filepath, *, sha256=None):
         """Loads weights, all of them or none.
 
         The file is checked as by `keras_glow.load_model`. A compiled model
@@ -281,7 +280,6 @@ class Glow(TrainableFlow):
 
         Args:
             filepath: a `.weights.h5` or `.keras` file of a model like this one.
-            skip_mismatch: False; a file is loaded as a whole.
             sha256: hexadecimal digest that the file must have, or None.
 
         Raises:
@@ -289,7 +287,6 @@ class Glow(TrainableFlow):
                 model is as it was.
             FileNotFoundError: if there is none.
         """
-        refuse_arguments(skip_mismatch=skip_mismatch)
         load_weights(self, filepath, sha256)
 
     def save_own_variables(self, store):

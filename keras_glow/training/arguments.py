@@ -13,8 +13,6 @@ REFUSED = {
     "loss_weights": "there is one loss",
     "metrics": NO_TARGETS,
     "weighted_metrics": NO_TARGETS,
-    "skip_mismatch": "weights are loaded all or not at all",
-    "input_signature": "the shape of the images is known",
 }
 
 

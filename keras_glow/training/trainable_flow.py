@@ -261,24 +261,32 @@ class TrainableFlow(FlowLoss):
         Before a model's very first step, ActNorm is set from the batch.
         """
         refuse_arguments(class_weight=class_weight, sample_weight=sample_weight)
-        source = open_images(x, y, self.image_shape, self.num_classes)
+        batch = self._open_batch(x, y)
         check_trained(self)
-        self._set_up(source)
+        self._set_up(batch)
         self.optimizer.build(self.trainable_variables)
         put_averages(self, False)
         with restore_weights_on_error(self):
             return super().train_on_batch(
-                source.images, source.labels, return_dict=return_dict
+                batch.images, batch.labels, return_dict=return_dict
             )
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Returns loss and bits/dim of a batch, the same at every call."""
         refuse_arguments(sample_weight=sample_weight)
-        source = open_images(x, y, self.image_shape, self.num_classes)
+        batch = self._open_batch(x, y)
         with restore_weights_on_error(self):
             return super().test_on_batch(
-                source.images, source.labels, return_dict=return_dict
+                batch.images, batch.labels, return_dict=return_dict
             )
+
+    def _open_batch(self, x, y):
+        if getattr(self, "optimizer", None) is None:
+            raise ValueError("`compile()` is expected to be called before.")
+        batch = open_images(x, y, self.image_shape, self.num_classes)
+        if not hasattr(batch, "images"):
+            refuse("x", "one batch of images", x)
+        return batch
 
     def evaluate(
         self,
