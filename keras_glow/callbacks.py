@@ -100,7 +100,7 @@ class HistoryFile(keras.callbacks.CSVLogger):
 class Checkpoint(keras.callbacks.Callback):
     """Saves a checkpoint at the end of every epoch, whole or not at all.
 
-    With `use_ema=True` the model in it holds the averages, which were validated,
+    With `use_ema=True` the model in it holds the averages that were validated,
     and its optimiser the weights to train on; in the middle of an epoch it is
     the other way round. To resume exactly where training stood, train on an
     `ImageSequence`, which keeps its order:
