@@ -5,9 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
-from keras_glow.backend.devices import (
-    gather_from_processes,
-)
+from keras_glow.backend.devices import gather_from_processes
 from keras_glow.backend.keras_internals import (
     is_called_by_fit,
     restore_weights_on_error,
@@ -31,9 +29,7 @@ from keras_glow.flow.prediction import resolve_jit_compile, with_labels
 from keras_glow.layers.chain import share_traces
 from keras_glow.losses import StandardNormalNLL
 from keras_glow.training.arguments import refuse_arguments
-from keras_glow.training.divergence import (
-    StopIfDiverged,
-)
+from keras_glow.training.divergence import StopIfDiverged
 from keras_glow.training.ema import (
     HoldAverages,
     averaged_weights,
@@ -219,9 +215,7 @@ class TrainableFlow(FlowLoss):
                     verbose=verbose,
                     callbacks=[
                         HoldAverages(),
-                        keras.callbacks.LambdaCallback(
-                            on_epoch_begin=lambda *_: check_trained(self)
-                        ),
+                        _Begin(source),
                         StopIfDiverged(source),
                         *batches.callbacks,
                         *without_swaps(self, callbacks)[0],
@@ -342,6 +336,25 @@ class TrainableFlow(FlowLoss):
                 callbacks=callbacks,
                 **arguments,
             )
+
+
+class _Begin(keras.callbacks.Callback):
+    """Checks the state that other callbacks have left, before each epoch.
+
+    `BackupAndRestore` may have gone back to another epoch, whose images are to
+    come in the order of that epoch.
+    """
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+        self.first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        check_trained(self.model)
+        if self.first:
+            self.source.seek(batches_seen(self.model.optimizer))
+            self.first = False
 
 
 def _check_loss(loss):
