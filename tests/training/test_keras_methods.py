@@ -38,7 +38,7 @@ USED = {
     "summary": "line_length positions print_fn expand_nested show_trainable "
     "layer_range",
     "get_layer": "name index",
-    "quantize": "mode config filters type_check",
+    "quantize": "mode config filters",
     "get_compile_config": "",
     "compile_from_config": "config",
 }
