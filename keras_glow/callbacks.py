@@ -174,9 +174,10 @@ class TimeBudget(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Saves a checkpoint at the end of every epoch, whole or not at all.
 
-    The file holds the raw weights, with the averages in the optimiser. To
-    resume exactly where training stood, train on an `ImageSequence`, which
-    keeps its order:
+    With `use_ema=True` the model in it holds the averages that were validated,
+    and its optimiser the weights to train on; in the middle of an epoch it is
+    the other way round. To resume exactly where training stood, train on an
+    `ImageSequence`, which keeps its order:
 
     ```python
     model, progress = keras_glow.training.checkpoint.load_checkpoint(path)

@@ -217,6 +217,12 @@ class Source:
         """
         return Batches(self.data)
 
+    def seek(self, batches_seen):
+        """Moves the order of training to where `for_training` would begin.
+
+        It is for a callback that restores a model when training begins.
+        """
+
     def for_evaluation(self, batch_size):
         """Returns the data that Keras is to evaluate on, labels included."""
         return self.data
@@ -284,18 +290,17 @@ class _Array(Source):
         )
 
     def for_training(self, batch_size, seed, batches_seen, shuffle):
-        steps = -(-len(self.images) // batch_size)
         self.sequence = ImageSequence(
-            self.images,
-            self.labels,
-            batch_size,
-            seed=seed,
-            # It is rounded, because nothing counts the steps that a loss scale
-            # left out.
-            epoch=round(batches_seen / steps),
-            shuffle=shuffle,
+            self.images, self.labels, batch_size, seed=seed, shuffle=shuffle
         )
+        self.seek(batches_seen)
         return _as_keras_input(self.sequence)
+
+    def seek(self, batches_seen):
+        # It is rounded, because nothing counts the steps that a loss scale left
+        # out.
+        epoch = round(batches_seen / len(self.sequence))
+        self.sequence._start(epoch, batch=0)
 
     def for_evaluation(self, batch_size):
         sequence = ImageSequence(

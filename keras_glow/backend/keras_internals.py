@@ -2,11 +2,10 @@
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
 looks for each. Three more uses are where a method of Keras is overridden:
-`Bijection._clear_losses`;
-`TrainableFlow.compute_loss` uses `_compile_loss`, and `GuardedOptimizer` is an
-optimiser with its `_variables`, `_trainable_variables` and
-`_model_variables_moving_average`. The errors of `checks` bear
-`_keras_call_info_injected`.
+`Bijection._clear_losses`, `FlowLoss.compute_loss`, which uses `_compile_loss`,
+and `GuardedOptimizer`, which is an optimiser with its `_variables`,
+`_trainable_variables` and `_model_variables_moving_average`. The errors of
+`checks` bear `_keras_call_info_injected`.
 """
 
 import contextlib
@@ -60,6 +59,13 @@ def iterations(optimizer):
 def averages(optimizer):
     """Returns the moving averages of an optimiser with `use_ema`, or None."""
     return getattr(optimizer, "_model_variables_moving_average", None)
+
+
+def optimized(optimizer):
+    """Returns the weights that an optimiser was built for, None if for none."""
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer._trainable_variables if optimizer.built else None
 
 
 def strategy(optimizer):

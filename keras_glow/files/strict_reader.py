@@ -57,8 +57,12 @@ MAX_INTEGER = 2**31 - 1
 DTYPES = ("float32", "float64")
 
 
-class ModelFileError(ValueError):
-    """A model file that is not what it should be: names it and the reason."""
+class ModelFileError(ValueError, OSError):
+    """A model file that is not what it should be: names it and the reason.
+
+    It is an OSError, since Keras expects one of a file that cannot be read: its
+    BackupAndRestore then takes the file before.
+    """
 
 
 def read_model(path, sha256=None):
@@ -298,7 +302,7 @@ def _check_values(config):
 # The weights
 
 
-def _read_weights(content, layout, optimizer=()):
+def _read_weights(content, layout, optimizer=None):
     """Reads the values of a weights file.
 
     Args:
@@ -330,6 +334,11 @@ def _read_weights(content, layout, optimizer=()):
                     f"{weight.shape}. Received: {dtype} {shape}"
                 )
         expected = layout
+        # Older files lack it, which means 0.
+        averaged = {n for n in optimizer if n.endswith("/averaged")} - set(
+            state
+        )
+        optimizer = {n: optimizer[n] for n in optimizer if n not in averaged}
         if optimizer and _shapes(state) == _shapes(optimizer):
             expected, datasets = layout | optimizer, datasets | state
         values = {}

@@ -1,7 +1,6 @@
 """Sets ActNorm from data, and checks inverses, once before training."""
 
 import keras
-from keras import ops
 
 from keras_glow.backend import compile_function
 from keras_glow.backend.keras_internals import all_layers
@@ -16,8 +15,7 @@ def _uninitialized(model):
     return [
         layer
         for layer in all_layers(model)
-        if isinstance(layer, ActNorm)
-        and not ops.convert_to_numpy(layer.initialized)
+        if isinstance(layer, ActNorm) and not layer.is_set()
     ]
 
 

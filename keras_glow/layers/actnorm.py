@@ -88,6 +88,17 @@ class ActNorm(Bijection):
         )
         self.initialized.assign(1)
 
+    def is_set(self):
+        """Returns whether data or training has set the weights.
+
+        A training loop of one's own need not call `adapt`: weights that have
+        left their start tell that it was there.
+        """
+        return any(
+            ops.convert_to_numpy(weight).any()
+            for weight in (self.initialized, self.log_scale, self.bias)
+        )
+
     def _forward(self, x):
         if self.adapting:
             self.adapt(x)

@@ -1,40 +1,91 @@
-"""The moving average of the weights that `use_ema=True` keeps."""
+"""The moving average of the weights that `use_ema=True` keeps.
+
+In `fit` the model holds its own weights while it is trained, and the averages
+from the end of an epoch's steps until the next epoch begins: validation and
+every callback at the end of an epoch see the same weights. The optimiser keeps
+the others meanwhile, in files too.
+"""
 
 import contextlib
 
-from keras import ops
+import keras
 
-from keras_glow.backend.keras_internals import averages as averages_of
+
+def _guard(model):
+    """Returns the `GuardedOptimizer` of a model, or None."""
+    optimizer = getattr(model, "optimizer", None)
+    while optimizer is not None and not hasattr(optimizer, "use_averages"):
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer
 
 
 @contextlib.contextmanager
 def averaged_weights(model):
     """Puts the averages into the model in this context, then its own weights.
 
-    `use_ema=True` of a Keras optimiser keeps a moving average of the weights
-    and puts it into the model when `fit` ends; until then the model holds the
-    raw weights. Values are copied both ways, so they come back exactly.
-    A model that is trained without averages is left as it is.
+    Values are copied both ways, so they come back exactly. A model that is
+    trained without averages, or holds them already, is left as it is.
 
     Args:
         model: a compiled keras.Model.
     """
-    optimizer = getattr(model, "optimizer", None)
-    if not getattr(optimizer, "use_ema", False):
-        # A LossScaleOptimizer leaves averaging to the optimiser it wraps.
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    averages = averages_of(optimizer)
-    if not (getattr(optimizer, "use_ema", False) and averages):
+    guard = _guard(model)
+    if guard is None or guard.averaged:
         yield
         return
-    variables = model.trainable_variables
-    # These are copies, because on JAX a variable keeps the very array that it
-    # is assigned, and a compiled step may free that array.
-    raw = [ops.copy(variable) for variable in variables]
-    for variable, average in zip(variables, averages, strict=True):
-        variable.assign(ops.copy(average))
+    guard.use_averages(True)
     try:
         yield
     finally:
-        for variable, value in zip(variables, raw, strict=True):
-            variable.assign(value)
+        guard.use_averages(False)
+
+
+@contextlib.contextmanager
+def own_weights_on_error(model):
+    """Puts a model's own weights back after an error in this context."""
+    try:
+        yield
+    except BaseException:
+        put_averages(model, False)
+        raise
+
+
+def put_averages(model, wanted):
+    """Puts averages into the model, or takes them out, if it keeps any."""
+    guard = _guard(model)
+    if guard is not None:
+        guard.use_averages(wanted)
+
+
+class HoldAverages(keras.callbacks.Callback):
+    """Has validation, and all callbacks behind it, see the averages."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        put_averages(self.model, False)
+
+    def on_test_begin(self, logs=None):
+        put_averages(self.model, True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        put_averages(self.model, True)
+
+
+def without_swaps(model, callbacks):
+    """Takes `keras.callbacks.SwapEMAWeights` out of callbacks.
+
+    `HoldAverages` does its work. Without averages it stays, since Keras says
+    then that it needs `use_ema=True`.
+
+    Returns:
+        Tuple of the other callbacks, a list, and whether it was there.
+    """
+    callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
+    guard = _guard(model)
+    if guard is None or not guard.keeps_averages:
+        return callbacks, False
+    others = [
+        callback
+        for callback in callbacks
+        if not isinstance(callback, keras.callbacks.SwapEMAWeights)
+    ]
+    return others, len(others) < len(callbacks)

@@ -3,8 +3,10 @@
 import itertools
 import math
 import warnings
+import zlib
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_glow.backend import devices, keras_internals, materialize, select
@@ -25,18 +27,33 @@ ELEMENTWISE = (
 )
 
 
-def guarded(optimizer, network_dtype=None):
+def guarded(optimizer, network_dtype=None, current=None):
     """Wraps an optimiser in a `GuardedOptimizer`.
 
     For networks in float16, whose small gradients would be 0, a
     `LossScaleOptimizer` is put around that, as Keras does under the policy
     `mixed_float16`. A `LossScaleOptimizer` is returned as it is: it leaves out
-    steps by itself.
+    steps by itself. Only averages are looked after inside it.
+
+    Args:
+        optimizer: a keras.optimizers.Optimizer, or its name.
+        network_dtype: dtype of the coupling networks.
+        current: what this function returned for the model before, or None. If
+            it holds the optimiser, it is returned with all its state.
     """
     optimizer = keras.optimizers.get(optimizer)
+    inside = current
+    while inside is not None:
+        inside = getattr(inside, "inner_optimizer", None)
+        if inside is optimizer:
+            return current
     guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
     if not isinstance(optimizer, guards):
         optimizer = GuardedOptimizer(optimizer)
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if not isinstance(optimizer, GuardedOptimizer) and inner.use_ema:
+        if not isinstance(inner, GuardedOptimizer):
+            optimizer.inner_optimizer = GuardedOptimizer(inner)
     if network_dtype == "float16" and isinstance(optimizer, GuardedOptimizer):
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
@@ -69,7 +86,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     of them or on none.
 
     Args:
-        inner_optimizer: a keras.optimizers.Optimizer, not built yet.
+        inner_optimizer: a keras.optimizers.Optimizer, not built for other
+            weights.
         name: str.
 
     Attributes:
@@ -78,6 +96,10 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         iterations: steps taken.
         skipped: int variable, steps left out.
         skipped_in_a_row: int variable, steps left out since the last one taken.
+        keeps_averages: bool, whether it keeps averages of the weights.
+        averaged: int, 0 while the model holds its own weights. While it holds
+            the averages, and the averages' variables hold the weights, it is
+            one more than the checksum of the averages.
     """
 
     def __init__(self, inner_optimizer, name="guarded_optimizer"):
@@ -88,6 +110,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             ema_momentum=inner_optimizer.ema_momentum,
         )
         self.inner_optimizer = inner_optimizer
+        self.keeps_averages = inner_optimizer.use_ema
+        self.averaged = 0
         self.skipped = self._counter("skipped")
         self.skipped_in_a_row = self._counter("skipped_in_a_row")
 
@@ -99,6 +123,9 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def build(self, variables):
         if self.built:
             return
+        known = keras_internals.optimized(self.inner_optimizer)
+        if known is not None and not same_variables(known, variables):
+            refuse_optimizer()
         self.replicas = devices.optimizer_replicas(self)
         self.packed = self.replicas == 1 and self._may_pack(variables)
         if self.packed:
@@ -123,7 +150,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def _may_pack(self, variables):
         inner = self.inner_optimizer
         return (
-            _keras_class(inner) in ELEMENTWISE
+            not inner.built
+            and _keras_class(inner) in ELEMENTWISE
             and inner.clipnorm is None
             and inner.ema_overwrite_frequency is None
             and not hasattr(inner, "_exclude_from_weight_decay")
@@ -219,14 +247,52 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def iterations(self):
         return self.inner_optimizer.iterations
 
+    def use_averages(self, wanted):
+        """Exchanges the model's weights and their averages.
+
+        Weights that somebody has assigned while the model held the averages
+        are its own from then on, and its averages too.
+
+        Args:
+            wanted: bool, whether the model is to hold the averages. Nothing
+                happens if it does, if there are none, or before the first step.
+        """
+        averages = self._averages()
+        if not averages or wanted == bool(self.averaged):
+            return
+        if wanted and not ops.convert_to_numpy(self.iterations):
+            return
+        variables = self._trainable_variables
+        assigned = not wanted and self.averaged != _checksum(variables)
+        self.averaged = 0
+        if assigned:
+            return self._restart_averages()
+        # These are copies, because on JAX a variable keeps the very array that
+        # it is assigned, and a compiled step may free that array.
+        for variable, average in zip(variables, averages, strict=True):
+            value = ops.copy(variable)
+            variable.assign(ops.copy(average))
+            average.assign(value)
+        if wanted:
+            self.averaged = _checksum(variables)
+
+    def _averages(self):
+        if not (self.built and self.keeps_averages):
+            return None
+        owner = self if self.packed else self.inner_optimizer
+        return keras_internals.averages(owner)
+
+    def _restart_averages(self):
+        pairs = zip(self._trainable_variables, self._averages(), strict=True)
+        for variable, average in pairs:
+            average.assign(ops.copy(variable))
+
     def finalize_variable_values(self, var_list):
-        owner = super() if self.use_ema else self.inner_optimizer
-        owner.finalize_variable_values(var_list)
-        if self.use_ema or self.inner_optimizer.use_ema:
-            # On JAX the variables now hold the very arrays of the averages, and
-            # the next `fit` would pass each to the compiled step twice.
-            for variable in var_list:
-                variable.assign(ops.copy(variable))
+        """Leaves the averages in the model, and goes on from them."""
+        self.use_averages(True)
+        if self.averaged:
+            self.averaged = 0
+            self._restart_averages()
 
     def exclude_from_weight_decay(self, *args, **kwargs):
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
@@ -235,24 +301,31 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         # Keras saves the inner optimiser beside this one by itself.
         for number, variable in enumerate(self._variables):
             store[str(number)] = variable.numpy()
+        if self.keeps_averages:
+            store["averaged"] = np.array(self.averaged)
 
     def load_own_variables(self, store):
-        if len(store.keys()) != len(self._variables):
+        names = set(store.keys()) - {"averaged"}  # older files have none
+        if len(names) != len(self._variables):
             warnings.warn(  # as Keras' own optimisers do
                 f"Skipping variable loading for optimizer '{self.name}', "
                 f"because it has {len(self._variables)} variables whereas the "
-                f"saved optimizer has {len(store.keys())} variables.",
+                f"saved optimizer has {len(names)} variables.",
                 stacklevel=2,
             )
             return
         for number, variable in enumerate(self._variables):
             variable.assign(store[str(number)])
+        if "averaged" in store.keys():
+            self.averaged = int(np.array(store["averaged"]))
+        else:
+            self.averaged = 0
 
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
         if inner["module"].startswith(keras_internals.TORCH_OPTIMIZERS):
             inner["module"] = "keras.optimizers"  # for the other backends
-        if self.use_ema:
+        if self.keeps_averages:
             inner["config"]["use_ema"] = True
         return {"inner_optimizer": inner, "name": self.name}
 
@@ -262,6 +335,51 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             config["inner_optimizer"], custom_objects
         )
         return cls(**{**config, "inner_optimizer": inner})
+
+
+def check_trained(model):
+    """Refuses to train other weights than the optimiser was built for.
+
+    What is trained is settled when the optimiser is built and the step is
+    compiled: layers that are frozen or unfrozen later would stay as they were.
+
+    Args:
+        model: a compiled keras.Model.
+
+    Raises:
+        ValueError: if no weight is trainable, or others than before are.
+    """
+    variables = model.trainable_variables
+    if not variables:
+        raise ValueError(
+            "`trainable` is expected to be True for one weight or more. "
+            "Received: trainable=False for all"
+        )
+    known = keras_internals.optimized(model.optimizer)
+    if known is not None and not same_variables(known, variables):
+        refuse_optimizer()
+
+
+def same_variables(some, others):
+    """Returns whether two sequences hold the same variables in one order."""
+    return list(map(id, some)) == list(map(id, others))
+
+
+def refuse_optimizer():
+    """Raises the ValueError of an optimiser of other weights."""
+    raise ValueError(
+        "`compile` is expected to be called with a new optimizer after "
+        "`trainable` has changed or for another model. Received: an optimizer "
+        "of other weights than those that are trainable now"
+    )
+
+
+def _checksum(variables):
+    total = 0
+    for variable in variables:
+        value = np.ascontiguousarray(ops.convert_to_numpy(variable))
+        total = zlib.crc32(value, total)
+    return 1 + total
 
 
 def _keras_class(optimizer):

@@ -1,119 +1,111 @@
 """How any flow is fitted to images: compile, fit, evaluate."""
 
-import math
+import contextlib
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_glow.backend.devices import (
-    count_replicas,
-    gather_from_processes,
-    replica_of_strategy,
-    shift_noise_by_replica,
-)
+from keras_glow.backend.devices import gather_from_processes
 from keras_glow.backend.keras_internals import (
     is_called_by_fit,
     restore_weights_on_error,
 )
 from keras_glow.backend.process import keep_freed_memory, return_freed_memory
 from keras_glow.checks import (
-    check_batch,
     check_boolean,
     check_choice,
     check_fraction,
     check_integer,
-    plain_arrays,
     refuse,
 )
 from keras_glow.data import open_images, open_validation_data
-from keras_glow.flow.image_flow import ImageFlow
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
     check_inverses,
     initialize,
     is_initialized,
 )
-from keras_glow.flow.noise import IndexedNoise
-from keras_glow.flow.pixels import dequantize, nan_where_outside
 from keras_glow.flow.prediction import resolve_jit_compile, with_labels
 from keras_glow.layers.chain import share_traces
-from keras_glow.losses import StandardNormalNLL, batch_mean, flow_dtype
-from keras_glow.training.divergence import (
-    NanIfEmptyMean,
-    StopIfDiverged,
-    add_skipped_to_logs,
+from keras_glow.losses import StandardNormalNLL, flow_dtype
+from keras_glow.training.arguments import refuse_arguments
+from keras_glow.training.divergence import StopIfDiverged
+from keras_glow.training.ema import (
+    HoldAverages,
+    averaged_weights,
+    own_weights_on_error,
+    put_averages,
+    without_swaps,
 )
-from keras_glow.training.ema import averaged_weights
-from keras_glow.training.optimizer import batches_seen, guarded
+from keras_glow.training.flow_loss import FlowLoss
+from keras_glow.training.optimizer import (
+    batches_seen,
+    check_trained,
+    guarded,
+)
 
 
-class TrainableFlow(ImageFlow):
-    """Fits a flow to images by maximum likelihood.
-
-    A subclass builds the flow, sets the attributes, and then calls
-    `_build_state`.
-
-    Attributes:
-        seed: int, for the order of the images and for the noise.
-        network_dtype: dtype in which coupling networks are trained.
-        memory: see `keras_glow.layers.chain.Chain`.
-        bijections: the layers in the order of encoding.
-        classifier_weight: float, weight of the class's cross entropy in the
-            loss.
-    """
-
-    def _build_state(self):
-        # It draws dequantisation noise. Its state is a counter that files hold.
-        self.train_noise = keras.random.SeedGenerator(
-            self.seed, name="train_noise"
-        )
-        # In evaluation the counter is the number of the image.
-        self.test_count = keras.random.SeedGenerator(
-            self.seed, name="test_count"
-        )
-        self.test_noise = IndexedNoise(self.image_shape, self.seed)
-        self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
-        self.classifier = None
-        if self.classifier_weight:
-            self.classifier = keras.layers.Dense(
-                self.num_classes, kernel_initializer="zeros", dtype=self.dtype
-            )
-            self.classifier.build((None, self.latent_shapes[-1][-1]))
-            self.classifier_loss_tracker = NanIfEmptyMean(
-                name="classifier_loss"
-            )
-            self.classifier_accuracy_tracker = NanIfEmptyMean(
-                name="classifier_accuracy"
-            )
+class TrainableFlow(FlowLoss):
+    """Fits a flow to images by maximum likelihood."""
 
     def compile(
-        self, optimizer="adam", loss=None, jit_compile="auto", **kwargs
+        self,
+        optimizer="adam",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
     ):
         """Configures training, as `keras.Model.compile` does.
 
         Args:
             optimizer: a Keras optimiser or its name. With networks in float16
-                it gets a `keras.optimizers.LossScaleOptimizer` around it.
+                it gets a `keras.optimizers.LossScaleOptimizer` around it,
+                unless `auto_scale_loss` is False. If it is the one that the
+                model has, it keeps its state.
             loss: None, for `keras_glow.losses.StandardNormalNLL()`. A loss
                 of Keras's own would compare latents with themselves.
             jit_compile: bool, or `"auto"`, which does without XLA where
                 TensorFlow runs on a CPU: XLA's convolutions are slower there.
-            **kwargs: other arguments of `keras.Model.compile`.
+            loss_weights: None; there is one loss.
+            metrics: None; there are no targets.
+            weighted_metrics: None.
+            run_eagerly: bool, as in `keras.Model.compile`.
+            steps_per_execution: int >= 1, as in `keras.Model.compile`.
+            auto_scale_loss: bool, as in `keras.Model.compile`.
 
         Raises:
             ValueError: naming the argument that is not as described.
         """
         _check_loss(loss)
         flow_dtype()  # refuses a floatx of half precision
+        refuse_arguments(
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+        )
+        run_eagerly = check_boolean("run_eagerly", run_eagerly)
+        check_boolean("auto_scale_loss", auto_scale_loss)
+        check_integer("steps_per_execution", steps_per_execution, 1)
         check_choice("jit_compile", jit_compile, (True, False, "auto"))
+        if run_eagerly and jit_compile == "auto":
+            jit_compile = False
         jit_compile = resolve_jit_compile(jit_compile, self)
         share_traces(self.encoder, not jit_compile)
         super().compile(
-            optimizer=guarded(optimizer, self.network_dtype),
+            optimizer=guarded(
+                optimizer,
+                self.network_dtype if auto_scale_loss else None,
+                getattr(self, "optimizer", None),
+            ),
             loss=StandardNormalNLL() if loss is None else loss,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
-            **kwargs,
         )
         # Keras would run the model once more to learn the shape of its output,
         # and would leave the labels out.
@@ -126,131 +118,6 @@ class TrainableFlow(ImageFlow):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def __call__(self, inputs, *args, **kwargs):
-        # Keras makes several lines of an error that `call` raises.
-        inputs = plain_arrays(inputs)
-        self._images_and_labels(inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def _images_and_labels(self, inputs):
-        """Returns the images and the labels, or None for these, checked."""
-        images, labels = inputs, None
-        if self.num_classes is not None:
-            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-                refuse("inputs", "(images, labels)", inputs)
-            images, labels = inputs
-        check_batch(images, labels, self.image_shape, self.num_classes)
-        return images, labels
-
-    def call(self, inputs, training=None):
-        """Dequantises images at random and encodes them: `(batch, D)`.
-
-        Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
-        `(images, labels)`.
-        """
-        images, labels = self._images_and_labels(inputs)
-        if training:
-            noise = keras.random.uniform(
-                ops.shape(images), dtype=self.dtype, seed=self.train_noise
-            )
-            noise = shift_noise_by_replica(noise)
-        else:
-            noise = self.test_noise(self._image_numbers(images), self.dtype)
-        x = dequantize(images, noise, self.bits)
-        x = nan_where_outside(x, images, 0, 255)
-        if labels is not None:
-            x = nan_where_outside(x, labels, 0, self.num_classes - 1)
-            # Backends differ in what a class that there is not would do.
-            labels = ops.clip(labels, 0, self.num_classes - 1)
-        return self.encoder(with_labels(x, labels), training=training)
-
-    def _image_numbers(self, images):
-        """Returns the numbers of the images, counted since evaluation began."""
-        state = self.test_count.state
-        count = ops.shape(images)[0]
-        first = ops.convert_to_tensor(state)[1]
-        one = ops.convert_to_tensor([0, 1], state.dtype)
-        replica, replicas = replica_of_strategy()  # each has its own part
-        first = ops.cast(first, "int32") + replica * count
-        numbers = first + ops.arange(count, dtype="int32")
-        # The state is assigned last: on Torch, a tensor that was read from it
-        # changes with it.
-        state.assign(state + one * ops.cast(count * replicas, state.dtype))
-        return numbers
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        # There is nothing to predict but the latents themselves, so y is not
-        # used. Keras' own sum cannot add float64 to its losses in float32. On
-        # each of n replicas of `tf.distribute` Keras divides the loss by n.
-        replicas = count_replicas()
-        losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
-        nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
-        # The density in a bin times its volume is the probability of a pixel.
-        nll = nll + self.dimensions * self.bits * math.log(2)
-        loss = nll
-        means = {
-            self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))
-        }
-        if self.classifier is not None:
-            cross_entropy, accuracy = self._classify(y_pred, x[1])
-            loss += self.classifier_weight * self.dimensions * cross_entropy
-            means[self.classifier_loss_tracker] = cross_entropy
-            means[self.classifier_accuracy_tracker] = accuracy
-        count = ops.cast(ops.shape(y_pred)[0], self.dtype)
-        taken = True
-        if training:
-            taken = ops.isfinite(loss)  # the optimiser leaves out the others
-            count = ops.where(taken, count, 0.0)
-        for tracker, value in means.items():
-            value = ops.where(taken, value, 0.0)
-            tracker.update_state(value, sample_weight=count)
-        return loss / replicas
-
-    def _classify(self, z, labels):
-        """Returns the mean cross entropy in nats, and the accuracy."""
-        top = self.latent_shapes[-1]
-        z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
-        # h is the latent before the prior of its class standardised it: a guess
-        # must not know the class already.
-        h = self.bijections[-1].inverse([z, labels])
-        logits = self.classifier(ops.mean(h, axis=(1, 2)))
-        cross_entropy = keras.losses.sparse_categorical_crossentropy(
-            labels, logits, from_logits=True
-        )
-        right = ops.equal(
-            ops.cast(ops.argmax(logits, axis=-1), "int32"),
-            ops.cast(labels, "int32"),
-        )
-        return [
-            batch_mean(ops.cast(values, self.dtype))
-            for values in (cross_entropy, right)
-        ]
-
-    def loss_from_logs(self, logs):
-        """Returns the loss in nats per image, as the sum of its metrics."""
-        loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
-        if self.classifier is not None:
-            weight = self.classifier_weight * self.dimensions
-            loss = loss + weight * logs["classifier_loss"]
-        return loss
-
-    def train_step(self, *args):
-        batch = self._labels_to_inputs(args[-1])
-        return add_skipped_to_logs(self, super().train_step(*args[:-1], batch))
-
-    def test_step(self, *args):
-        return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
-
-    def _labels_to_inputs(self, batch):
-        # A conditional model takes labels as inputs, an unconditional one none.
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        if sample_weight is not None:
-            raise ValueError("Sample weights are expected to be None.")
-        check_batch(x, y, self.image_shape, self.num_classes)
-        return (x if self.num_classes is None else (x, y)), None, None
-
     def fit(
         self,
         x=None,
@@ -262,6 +129,8 @@ class TrainableFlow(ImageFlow):
         validation_split=0.0,
         validation_data=None,
         shuffle=True,
+        class_weight=None,
+        sample_weight=None,
         **kwargs,
     ):
         """Trains the model, as `keras.Model.fit` does.
@@ -289,6 +158,8 @@ class TrainableFlow(ImageFlow):
             validation_data: images, `(images, labels)`, `(images, None)` or a
                 dataset.
             shuffle: bool, whether an array is shuffled anew each epoch.
+            class_weight: None; all images weigh the same.
+            sample_weight: None.
             **kwargs: other arguments of `keras.Model.fit`.
 
         Returns:
@@ -306,6 +177,7 @@ class TrainableFlow(ImageFlow):
         """
         if getattr(self, "optimizer", None) is None:
             raise ValueError("`compile()` is expected to be called before.")
+        refuse_arguments(class_weight=class_weight, sample_weight=sample_weight)
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
         epochs = check_integer("epochs", epochs, 1)
@@ -327,6 +199,7 @@ class TrainableFlow(ImageFlow):
                 ),
                 None,
             )
+        check_trained(self)
         self._set_up(source)
         batches = source.for_training(
             batch_size or 32, self.seed, batches_seen(self.optimizer), shuffle
@@ -336,15 +209,17 @@ class TrainableFlow(ImageFlow):
         self.optimizer.build(self.trainable_variables)
         keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
-            with restore_weights_on_error(self):
+            with own_weights_on_error(self), restore_weights_on_error(self):
                 return super().fit(
                     batches.data,
                     epochs=epochs,
                     verbose=verbose,
                     callbacks=[
+                        HoldAverages(),
+                        _Begin(source),
                         StopIfDiverged(source),
                         *batches.callbacks,
-                        *keras.tree.flatten(callbacks or []),
+                        *without_swaps(self, callbacks)[0],
                     ],
                     validation_data=validation_data,
                     shuffle=batches.shuffle,
@@ -368,7 +243,58 @@ class TrainableFlow(ImageFlow):
         initialize(self.encoder, inputs)
         check_inverses(self.encoder, inputs)
 
-    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        """Takes one step on a batch, as `keras.Model.train_on_batch` does.
+
+        Before a model's very first step, ActNorm is set from the batch.
+        """
+        refuse_arguments(class_weight=class_weight, sample_weight=sample_weight)
+        batch = self._open_batch(x, y)
+        check_trained(self)
+        self._set_up(batch)
+        self.optimizer.build(self.trainable_variables)
+        put_averages(self, False)
+        with restore_weights_on_error(self):
+            return super().train_on_batch(
+                batch.images, batch.labels, return_dict=return_dict
+            )
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Returns loss and bits/dim of a batch, the same at every call."""
+        refuse_arguments(sample_weight=sample_weight)
+        batch = self._open_batch(x, y)
+        with restore_weights_on_error(self):
+            return super().test_on_batch(
+                batch.images, batch.labels, return_dict=return_dict
+            )
+
+    def _open_batch(self, x, y):
+        if getattr(self, "optimizer", None) is None:
+            raise ValueError("`compile()` is expected to be called before.")
+        batch = open_images(x, y, self.image_shape, self.num_classes)
+        if not hasattr(batch, "images"):
+            refuse("x", "one batch of images", x)
+        return batch
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
         """Returns loss and bits/dim on data, as `keras.Model.evaluate` does.
 
         The noise of image i is the same at every call and for every batch size.
@@ -379,26 +305,57 @@ class TrainableFlow(ImageFlow):
             x: images, or a dataset of images or of (images, labels).
             y: labels, beside an array of images.
             batch_size: int >= 1, or None for 32; a dataset has its own.
-            *args: other arguments of `keras.Model.evaluate`.
-            **kwargs: other arguments of `keras.Model.evaluate`.
+            verbose: as in `keras.Model.evaluate`.
+            sample_weight: None; all images weigh the same.
+            steps: int, batches to evaluate, or None for all.
+            callbacks: list of keras.callbacks.Callback.
+            return_dict: bool, as in `keras.Model.evaluate`.
+            **kwargs: for Keras' own use.
 
         Raises:
             ValueError: naming the argument that is not as described.
         """
+        refuse_arguments(sample_weight=sample_weight)
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
-        called_by_fit = is_called_by_fit(kwargs)  # which has checked x
-        if not called_by_fit:
-            source = open_images(x, y, self.image_shape, self.num_classes)
-            source.peek()
-            x, y = source.for_evaluation(batch_size), None
-        state = self.test_count.state
-        state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
-        if called_by_fit:
-            with averaged_weights(self):
-                return super().evaluate(x, y, batch_size, *args, **kwargs)
-        with restore_weights_on_error(self):
-            return super().evaluate(x, y, batch_size, *args, **kwargs)
+        arguments = {
+            "verbose": verbose,
+            "steps": steps,
+            "return_dict": return_dict,
+            **kwargs,
+        }
+        if is_called_by_fit(kwargs):  # which has checked x
+            return super().evaluate(x, y, callbacks=callbacks, **arguments)
+        source = open_images(x, y, self.image_shape, self.num_classes)
+        source.peek()
+        callbacks, swap = without_swaps(self, callbacks)
+        weights = averaged_weights(self) if swap else contextlib.nullcontext()
+        with weights, restore_weights_on_error(self):
+            return super().evaluate(
+                source.for_evaluation(batch_size),
+                batch_size=batch_size,
+                callbacks=callbacks,
+                **arguments,
+            )
+
+
+class _Begin(keras.callbacks.Callback):
+    """Checks the state that other callbacks have left, before each epoch.
+
+    `BackupAndRestore` may have gone back to another epoch, whose images are to
+    come in the order of that epoch.
+    """
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+        self.first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        check_trained(self.model)
+        if self.first:
+            self.source.seek(batches_seen(self.model.optimizer))
+            self.first = False
 
 
 def _check_loss(loss):

@@ -198,7 +198,7 @@ def test_the_layout_is_that_of_the_files_that_keras_writes(
     model = keras_glow.Glow(**arguments, width=3)
     path = tmp_path / "x.weights.h5"
     adam = keras.optimizers.Adam(use_ema=True)
-    model.compile(keras.optimizers.LossScaleOptimizer(adam), metrics=["mse"])
+    model.compile(keras.optimizers.LossScaleOptimizer(adam))
     model.optimizer.build(model.trainable_variables)
     model.save_weights(path)
     found = {}

@@ -400,6 +400,10 @@ def test_fit_runs_under_xla(images):
     assert history["loss"][1] < history["loss"][0]
 
 
+def weights_of(model):
+    return [to_numpy(w).copy() for w in model.trainable_variables]
+
+
 @pytest.mark.every_backend
 def test_averaged_weights(images, tmp_path):
     model = small(depth=1)
@@ -407,15 +411,22 @@ def test_averaged_weights(images, tmp_path):
     seen = []
 
     class Watch(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            raw = [to_numpy(w) for w in model.trainable_variables]
-            with averaged_weights(model):
-                averaged = [to_numpy(w) for w in model.trainable_variables]
-                loss = model.evaluate(images[:50], verbose=0)[0]
-            again = [to_numpy(w) for w in model.trainable_variables]
-            for before, after in zip(raw, again, strict=True):
+        def on_train_batch_end(self, batch, logs=None):
+            self.raw = weights_of(self.model)
+            with averaged_weights(self.model):
+                self.averaged = weights_of(self.model)
+            for before, after in zip(
+                self.raw, weights_of(self.model), strict=True
+            ):
                 assert_array_equal(before, after)  # to the last bit
-            seen.append((raw, averaged, loss, logs["val_loss"]))
+
+        def on_epoch_end(self, epoch, logs=None):
+            for held, average in zip(
+                weights_of(self.model), self.averaged, strict=True
+            ):
+                assert_array_equal(held, average)
+            loss = self.model.evaluate(images[:50], verbose=0)[0]
+            seen.append((self.raw, self.averaged, loss, logs["val_loss"]))
 
     history = model.fit(
         images,

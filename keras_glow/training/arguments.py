@@ -1,0 +1,32 @@
+"""Arguments of Keras' methods that have no meaning for a flow.
+
+`docs/keras.md` says of every other argument what it does.
+"""
+
+from keras_glow.checks import refuse
+
+EQUAL = "the likelihood weighs all images alike"
+NO_TARGETS = "there are no targets; `bits_per_dim` is always computed"
+REFUSED = {
+    "class_weight": EQUAL,
+    "sample_weight": EQUAL,
+    "loss_weights": "there is one loss",
+    "metrics": NO_TARGETS,
+    "weighted_metrics": NO_TARGETS,
+}
+
+
+def refuse_arguments(**given):
+    """Refuses arguments that would have to be ignored.
+
+    Args:
+        **given: arguments of `REFUSED`; None, False and empty lists ask for
+            nothing.
+
+    Raises:
+        ValueError: naming the argument, and why it has no meaning.
+    """
+    for name, value in given.items():
+        empty = isinstance(value, (list, tuple, dict)) and not value
+        if not (value is None or value is False or empty):
+            refuse(name, f"left out: {REFUSED[name]}", value)

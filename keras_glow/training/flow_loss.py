@@ -1,0 +1,199 @@
+"""What a flow minimises, and what Keras runs on one batch."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_glow.backend.devices import (
+    count_replicas,
+    replica_of_strategy,
+    shift_noise_by_replica,
+)
+from keras_glow.checks import check_batch, plain_arrays, refuse
+from keras_glow.flow.image_flow import ImageFlow
+from keras_glow.flow.noise import IndexedNoise
+from keras_glow.flow.pixels import dequantize, nan_where_outside
+from keras_glow.flow.prediction import with_labels
+from keras_glow.losses import batch_mean
+from keras_glow.training.arguments import refuse_arguments
+from keras_glow.training.divergence import NanIfEmptyMean, add_skipped_to_logs
+
+
+class FlowLoss(ImageFlow):
+    """Computes the negative log-likelihood of batches of images.
+
+    A subclass builds the flow, sets the attributes, and then calls
+    `_build_state`.
+
+    Attributes:
+        seed: int, for the order of the images and for the noise.
+        network_dtype: dtype in which coupling networks are trained.
+        memory: see `keras_glow.layers.chain.Chain`.
+        bijections: the layers in the order of encoding.
+        classifier_weight: float, weight of the class's cross entropy in the
+            loss.
+    """
+
+    def _build_state(self):
+        # It draws dequantisation noise. Its state is a counter that files hold.
+        self.train_noise = keras.random.SeedGenerator(
+            self.seed, name="train_noise"
+        )
+        # In evaluation the counter is the number of the image.
+        self.test_count = keras.random.SeedGenerator(
+            self.seed, name="test_count"
+        )
+        self.test_noise = IndexedNoise(self.image_shape, self.seed)
+        self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
+        self.classifier = None
+        if self.classifier_weight:
+            self.classifier = keras.layers.Dense(
+                self.num_classes, kernel_initializer="zeros", dtype=self.dtype
+            )
+            self.classifier.build((None, self.latent_shapes[-1][-1]))
+            self.classifier_loss_tracker = NanIfEmptyMean(
+                name="classifier_loss"
+            )
+            self.classifier_accuracy_tracker = NanIfEmptyMean(
+                name="classifier_accuracy"
+            )
+
+    def __call__(self, inputs, *args, **kwargs):
+        # Keras makes several lines of an error that `call` raises.
+        inputs = plain_arrays(inputs)
+        self._images_and_labels(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _images_and_labels(self, inputs):
+        """Returns the images and the labels, or None for these, checked."""
+        images, labels = inputs, None
+        if self.num_classes is not None:
+            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+                refuse("inputs", "(images, labels)", inputs)
+            images, labels = inputs
+        check_batch(images, labels, self.image_shape, self.num_classes)
+        return images, labels
+
+    def call(self, inputs, training=None):
+        """Dequantises images at random and encodes them: `(batch, D)`.
+
+        Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
+        `(images, labels)`.
+        """
+        images, labels = self._images_and_labels(inputs)
+        if training:
+            noise = keras.random.uniform(
+                ops.shape(images), dtype=self.dtype, seed=self.train_noise
+            )
+            noise = shift_noise_by_replica(noise)
+        else:
+            noise = self.test_noise(self._image_numbers(images), self.dtype)
+        x = dequantize(images, noise, self.bits)
+        x = nan_where_outside(x, images, 0, 255)
+        if labels is not None:
+            x = nan_where_outside(x, labels, 0, self.num_classes - 1)
+            # Backends differ in what a class that there is not would do.
+            labels = ops.clip(labels, 0, self.num_classes - 1)
+        return self.encoder(with_labels(x, labels), training=training)
+
+    def _image_numbers(self, images):
+        """Returns the numbers of the images, counted since evaluation began."""
+        state = self.test_count.state
+        count = ops.shape(images)[0]
+        first = ops.convert_to_tensor(state)[1]
+        one = ops.convert_to_tensor([0, 1], state.dtype)
+        replica, replicas = replica_of_strategy()  # each has its own part
+        first = ops.cast(first, "int32") + replica * count
+        numbers = first + ops.arange(count, dtype="int32")
+        # The state is assigned last: on Torch, a tensor that was read from it
+        # changes with it.
+        state.assign(state + one * ops.cast(count * replicas, state.dtype))
+        return numbers
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        # There is nothing to predict but the latents themselves, so y is not
+        # used. Keras' own sum cannot add float64 to its losses in float32. On
+        # each of n replicas of `tf.distribute` Keras divides the loss by n.
+        replicas = count_replicas()
+        losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
+        nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
+        # The density in a bin times its volume is the probability of a pixel.
+        nll = nll + self.dimensions * self.bits * math.log(2)
+        loss = nll
+        means = {
+            self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))
+        }
+        if self.classifier is not None:
+            cross_entropy, accuracy = self._classify(y_pred, x[1])
+            loss += self.classifier_weight * self.dimensions * cross_entropy
+            means[self.classifier_loss_tracker] = cross_entropy
+            means[self.classifier_accuracy_tracker] = accuracy
+        count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        taken = True
+        if training:
+            taken = ops.isfinite(loss)  # the optimiser leaves out the others
+            count = ops.where(taken, count, 0.0)
+        for tracker, value in means.items():
+            value = ops.where(taken, value, 0.0)
+            tracker.update_state(value, sample_weight=count)
+        return loss / replicas
+
+    def _classify(self, z, labels):
+        """Returns the mean cross entropy in nats, and the accuracy."""
+        top = self.latent_shapes[-1]
+        z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
+        # h is the latent before the prior of its class standardised it: a guess
+        # must not know the class already.
+        h = self.bijections[-1].inverse([z, labels])
+        logits = self.classifier(ops.mean(h, axis=(1, 2)))
+        cross_entropy = keras.losses.sparse_categorical_crossentropy(
+            labels, logits, from_logits=True
+        )
+        right = ops.equal(
+            ops.cast(ops.argmax(logits, axis=-1), "int32"),
+            ops.cast(labels, "int32"),
+        )
+        return [
+            batch_mean(ops.cast(values, self.dtype))
+            for values in (cross_entropy, right)
+        ]
+
+    def loss_from_logs(self, logs):
+        """Returns the loss in nats per image, as the sum of its metrics."""
+        loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
+        if self.classifier is not None:
+            weight = self.classifier_weight * self.dimensions
+            loss = loss + weight * logs["classifier_loss"]
+        return loss
+
+    def train_step(self, *args):
+        batch = self._labels_to_inputs(args[-1])
+        return add_skipped_to_logs(self, super().train_step(*args[:-1], batch))
+
+    def test_step(self, *args):
+        return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
+
+    def _labels_to_inputs(self, batch):
+        # A conditional model takes labels as inputs, an unconditional one none.
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        refuse_arguments(sample_weight=sample_weight)
+        check_batch(x, y, self.image_shape, self.num_classes)
+        return (x if self.num_classes is None else (x, y)), None, None
+
+    # Keras begins with one of these in all of its methods that run a model
+    # without training it. The noise of image i then is the same each time.
+
+    def make_test_function(self, force=False):
+        self._restart_test_noise()
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force=False):
+        self._restart_test_noise()
+        return super().make_predict_function(force)
+
+    def _restart_test_noise(self):
+        state = self.test_count.state
+        state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
