@@ -334,11 +334,12 @@ def _read_weights(content, layout, optimizer=None):
                     f"{weight.shape}. Received: {dtype} {shape}"
                 )
         expected = layout
-        # Older files lack it, which means 0.
-        averaged = {n for n in optimizer if n.endswith("/averaged")} - set(
-            state
-        )
-        optimizer = {n: optimizer[n] for n in optimizer if n not in averaged}
+        optimizer = {
+            name: weight
+            for name, weight in (optimizer or {}).items()
+            # Older files lack it, which means 0.
+            if name in state or not name.endswith("/averaged")
+        }
         if optimizer and _shapes(state) == _shapes(optimizer):
             expected, datasets = layout | optimizer, datasets | state
         values = {}
