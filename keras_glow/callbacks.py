@@ -121,7 +121,8 @@ class TimeBudget(keras.callbacks.Callback):
             from, as `Progress.seconds` of a checkpoint.
 
     Attributes:
-        end: `time.monotonic()` at which the time is over; before `fit`, None.
+        clock: function that returns the time in seconds.
+        end: time by the clock at which it is over; before `fit`, None.
         over: bool, whether it is.
 
     Raises:
@@ -129,6 +130,7 @@ class TimeBudget(keras.callbacks.Callback):
     """
 
     WARMUP = 0.03
+    clock = staticmethod(time.monotonic)
 
     def __init__(self, minutes, learning_rate, spent=0.0):
         super().__init__()
@@ -141,14 +143,14 @@ class TimeBudget(keras.callbacks.Callback):
     def over(self):
         if self.end is None:
             return self.share >= 1
-        return time.monotonic() >= self.end
+        return self.clock() >= self.end
 
     def on_train_begin(self, logs=None):
         if self.end is None:
-            self.end = time.monotonic() + self.seconds - self.spent
+            self.end = self.clock() + self.seconds - self.spent
 
     def on_train_batch_begin(self, batch, logs=None):
-        now = time.monotonic()
+        now = self.clock()
         if self.over:
             self.model.stop_training = True  # after this step
         if self.start is None and self.set is not None:
