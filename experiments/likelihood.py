@@ -52,7 +52,7 @@ def main():
     parser.add_argument(
         "settings", nargs="*", type=setting, metavar="NAME=VALUE"
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     images = keras_glow.images.load_images(options.train, 32)
     validation = keras_glow.images.load_images(options.validation, 32)
     changed = dict(options.settings)
