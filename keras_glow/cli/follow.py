@@ -122,6 +122,10 @@ class ProgressOfTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.line.print(self._text(logs, self.steps))
 
+    def close(self):
+        """Takes the line away, so that what ends the run stands alone."""
+        self.line.print()
+
     def _text(self, logs, done):
         rate = "" if math.isnan(self.rate) else f"{self.rate:.0f} images/s, "
         return (

@@ -139,7 +139,12 @@ def train(
         validation = _divisible_by_devices(
             validation, validation_labels, batch_size
         )
-    with locked(folder), stopped_by_signals(checkpoint):
+    line = ProgressOfTraining(epochs, len(images), batch_size)
+    with (
+        locked(folder),
+        stopped_by_signals(checkpoint),
+        contextlib.closing(line),
+    ):
         # Its other subfolders are left alone: runs may be at work in them.
         remove_partials(folder)
         remove_partials(folder / "samples")
@@ -149,7 +154,6 @@ def train(
             Progress(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
-        line = ProgressOfTraining(epochs, len(images), batch_size)
         while True:
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
