@@ -122,8 +122,11 @@ class ProgressOfTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.line.print(self._text(logs, self.steps))
 
-    def close(self):
-        """Takes the line away, so that what ends the run stands alone."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        # What ends the run stands in a line of its own.
         self.line.print()
 
     def _text(self, logs, done):

@@ -140,11 +140,7 @@ def train(
             validation, validation_labels, batch_size
         )
     line = ProgressOfTraining(epochs, len(images), batch_size)
-    with (
-        locked(folder),
-        stopped_by_signals(checkpoint),
-        contextlib.closing(line),
-    ):
+    with locked(folder), line, stopped_by_signals(checkpoint):
         # Its other subfolders are left alone: runs may be at work in them.
         remove_partials(folder)
         remove_partials(folder / "samples")
