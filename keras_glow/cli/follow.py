@@ -86,14 +86,16 @@ class ProgressOfTraining(keras.callbacks.Callback):
         epochs: int, of the whole run.
         images: int, in an epoch.
         batch_size: int.
-        seconds: float, how long it trains, or None for all epochs. With it the
-            line shows the share of the time that is over.
+
+    Attributes:
+        seconds: None; set it to the time that a run by time has left, and the
+            line shows the share that is over.
     """
 
-    def __init__(self, epochs, images, batch_size, seconds=None):
+    def __init__(self, epochs, images, batch_size):
         super().__init__()
         self.epochs, self.batch_size = epochs, batch_size
-        self.seconds = seconds
+        self.seconds = None
         self.steps = math.ceil(images / batch_size)
         self.line = ProgressLine()
         self.start = time.monotonic()
@@ -122,6 +124,13 @@ class ProgressOfTraining(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.line.print(self._text(logs, self.steps))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        # What ends the run stands in a line of its own.
+        self.line.print()
 
     def _text(self, logs, done):
         rate = "" if math.isnan(self.rate) else f"{self.rate:.0f} images/s, "

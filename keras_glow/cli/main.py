@@ -6,6 +6,7 @@ import sys
 
 from keras_glow import __version__
 from keras_glow.cli import models, train
+from keras_glow.cli.completion import completion
 from keras_glow.cli.quiet import filter_stderr
 
 COMMANDS = (
@@ -21,6 +22,7 @@ COMMANDS = (
     models.DOCTOR,
     models.DEMO,
     models.LIST_PRESETS,
+    completion,
 )
 
 

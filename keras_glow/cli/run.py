@@ -170,7 +170,8 @@ def train(
         validation = _divisible_by_devices(
             validation, validation_labels, batch_size
         )
-    with locked(folder), stopped_by_signals(checkpoint):
+    line = ProgressOfTraining(epochs, len(images), batch_size)
+    with locked(folder), line, stopped_by_signals(checkpoint):
         # Its other subfolders are left alone: runs may be at work in them.
         remove_partials(folder)
         remove_partials(folder / "samples")
@@ -182,9 +183,16 @@ def train(
         budget = settings.minutes and TimeBudget(
             settings.minutes, settings.learning_rate, progress.seconds
         )
-        callbacks = _callbacks(
-            folder, images, settings, budget, callbacks, checkpoint
-        )
+        line.seconds = budget and budget.seconds - budget.spent
+        callbacks = [
+            *filter(None, [budget]),
+            line,
+            *callbacks,
+            *written_each_epoch(folder, images.shape[1:3]),
+            # It comes last: if a kill keeps another callback from its work in
+            # an epoch, that epoch is trained once more.
+            checkpoint,
+        ]
         print(f"{model.count_params():,} parameters", flush=True)
         while not (budget and budget.over):
             # Keras counts the batches of an epoch once per `fit`, so an epoch
@@ -223,22 +231,6 @@ def _sequence(images, labels, settings, progress):
         epoch=progress.epoch,
         batch=progress.batch,
     )
-
-
-def _callbacks(folder, images, settings, budget, callbacks, checkpoint):
-    """Returns all callbacks of a run, in their order."""
-    left = budget and budget.seconds - budget.spent
-    return [
-        *filter(None, [budget]),
-        ProgressOfTraining(
-            settings.epochs, len(images), settings.batch_size, left
-        ),
-        *callbacks,
-        *written_each_epoch(folder, images.shape[1:3]),
-        # It comes last: if a kill keeps another callback from its work in an
-        # epoch, that epoch is trained once more.
-        checkpoint,
-    ]
 
 
 def _identity(settings, images, labels):

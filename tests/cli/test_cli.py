@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -332,6 +333,7 @@ def test_training_has_onednn(monkeypatch, command, before, after):
         (["--help"], 0, set()),
         (["train", "--help"], 0, set()),
         (["presets"], 0, set()),
+        (["completion"], 0, set()),
         ([], 2, set()),
         (["train", "faces", "--epochs=0"], 2, set()),
         (["sample", "faces32", "--grid=a.xyz"], 2, set()),
@@ -353,6 +355,28 @@ def test_what_needs_no_backend_imports_none(tmp_path, arguments, code, allowed):
     assert "keras_glow.cli.main" in imported
     heavy = {"numpy", "keras", "tensorflow", "jax", "torch"}
     assert imported & heavy <= allowed
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="it is for bash")
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["keras-glow", "tr"], "train"),
+        (["keras-glow", "train", "--tensor"], "--tensorboard"),
+        (["keras-glow", "sample", "face"], "faces32"),
+        (["keras-glow", "presets", "--size"], ""),
+    ],
+)
+def test_the_shell_completes(capsys, words, expected):
+    assert main(["completion"]) == 0
+    script = capsys.readouterr().out + (
+        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        '_keras_glow; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == expected
 
 
 def test_the_options_offer_what_there_is():
