@@ -51,10 +51,10 @@ def save_image(image, path):
     Raises:
         ValueError: see `png_bytes`.
     """
-    image = _pillow_image(image)
+    content = png_bytes(image)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
+    path.write_bytes(content)
 
 
 def png_bytes(image, **options):
@@ -68,13 +68,10 @@ def png_bytes(image, **options):
     Raises:
         ValueError: if there is another number of channels.
     """
-    file = io.BytesIO()
-    _pillow_image(image).save(file, "PNG", **options)
-    return file.getvalue()
-
-
-def _pillow_image(image):
     if image.shape[-1] not in (1, 3, 4):
         refuse("image", "of 1, 3 or 4 channels to be a PNG", image)
     # Pillow knows a single channel as an array of two dimensions only.
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", **options)
+    return file.getvalue()

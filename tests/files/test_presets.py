@@ -80,7 +80,7 @@ def test_round_trip_is_exact_and_samples_are_finite(model):
 def test_samples_are_finite_at_any_temperature(
     name, model, count, temperatures, record_property
 ):
-    z = standard_normal(count, model.dimensions, seed=1)
+    z = standard_normal((count, model.dimensions), seed=1)
     labels = some_labels(model, count)
     for temperature in temperatures:
         inputs = temperature * z

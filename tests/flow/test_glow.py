@@ -642,7 +642,7 @@ def test_temperature_scales_the_latents_of_each_level(trained):
     deviations = keras_glow.flow.noise.standard_deviations(
         [0.3, 1.1], model.latent_shapes
     )
-    z = keras_glow.flow.noise.standard_normal(2000, 192, seed=0) * deviations
+    z = keras_glow.flow.noise.standard_normal((2000, 192), seed=0) * deviations
     first = math.prod(model.latent_shapes[0])
     assert_allclose(z[:, :first].std(), 0.3, rtol=0.02)
     assert_allclose(z[:, first:].std(), 1.1, rtol=0.02)
