@@ -14,6 +14,7 @@ from keras_glow.files.strict_reader import (
     load_weights,
     read_model,
 )
+from keras_glow.files.weights_layout import warn_if_refused
 from keras_glow.flow.architecture import assemble, build_flow
 from keras_glow.flow.arguments import (
     ARGUMENTS,
@@ -209,7 +210,8 @@ class Glow(TrainableFlow):
         """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
 
         Keras writes in place, so a full disk, or a kill in the middle, would
-        destroy the previous file.
+        destroy the previous file. A model with weights that `load_model` would
+        refuse is saved with a warning.
 
         Args:
             filepath: where to; missing folders are made. Keras itself writes to
@@ -220,6 +222,7 @@ class Glow(TrainableFlow):
         Raises:
             OSError: naming the file and the reason; the previous file is left.
         """
+        warn_if_refused(self, filepath)
         name = str(filepath)
         if not overwrite or not name.endswith(".keras") or "://" in name:
             # Keras asks the user, refuses the name, or writes to the address.

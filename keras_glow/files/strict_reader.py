@@ -141,7 +141,10 @@ def refusing(path):
 
 @contextlib.contextmanager
 def reading(path, sha256=None):
-    """Opens a file, and turns every error with it into a `ModelFileError`."""
+    """Opens a file, and turns every error with it into a `ModelFileError`.
+
+    Only a missing file is a `FileNotFoundError`.
+    """
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
     with refusing(path):
