@@ -9,7 +9,7 @@ OTHERS := .venv-others
 BENCH := .venv-bench
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test slow bench reliability notebooks lint browser clean
+.PHONY: demo test slow bench mutants reliability notebooks lint browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -33,6 +33,11 @@ slow: $(VENV)/.installed
 # Speed, start-up and memory beside other Glows, in an environment of its own.
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/peers.py
+
+# Which changes of the layers no test notices; goes on where it was stopped.
+mutants: $(OTHERS)/.installed
+	$(OTHERS)/bin/python -m pip install --quiet -e '.[mutants]'
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(OTHERS)/bin/python tools/mutants.py
 
 # Measures every figure of docs/reliability.md; goes on where it was stopped.
 reliability: $(VENV)/.installed
@@ -76,4 +81,4 @@ $(BENCH)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OTHERS) $(BENCH) demo build dist *.egg-info
+	rm -rf $(VENV) $(OTHERS) $(BENCH) demo build dist mutants *.egg-info

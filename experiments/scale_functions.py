@@ -46,7 +46,7 @@ def measure(model, valid):
     x = model.dequantize(noise.astype("uint8"), seed="center")
     z = model.encoder.predict(x, verbose=0)
     error = np.abs(model.decoder.predict(z, verbose=0) - x).max()
-    z = 1.3 * standard_normal(256, model.dimensions, seed=0)
+    z = 1.3 * standard_normal((256, model.dimensions), seed=0)
     finite = np.isfinite(model.decoder.predict(z, verbose=0))
     lost = 256 - np.count_nonzero(finite.all(axis=(1, 2, 3)))
     return np.mean(model.bits_per_dim(valid, seed=0)), error, lost

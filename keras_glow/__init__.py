@@ -1,7 +1,6 @@
 """Glow for Keras 3: an image model with exact likelihood and exact inverse."""
 
 import itertools
-import os
 import pathlib
 import sys
 
@@ -34,9 +33,6 @@ def _is_program():
         ("-m", "keras_glow") in itertools.pairwise(sys.orig_argv)
     )
 
-
-# TensorFlow would print what it does with the processor; its warnings stay.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 # The program answers `--help` and wrong uses without Keras. All others need all
 # of it: `keras.saving.load_model` only knows classes that are imported.

@@ -16,6 +16,7 @@ from keras_glow.files.strict_reader import (
     load_weights,
     read_model,
 )
+from keras_glow.files.weights_layout import warn_if_refused
 from keras_glow.flow.architecture import assemble, build_flow
 from keras_glow.flow.arguments import (
     ARGUMENTS,
@@ -219,7 +220,8 @@ class Glow(TrainableFlow):
         """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
 
         Keras writes in place, so a full disk, or a kill in the middle, would
-        destroy the previous file.
+        destroy the previous file. A model with weights that `load_model` would
+        refuse is saved with a warning.
 
         Args:
             filepath: where to; missing folders are made. Keras itself writes to
@@ -230,6 +232,7 @@ class Glow(TrainableFlow):
         Raises:
             OSError: naming the file and the reason; the previous file is left.
         """
+        warn_if_refused(self, filepath)
         self._save(super().save, filepath, overwrite, ".keras", kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):

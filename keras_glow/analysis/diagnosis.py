@@ -21,6 +21,7 @@ from keras_glow.analysis.probes import (
 from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
 from keras_glow.flow.initialization import is_initialized
+from keras_glow.flow.levels import latent_slices
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
 from keras_glow.layers.sequence import (
     call_with_labels,
@@ -152,9 +153,9 @@ def _layer_report(name, part, rows):
 
 
 def _level_reports(z, latent_shapes):
-    ends = np.cumsum([math.prod(shape) for shape in latent_shapes])[:-1]
     reports = []
-    for latents in np.split(z.astype("float64"), ends, axis=1):
+    for columns in latent_slices(latent_shapes):
+        latents = z[:, columns].astype("float64")
         mean, deviation = np.mean(latents), np.std(latents)
         with np.errstate(divide="ignore"):
             divergence = (mean**2 + deviation**2 - 1) / 2 - np.log(deviation)

@@ -29,6 +29,8 @@ COMMANDS = (
 def console():
     """Runs the command of this process, and returns its exit code."""
     filter_stderr()
+    # TensorFlow would print what it does with the processor; its warnings stay.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     if sys.argv[1:2] == ["train"]:
         # TensorFlow leaves oneDNN out on processors without AVX-512, and then
         # trains 1.3 to 1.5 times slower, unless this is set before its import.

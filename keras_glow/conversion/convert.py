@@ -20,43 +20,36 @@ class Format(typing.NamedTuple):
     Attributes:
         first: the name of a weight that only its checkpoints have.
         ignored: regular expression of the names that are not of the flow.
-        image_size: function of the weights; None if they do not tell.
         read: function of the weights and the image size to a
             `FlowDescription`.
+        image_size: function of the weights; None if they do not tell.
         image_range: the inputs of the model for pixels 0 and 255, if they are
             not the continuous images of every `Glow`.
     """
 
     first: str
     ignored: str
-    image_size: typing.Callable
     read: typing.Callable
+    image_size: typing.Callable | None = None
     image_range: tuple | None = None
 
 
 FORMATS = {
-    "rosinality": Format(
-        rosinality.FIRST,
-        rosinality.IGNORED,
-        rosinality.image_size,
-        rosinality.read,
-    ),
+    "rosinality": Format(rosinality.FIRST, rosinality.IGNORED, rosinality.read),
     "y0ast": Format(
         "flow.layers.1.block.0.conv.weight",
         chaiyujin.IGNORED,
-        chaiyujin.image_size,
         functools.partial(chaiyujin.read, names=chaiyujin.Y0AST),
+        chaiyujin.image_size,
     ),
     "chaiyujin": Format(
         "flow.layers.1.f.0.weight",
         chaiyujin.IGNORED,
-        chaiyujin.image_size,
         functools.partial(chaiyujin.read, names=chaiyujin.CHAIYUJIN),
+        chaiyujin.image_size,
         image_range=(0.0, 1.0),
     ),
-    "openai": Format(
-        openai.FIRST, openai.IGNORED, openai.image_size, openai.read
-    ),
+    "openai": Format(openai.FIRST, openai.IGNORED, openai.read),
 }
 
 
@@ -126,7 +119,7 @@ def convert(
         format, prefix = _recognise(arrays, format, prefix)
         project = FORMATS[format]
         weights = Weights(arrays, prefix, project.ignored)
-        size_in_file = project.image_size(weights)
+        size_in_file = project.image_size and project.image_size(weights)
         if size is None and size_in_file is None:
             refuse(
                 "image_size",

@@ -16,11 +16,6 @@ IGNORED = r"(?!model/(\d+|pool\d+|prior)/).*|.*(_adam_|/Exp|indices_inverse).*"
 LOG_SCALE_FACTOR = 3
 
 
-def image_size(weights):
-    """Return None: the file does not say it."""
-    return None
-
-
 def read(weights, size):
     """Describe the flow in a checkpoint; `size` is (height, width)."""
     levels, splits = [], []
@@ -29,13 +24,8 @@ def read(weights, size):
     count = weights.count("model/")
     for level in range(count):
         name = f"model/{level}/"
-        depth = weights.count(name)
-        levels.append(
-            [
-                _read_step(weights, f"{name}{step}/", channels)
-                for step in range(depth)
-            ]
-        )
+        steps = [f"{name}{step}/" for step in range(weights.count(name))]
+        levels.append([_read_step(weights, step, channels) for step in steps])
         if level < count - 1:
             split = _read_zeros(
                 weights, f"model/pool{level}/conv/", channels // 2, channels

@@ -14,11 +14,6 @@ FIRST = "blocks.0.flows.0.actnorm.loc"
 IGNORED = r".*\.(u_mask|l_mask|l_eye)"
 
 
-def image_size(weights):
-    """Return None: the file does not say it."""
-    return None
-
-
 def read(weights, size):
     """Describe the flow in a checkpoint; `size` is (height, width)."""
     levels, splits = [], []
@@ -27,13 +22,9 @@ def read(weights, size):
     blocks = weights.count("blocks.")
     for block in range(blocks):
         name = f"blocks.{block}."
-        flows = weights.count(f"{name}flows.")
-        levels.append(
-            [
-                _read_step(weights, f"{name}flows.{flow}.", channels)
-                for flow in range(flows)
-            ]
-        )
+        flows = range(weights.count(f"{name}flows."))
+        steps = [f"{name}flows.{flow}." for flow in flows]
+        levels.append([_read_step(weights, step, channels) for step in steps])
         if block < blocks - 1:
             channels //= 2
         outputs = 2 * channels

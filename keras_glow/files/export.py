@@ -82,7 +82,7 @@ def standalone(model):
           `Glow.decode` returns them for `z * temperature`, and to `x`, the same
           images before they were quantised.
     """
-    size = model.depth + 2  # A level has a squeeze, its steps and a prior.
+    size = len(model.bijections) // model.levels  # Levels have equally many.
     flow = []
     for start in range(0, len(model.bijections), size):
         squeeze, *steps, prior = model.bijections[start : start + size]

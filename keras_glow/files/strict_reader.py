@@ -144,7 +144,10 @@ def refusing(path):
 
 @contextlib.contextmanager
 def reading(path, sha256=None):
-    """Opens a file, and turns every error with it into a `ModelFileError`."""
+    """Opens a file, and turns every error with it into a `ModelFileError`.
+
+    Only a missing file is a `FileNotFoundError`.
+    """
     path = os.fsdecode(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"{printable_path(path)} does not exist")

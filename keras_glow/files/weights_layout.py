@@ -6,8 +6,10 @@ A foreign file is compared with this layout before a model is built from it.
 import itertools
 import math
 import typing
+import warnings
 
 import numpy as np
+from keras import ops
 
 from keras_glow.flow.levels import level_shapes
 
@@ -131,6 +133,26 @@ def optimizer_layout(optimizer):
         optimizer = getattr(optimizer, "inner_optimizer", None)
         layer = f"{layer}/inner_optimizer"
     return found
+
+
+def warn_if_refused(model, path):
+    """Warns before a file is written that the strict loader would refuse.
+
+    Nothing is lost: `keras.saving.load_model` reads it.
+
+    Args:
+        model: a `Glow`.
+        path: of the file.
+    """
+    for weight in model.weights:
+        rule = LOG_SCALES if weight.name in ("log_scale", "log_s") else FINITE
+        if not RULES[rule](ops.convert_to_numpy(weight)):
+            warnings.warn(
+                f"{path} will be refused by keras_glow.load_model: weight "
+                f"{weight.path} is expected to be {rule}",
+                stacklevel=3,
+            )
+            return
 
 
 def _numbered(name):

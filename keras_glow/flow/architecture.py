@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.flow.encoder import Encoder, FlowModel
-from keras_glow.flow.levels import latent_shapes
+from keras_glow.flow.levels import latent_shapes, latent_slices
 from keras_glow.layers.chain import Chain
 from keras_glow.layers.sequence import call_with_labels, walk
 from keras_glow.losses import LogDetLoss, LogProb
@@ -104,13 +104,11 @@ def build_decoder(flow, image_shape, num_classes, dtype):
     """
     z = keras.Input((math.prod(image_shape),), dtype=dtype, name="z")
     labels = _labels(num_classes)
-    latents, start = [], 0
-    for shape in latent_shapes(image_shape, len(flow)):
-        stop = start + math.prod(shape)
-        latents.append(
-            keras.layers.Reshape(shape, dtype=dtype)(z[:, start:stop])
-        )
-        start = stop
+    shapes = latent_shapes(image_shape, len(flow))
+    latents = [
+        keras.layers.Reshape(shape, dtype=dtype)(z[:, part])
+        for shape, part in zip(shapes, latent_slices(shapes), strict=True)
+    ]
     h = call_with_labels(flow[-1].prior, latents.pop(), labels, inverse=True)
     for level in reversed(flow):
         if level is not flow[-1]:

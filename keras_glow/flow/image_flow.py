@@ -173,7 +173,7 @@ class ImageFlow(keras.Model):
         elif self.num_classes is not None:
             generators = keyed_generators(seed, count, 1, start)
             labels = [rng.integers(self.num_classes) for rng in generators]
-        z = standard_normal(count, self.dimensions, seed, start)
+        z = standard_normal((count, self.dimensions), seed, start=start)
         return self.decode(z * deviations, labels, batch_size)
 
     # These methods compute the likelihood.

@@ -1,5 +1,7 @@
 """The arithmetic of levels: the one place that knows what each level holds."""
 
+import itertools
+import math
 import typing
 
 
@@ -47,3 +49,10 @@ def level_shapes(image_shape, levels):
 def latent_shapes(image_shape, levels):
     """Returns the shape of each level's latent, finest first."""
     return [level.latent_shape for level in level_shapes(image_shape, levels)]
+
+
+def latent_slices(latent_shapes):
+    """Returns the slice of each level's latent in z, finest first."""
+    sizes = [math.prod(shape) for shape in latent_shapes]
+    stops = itertools.accumulate(sizes)
+    return [slice(n - size, n) for n, size in zip(stops, sizes, strict=True)]

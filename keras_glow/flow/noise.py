@@ -32,22 +32,33 @@ def new_seed():
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def standard_normal(count, dimensions, seed, start=0):
-    """Draws standard normal latents, float32 `(count, dimensions)`."""
-    z = np.empty((count, dimensions), "float32")
-    generators = keyed_generators(seed, count, start=start)
-    for row, rng in zip(z, generators, strict=True):
-        row[:] = rng.standard_normal(dimensions, "float32")
-    return z
+def standard_normal(shape, seed, stream=0, start=0):
+    """Draws standard normal numbers, see `keyed_generators`.
+
+    Args:
+        shape: of the result; its first axis is images.
+        seed: see `keyed_generators`, as for the rest.
+        stream: int.
+        start: int.
+
+    Returns:
+        float32 array of `shape`.
+    """
+    generators = keyed_generators(seed, shape[0], stream, start)
+    return _draw(np.random.Generator.standard_normal, shape, generators)
 
 
 def uniform(shape, seed, stream=0):
-    """Draws noise in [0, 1), float32 of `shape`, whose first axis is images."""
-    noise = np.empty(shape, "float32")
-    generators = keyed_generators(seed, len(noise), stream)
-    for image, rng in zip(noise, generators, strict=True):
-        image[:] = rng.random(image.shape, "float32")
-    return noise
+    """Draws noise in [0, 1); see `standard_normal`."""
+    generators = keyed_generators(seed, shape[0], stream)
+    return _draw(np.random.Generator.random, shape, generators)
+
+
+def _draw(method, shape, generators):
+    values = np.empty(shape, "float32")
+    for row, rng in zip(values, generators, strict=True):
+        row[:] = method(rng, row.shape, "float32")
+    return values
 
 
 def standard_deviations(temperature, latent_shapes):

@@ -10,6 +10,8 @@ import typing
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keras_glow.checks import one_line
+
 # Told by content, whatever the name says. Pillow's rarer formats stay out: most
 # of its security bugs are there.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -120,8 +122,7 @@ def _bad_image_on_error():
         raise BadImage(_too_large(MAX_PIXELS)) from None
     except Exception as error:
         # Pillow reports damage by many types of exception.
-        reason = getattr(error, "strerror", None) or str(error)
-        reason = " ".join(reason.split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise BadImage(f"cannot be read: {reason}") from error
 
 

@@ -63,8 +63,6 @@ def read_npz(path, keys):
             f"{shown} is expected to be a folder of images or an .npz file"
             + ("" if path.exists() else ", and does not exist")
         )
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{shown} cannot be read: it is no .npz file")
     try:
         with open_npz(path) as arrays:
             names = list(arrays)

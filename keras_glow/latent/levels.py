@@ -1,10 +1,9 @@
 """Changes the latents of single levels."""
 
-import math
-
 import numpy as np
 
 from keras_glow.checks import check_integer, check_latents, refuse
+from keras_glow.flow.levels import latent_slices
 from keras_glow.flow.noise import standard_deviations
 
 
@@ -32,13 +31,11 @@ def mix_levels(model, z, other, levels):
         refuse("other", f"latents of the shape {z.shape}", other)
     if not np.ndim(levels):
         refuse("levels", "a sequence of levels", levels)
-    sizes = [math.prod(shape) for shape in model.latent_shapes]
-    stops = np.cumsum(sizes)
+    columns = latent_slices(model.latent_shapes)
     mixed = z.copy()
     for level in levels:
-        level = check_integer("levels", level, 1, model.levels)
-        columns = slice(stops[level - 1] - sizes[level - 1], stops[level - 1])
-        mixed[:, columns] = other[:, columns]
+        level = check_integer("levels", level, 1, model.levels) - 1
+        mixed[:, columns[level]] = other[:, columns[level]]
     return mixed
 
 

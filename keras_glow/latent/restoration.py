@@ -17,7 +17,7 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.data import padded_batches
-from keras_glow.flow.noise import keyed_generators, new_seed
+from keras_glow.flow.noise import new_seed, standard_normal
 from keras_glow.flow.pixels import dequantize
 from keras_glow.flow.prediction import predict
 
@@ -165,9 +165,9 @@ class _Search:
         self.y = y[rows]
         self.loss_and_gradient = compile_function(self._loss_and_gradient)
         # Each draw is to be near to these two.
-        z0 = temperature * _normal(seed, 0, (count, model.dimensions))
+        z0 = temperature * standard_normal((count, model.dimensions), seed)
         self.z0 = z0.astype(model.dtype)
-        y0 = self.y + sigma / 256 * _normal(seed, 1, self.y.shape)
+        y0 = self.y + sigma / 256 * standard_normal(self.y.shape, seed, 1)
         self.y0 = y0.astype(model.dtype)
 
     def run(self):
@@ -240,16 +240,6 @@ class _Search:
     def _predict(self, model, inputs):
         size = min(self.batch_size, len(inputs))
         return predict(model, inputs, self.labels, size)
-
-
-def _normal(seed, stream, shape):
-    """Draw standard normal float32; row i depends on the seed and i alone."""
-    values = np.empty(shape, "float32")
-    for row, rng in zip(
-        values, keyed_generators(seed, len(values), stream), strict=True
-    ):
-        row[:] = rng.standard_normal(row.shape, "float32")
-    return values
 
 
 def _check_known(known, shape):

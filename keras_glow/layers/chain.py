@@ -41,8 +41,8 @@ class Chain(keras.layers.Layer):
     The outputs and the weights are the same as if the bijections were called
     one by one. A bijection must compute the same when it is run again, so it
     cannot hold dropout. On TensorFlow a compiled program holds each kind of
-    bijection once, however many there are: tracing them is most of the start-up
-    time.
+    bijection once, however many there are, since tracing them is most of the
+    start-up time; not so under XLA, see `share_traces`.
 
     Args:
         bijections: list of `Bijection` that keep the shape of their input.

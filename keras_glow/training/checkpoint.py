@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.checks import one_line
 from keras_glow.files.atomic import remove_partial, save_atomically
 
 MEMBER = "run.json"
@@ -101,8 +102,7 @@ def load_checkpoint(path):
             model = keras.saving.load_model(file)
         except Exception as error:
             # Keras raises many types of exception for a damaged file.
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            reasons.append(f"{file} cannot be read: {reason}")
+            reasons.append(f"{file} cannot be read: {one_line(error)}")
             continue
         if reasons:
             os.replace(path, path.with_name(f"{path.stem}.damaged.keras"))

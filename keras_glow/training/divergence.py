@@ -18,7 +18,8 @@ class TrainingDiverged(FloatingPointError):
     """Ten steps in a row had a loss or a gradient that was not finite.
 
     Names the epoch and the step, both from 1, and the first layer whose output
-    is not finite. The model keeps the weights of the last step that was taken.
+    is not finite, or says why there is none to name. The model keeps the
+    weights of the last step that was taken.
     """
 
 

@@ -60,7 +60,10 @@ def guarded(optimizer, network_dtype=None, current=None):
 
 
 def batches_seen(optimizer):
-    """Returns the number of batches an optimiser was given, skipped or not."""
+    """Returns the number of batches an optimiser was given, skipped or not.
+
+    What a `LossScaleOptimizer` skips is counted nowhere, and so not here.
+    """
     skipped = 0
     while hasattr(optimizer, "inner_optimizer"):
         skipped = getattr(optimizer, "skipped", skipped)
@@ -81,9 +84,10 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     the inner optimiser gets a single variable, the concatenation of all
     weights; the updates are the same. Optimisers and settings that look at a
     weight as a whole (`Lamb`, `Muon`, `clipnorm`, exclusions from weight decay,
-    classes of your own) get the weights one by one, as usual. This is also the
-    case on several replicas of `tf.distribute`, where a step is left out on all
-    of them or on none.
+    `ema_overwrite_frequency`, classes of your own) get the weights one by one,
+    as usual. This is also the case if the weights have several dtypes, and on
+    several replicas of `tf.distribute`, where a step is left out on all of them
+    or on none.
 
     Args:
         inner_optimizer: a keras.optimizers.Optimizer, not built for other

@@ -66,6 +66,18 @@ def test_without_a_gpu_the_process_stays_as_it_is(fresh, monkeypatch):
     assert tf32_is_on()
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="it can hide a GPU")
+def test_a_gpu_that_is_hidden_is_none(monkeypatch):
+    import tensorflow as tf
+
+    there = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+    for name in ("list_physical_devices", "get_visible_devices"):
+        monkeypatch.setattr(tf.config, name, lambda kind: there)
+    assert backend.has_gpu()
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [])
+    assert not backend.has_gpu()
+
+
 def test_it_stays_as_it_was_set(gpu):
     keras_glow.allow_tf32()
     layers.Squeeze()
@@ -93,6 +105,8 @@ def test_every_product_of_a_flow_says_so_to_jax():
         assert precisions(function, inputs) == {jax.lax.Precision.HIGHEST}
     gradient = jax.grad(lambda t: model.scorer(t).sum())
     assert precisions(gradient, x) == {jax.lax.Precision.HIGHEST}
+    matrix = model.bijections[1].permutation.matrix  # also outside of a call
+    assert precisions(lambda _: matrix()) == {jax.lax.Precision.HIGHEST}
     assert jax.config.jax_default_matmul_precision == before
 
 

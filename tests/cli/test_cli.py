@@ -1,10 +1,12 @@
 """The command line, on real files, in processes of its own where it matters."""
 
+import contextlib
 import csv
 import functools
 import io
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -13,10 +15,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import move_weights, random_images
+from helpers import WITHOUT_BACKEND, move_weights, random_images
 from numpy.testing import assert_array_equal
 from PIL import Image
 
+import keras_glow
 from keras_glow import Glow, load_model
 from keras_glow.callbacks import SampleGrid
 from keras_glow.cli import inputs, models
@@ -54,7 +57,10 @@ def run(tmp_path_factory):
         *("--validation", str(folder / "test.npz")),
         *("--out", str(folder / "run")),
     ]
-    assert main(arguments) == 0
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main([*arguments, "--resume"]) == 0
+    (folder / "said.txt").write_text(said.getvalue())
     return folder, arguments
 
 
@@ -82,6 +88,8 @@ def test_train_leaves_model_history_and_samples(run):
     assert best.image_shape == (8, 8, 3)
     model = keras.saving.load_model(folder / "run" / "model.keras")
     assert model.image_shape == (8, 8, 3)
+    # It was to resume what had never begun.
+    assert "starting anew" in (folder / "said.txt").read_text()
 
 
 def test_a_second_run_needs_another_folder(run, capsys):
@@ -127,14 +135,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path, capsys):
     capsys.readouterr()
     assert main([*other, "--resume", "--depth=2"]) == 1
     assert "depth (was 1, is 2)" in capsys.readouterr().err
-
-
-def test_resuming_what_never_began_starts_it(run, tmp_path, capsys):
-    folder, arguments = run
-    other = [*arguments[:-1], str(tmp_path / "run"), "--resume"]
-    assert main(other) == 0
-    assert "starting anew" in capsys.readouterr().out
-    assert rows(tmp_path) == rows(folder)
 
 
 def test_sample(run, tmp_path, capsys):
@@ -307,6 +307,7 @@ def test_python_m_keras_glow(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env={**WITHOUT_BACKEND, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
     )
     assert done.returncode == 1
     assert "absent.keras does not exist" in done.stderr
@@ -412,6 +413,19 @@ def test_a_console_need_not_know_the_letters_of_a_file(
     assert b"\\ubaa8.png" in out.buffer.getvalue()
     (line,) = err.buffer.getvalue().splitlines()
     assert b"does not exist" in line and b"b.keras" in line
+
+
+def test_the_command_line_alone_sets_variables_of_the_process():
+    package = pathlib.Path(keras_glow.__file__).parent
+    writers = [
+        path.relative_to(package)
+        for path in package.rglob("*.py")
+        if re.search(
+            r"environ(\[[^]]+\] *=[^=]|\.(setdefault|update|pop))|putenv",
+            path.read_text(),
+        )
+    ]
+    assert writers == [pathlib.Path("cli/main.py")]
 
 
 WRONG_USE = [

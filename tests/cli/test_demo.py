@@ -549,17 +549,23 @@ def tab(context, server):
 
 
 @pytest.fixture
-def page(tab):
-    """The page as it starts; in the end its console has no errors."""
+def any_page(tab):
+    """The page as a test left it; in the end its console has no errors."""
     at_rest(tab)
     tab.set_viewport_size({"width": 1280, "height": 900})
     tab.emulate_media(color_scheme="light")
     tab.problems.clear()
-    tab.evaluate("sessionStorage.clear()")
-    tab.reload()
-    at_rest(tab)
     yield tab
     assert tab.problems == []
+
+
+@pytest.fixture
+def page(any_page):
+    """The page as it starts."""
+    any_page.evaluate("sessionStorage.clear()")
+    any_page.reload()
+    at_rest(any_page)
+    return any_page
 
 
 def at_rest(page):
@@ -793,9 +799,9 @@ def test_by_keyboard_alone(page):
 
 
 @in_a_browser
-def test_narrow_screens(page):
+def test_narrow_screens(any_page):
     for width in (320, 390, 700):
-        check_narrow(page, width)
+        check_narrow(any_page, width)
 
 
 def check_narrow(page, width):
@@ -826,10 +832,10 @@ def luminance(colour):
 
 
 @in_a_browser
-def test_light_and_dark(page):
-    page.evaluate("document.querySelector('#error').textContent = 'x'")
+def test_light_and_dark(any_page):
+    any_page.evaluate("document.querySelector('#error').textContent = 'x'")
     for scheme in ("light", "dark"):
-        check_colours(page, scheme)
+        check_colours(any_page, scheme)
 
 
 def check_colours(page, scheme):
@@ -939,7 +945,10 @@ def test_a_reload_loses_nothing_and_tabs_do_not_meet(page, context, server):
 
 
 @in_a_browser
-def test_without_directions_a_line_says_so(page, server, model, monkeypatch):
+def test_without_directions_a_line_says_so(
+    any_page, server, model, monkeypatch
+):
+    page = any_page
     monkeypatch.setattr(server, "workshop", demo.Workshop(model, "plain"))
     assert page.locator("#no-attributes").is_hidden()
     page.reload()

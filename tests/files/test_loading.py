@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import operator
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import watch
 from helpers import move_weights, random_images, to_numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from keras import ops
 from numpy.testing import assert_array_equal
 
 import keras_glow
@@ -254,6 +256,32 @@ np.savez(
     samples=model.sample(4, seed=0),
 )
 """
+
+
+@pytest.mark.parametrize(
+    "weight, value, rule",
+    [
+        ("actnorm.log_scale", 20.5, "within 20.0"),
+        ("coupling.network.norm_1.log_scale", -20.5, "within 20.0"),
+        ("permutation.log_s", 20.5, "within 20.0"),
+        ("actnorm.bias", np.nan, "finite"),
+    ],
+)
+def test_what_the_loader_would_refuse_is_saved_with_a_warning(
+    tmp_path, weight, value, rule
+):
+    model = keras_glow.Glow((2, 2, 1), levels=1, depth=1, width=2)
+    variable = operator.attrgetter(weight)(model.bijections[1])
+    variable.assign(ops.full(variable.shape, value))
+    path = tmp_path / "model.keras"
+    with pytest.warns(UserWarning, match=f"{path} will be.*{rule}"):
+        model.save(path)
+    with pytest.raises(ModelFileError, match=rule):
+        load_model(path)
+    for one, two in zip(
+        keras.saving.load_model(path).weights, model.weights, strict=True
+    ):
+        assert_array_equal(to_numpy(one), to_numpy(two))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import keras_glow
 from keras_glow import Glow
 from keras_glow.data import ImageSequence
+from keras_glow.flow import noise
 from keras_glow.flow.initialization import is_initialized
 from keras_glow.layers import ActNorm
 from keras_glow.losses import StandardNormalNLL
@@ -648,12 +649,36 @@ def test_temperature(trained):
     assert np.any(top != both)
 
 
+@pytest.mark.parametrize("stream, start", [(0, 0), (3, 5)])
+def test_noise_is_that_of_a_generator_of_seed_stream_and_image(stream, start):
+    """So no version changes the images of a seed."""
+    generators = [
+        np.random.default_rng([7, stream, start + i]) for i in range(2)
+    ]
+    normal = noise.standard_normal((2, 3, 4), 7, stream, start)
+    expected = [rng.standard_normal((3, 4), "float32") for rng in generators]
+    assert_array_equal(normal, expected, strict=True)
+    generators = [np.random.default_rng([7, stream, i]) for i in range(2)]
+    expected = [rng.random((3, 4), "float32") for rng in generators]
+    assert_array_equal(noise.uniform((2, 3, 4), 7, stream), expected)
+    assert noise.uniform((2, 3, 4), 7).dtype == "float32"
+    for draw in (noise.standard_normal, noise.uniform):
+        assert_array_equal(draw((2, 3, 4), 7), draw((2, 3, 4), 7, 0))
+    assert_array_equal(
+        noise.standard_normal((2, 3), 7)[1:],
+        noise.standard_normal((1, 3), 7, start=1),
+    )
+
+
 def test_temperature_scales_the_latents_of_each_level(trained):
     model, _ = trained
     deviations = keras_glow.flow.noise.standard_deviations(
         [0.3, 1.1], model.latent_shapes
     )
-    z = keras_glow.flow.noise.standard_normal(2000, 192, seed=0) * deviations
+    z = keras_glow.flow.noise.standard_normal((2000, 192), seed=0) * deviations
+    assert deviations.dtype == "float32"
+    with pytest.raises(ValueError, match="`temperature`.*1e\\+300"):
+        noise.standard_deviations([0.3, 1e300], model.latent_shapes)
     first = math.prod(model.latent_shapes[0])
     assert_allclose(z[:, :first].std(), 0.3, rtol=0.02)
     assert_allclose(z[:, first:].std(), 1.1, rtol=0.02)

@@ -227,6 +227,19 @@ def test_models_of_both_directions_share_weights_and_survive_saving(
     assert_allclose(flat(loaded(case32.inputs(z))), flat(case32.x), atol=1e-4)
 
 
+def test_symbolic_tensors_are_like_those_they_stand_for(case):
+    outputs = case.layer(case.inputs(case.x), log_det=0.0)
+    symbolic = case.layer(case.symbolic(case.x), log_det=0.0)
+    z = keras.tree.map_structure(to_numpy, outputs[0])
+    pairs = [
+        *zip(*map(keras.tree.flatten, (symbolic, outputs)), strict=True),
+        (case.layer.inverse(case.symbolic(z)), case.x),
+    ]
+    for tensor, value in pairs:
+        assert tensor.shape == (None, *value.shape[1:])
+        assert tensor.dtype == "float64"
+
+
 @pytest.mark.every_backend
 @pytest.mark.slow_on_jax
 @pytest.mark.skipif(

@@ -165,6 +165,16 @@ def test_conditional_prior_uses_the_label(x):
     assert_allclose(z, x - labels[:, None, None, None], atol=1e-6)
 
 
+def test_the_network_comes_back_from_its_config():
+    config = CouplingNetwork(
+        16, 4, low_precision="bfloat16", seed=1, border=True, name="mine"
+    ).get_config()
+    again = CouplingNetwork.from_config(config)
+    assert again.get_config() == config
+    assert (again.width, again.channels, again.seed) == (16, 4, 1)
+    assert (again.low_precision, again.border) == ("bfloat16", True)
+
+
 def test_the_network_adapts_inside(x):
     network = CouplingNetwork(16, 4, seed=0)
     network(x)
@@ -252,8 +262,10 @@ def test_a_users_bijection_needs_two_methods(x):
     z = layer(keras.ops.convert_to_tensor(x))
     assert_allclose(to_numpy(layer.losses[0]), 96 * np.log(2), rtol=1e-6)
     assert_allclose(to_numpy(layer.inverse(z)), x)
-    with pytest.raises(NotImplementedError, match="Bijection must define"):
-        layers.Bijection()(x)
+    for call, name in (("__call__", "_forward"), ("inverse", "_inverse")):
+        missing = f"Bijection must define `{name}"
+        with pytest.raises(NotImplementedError, match=missing):
+            getattr(layers.Bijection(), call)(x)
 
 
 def test_relu_has_the_gradient_of_relu():

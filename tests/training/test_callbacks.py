@@ -17,9 +17,10 @@ def images():
     return random_images(64, (4, 4, 3))
 
 
-@pytest.fixture
-def model(images):
-    model = Glow((4, 4, 3), levels=2, depth=1, width=8)
+@pytest.fixture(scope="module")
+def model():
+    """One model for all tests: tracing takes longer than they do."""
+    model = Glow((4, 4, 3), levels=1, depth=1, width=8)
     model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9))
     return model
 
@@ -62,7 +63,7 @@ def test_a_stop_counts_the_batches(images, tmp_path, count, per_execution):
     """Where the steps are not known, and where not each of them is told of."""
     if per_execution > 1 and keras.backend.backend() == "torch":
         pytest.skip("Keras executes steps one by one on Torch")
-    model = Glow((4, 4, 3), levels=2, depth=1, width=8)
+    model = Glow((4, 4, 3), levels=1, depth=1, width=8)
     model.compile("adam", steps_per_execution=per_execution)
     path = tmp_path / "run.keras"
     checkpoint = Checkpoint(path)

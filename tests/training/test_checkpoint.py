@@ -60,10 +60,20 @@ def finished(images, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(scope="module")
+def compiled():
+    """One model for all tests, and the values that it starts with."""
     model = training.new_model(SETTINGS, (4, 4, 1), 2 * STEPS)
     model.optimizer.build(model.trainable_variables)
+    return model, [value for _, value in state(model)]
+
+
+@pytest.fixture
+def model(compiled):
+    model, start = compiled
+    variables = model.variables + model.optimizer.variables
+    for variable, value in zip(variables, start, strict=True):
+        variable.assign(value)
     return model
 
 

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from keras_glow.data import ImageSequence, open_images, open_inputs
+from keras_glow import Glow
+from keras_glow.data import (
+    ImageSequence,
+    open_images,
+    open_inputs,
+    open_validation_data,
+)
 
 
 @pytest.fixture
@@ -115,6 +121,31 @@ def test_first_images_of_an_array_are_drawn_from_all_of_it(images):
         int(v) for seed in range(20) for v in source.first(5, seed)[:, 0, 0, 0]
     }
     assert values == set(range(10))
+
+
+def test_tensors_stay_tensors_for_the_encoder(images, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(keras.Model, "fit", lambda _, x: fitted.append(x))
+    x = keras.ops.convert_to_tensor(images / 256 - 0.5, "float32")
+    labels = keras.ops.zeros(10, "int32")
+    for classes, inputs in ((None, x), (2, [x, labels])):
+        Glow((2, 4, 1), 1, 1, 2, num_classes=classes).encoder.fit(inputs)
+        given, expected = map(keras.tree.flatten, (fitted.pop(), inputs))
+        assert all(a is b for a, b in zip(given, expected, strict=True))
+
+
+def test_a_validation_dataset_is_not_asked_for_its_length(images):
+    class Endless:
+        def __iter__(self):
+            return iter([(images,)])
+
+        def __len__(self):
+            raise TypeError("it has none")
+
+    dataset = Endless()
+    source = open_validation_data(dataset, (2, 4, 1), None)
+    source.peek()
+    assert source.for_evaluation(8) is dataset
 
 
 def test_no_images():

@@ -1,15 +1,15 @@
 """Files of attribute directions: names, and a vector of latents for each."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 
 from keras_glow.checks import one_line, refuse
+from keras_glow.images.npz import open_npz
 
 MAX_DIRECTIONS = 64
 MAX_NAME = 40  # characters
-HEADER = 1024  # bytes, at most, before the values of an array in the file
+HEADERS = 2048  # bytes, at most, before the values of both arrays
 
 
 def directions_path(model_file):
@@ -47,8 +47,10 @@ def read_directions(path, dimensions):
     Raises:
         ValueError: naming the file and what is wrong with it.
     """
+    most = MAX_DIRECTIONS * (4 * MAX_NAME + 8 * dimensions) + HEADERS
     try:
-        names, directions = _read_arrays(path, dimensions)
+        with open_npz(path, most) as arrays:
+            names, directions = arrays["names"], arrays["directions"]
     except Exception as error:
         # NumPy and zipfile report damage by many types of exception.
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
@@ -68,18 +70,3 @@ def read_directions(path, dimensions):
         refuse("directions", expected, directions)
     directions = directions.astype("float32")
     return dict(zip(map(str, names), directions, strict=True))
-
-
-def _read_arrays(path, dimensions):
-    """Returns `names` and `directions`, if no larger than they can be."""
-    limits = {
-        "names": 4 * MAX_NAME * MAX_DIRECTIONS + HEADER,
-        "directions": 8 * dimensions * MAX_DIRECTIONS + HEADER,
-    }
-    with zipfile.ZipFile(path) as archive:
-        for name, limit in limits.items():
-            size = archive.getinfo(f"{name}.npy").file_size
-            if size > limit:
-                raise ValueError(f"{name} takes {size} bytes, over {limit}")
-    with np.load(path, allow_pickle=False) as file:
-        return file["names"], file["directions"]

@@ -102,7 +102,7 @@ class Workshop:
         deviations = standard_deviations(temperature, shapes)
         if deviations.max() > MAX_TEMPERATURE:
             refuse("temperature", f"at most {MAX_TEMPERATURE}", temperature)
-        z = standard_normal(SAMPLES, self.model.dimensions, seed)
+        z = standard_normal((SAMPLES, self.model.dimensions), seed)
         return {"pictures": self._pictures(self._decode(z * deviations))}
 
     @one_at_a_time
