@@ -35,7 +35,7 @@ from keras_glow.flow.initialization import (
 )
 from keras_glow.flow.noise import IndexedNoise
 from keras_glow.flow.pixels import dequantize, nan_where_outside
-from keras_glow.flow.prediction import resolve_jit_compile, with_labels
+from keras_glow.flow.prediction import with_labels
 from keras_glow.layers.chain import share_traces
 from keras_glow.losses import StandardNormalNLL, batch_mean
 from keras_glow.training.divergence import (
@@ -96,8 +96,8 @@ class TrainableFlow(ImageFlow):
                 it gets a `keras.optimizers.LossScaleOptimizer` around it.
             loss: None, for `keras_glow.losses.StandardNormalNLL()`. A loss
                 of Keras's own would compare latents with themselves.
-            jit_compile: bool, or `"auto"`, which does without XLA where
-                TensorFlow runs on a CPU: XLA's convolutions are slower there.
+            jit_compile: bool, or `"auto"`, by which Keras does without XLA
+                on Torch and, on TensorFlow, on a CPU or several devices.
             **kwargs: other arguments of `keras.Model.compile`.
 
         Raises:
@@ -105,14 +105,13 @@ class TrainableFlow(ImageFlow):
         """
         _check_loss(loss)
         check_choice("jit_compile", jit_compile, (True, False, "auto"))
-        jit_compile = resolve_jit_compile(jit_compile, self)
-        share_traces(self.encoder, not jit_compile)
         super().compile(
             optimizer=guarded(optimizer, self.network_dtype),
             loss=StandardNormalNLL() if loss is None else loss,
             jit_compile=jit_compile,
             **kwargs,
         )
+        share_traces(self.encoder, not self.jit_compile)
         # Keras would run the model once more to learn the shape of its output,
         # and would leave the labels out.
         z = keras.KerasTensor((None, self.dimensions), self.dtype)
