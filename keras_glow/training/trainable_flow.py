@@ -312,8 +312,10 @@ class TrainableFlow(ImageFlow):
             batch_size or 32, self.seed, batches_seen(self.optimizer), shuffle
         )
         # Building the slots here takes a third of the time that it would take
-        # inside the traced step.
-        self.optimizer.build(self.trainable_variables)
+        # inside the traced step. A loss scale that was built twice would have
+        # its variables twice, and begin anew.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
             with restore_weights_on_error(self):

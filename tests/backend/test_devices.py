@@ -64,9 +64,10 @@ def test_replicas_on_gpus_do_without_xla(monkeypatch):
     import tensorflow as tf
 
     gpu = types.SimpleNamespace(device_type="GPU", name="GPU:0")
-    with monkeypatch.context() as patch, tf.distribute.OneDeviceStrategy(
-        "CPU:0"
-    ).scope():
+    with (
+        monkeypatch.context() as patch,
+        tf.distribute.OneDeviceStrategy("CPU:0").scope(),
+    ):
         for name in ("list_physical_devices", "get_visible_devices"):
             patch.setattr(tf.config, name, lambda kind=None: [gpu])
         model = keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=2)
