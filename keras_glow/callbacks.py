@@ -1,7 +1,9 @@
 """Keras callbacks: samples, history and checkpoints while a Glow trains."""
 
 import contextlib
+import math
 import pathlib
+import time
 import warnings
 
 import keras
@@ -98,7 +100,10 @@ class HistoryFile(keras.callbacks.CSVLogger):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves a checkpoint at the end of every epoch, whole or not at all.
+    """Saves a checkpoint at the end of epochs, whole or not at all.
+
+    It saves the first epoch, the last one, and between them those that end
+    `seconds` or more after the latest save.
 
     The file holds the raw weights, with the averages in the optimiser. To
     resume exactly where training stood, train on an `ImageSequence`, which
@@ -115,8 +120,11 @@ class Checkpoint(keras.callbacks.Callback):
     ```
 
     A place that cannot be written to is an error before the first batch. If the
-    disk is full later, it warns, and ends the training only at the third epoch
-    in a row that could not be saved.
+    disk is full later, it warns, tries again after the next epoch, and ends the
+    training only at the third epoch in a row that could not be saved.
+
+    Put it after callbacks that may end training early, so that it sees the last
+    epoch as such.
 
     Args:
         path: the `.keras` file; the previous one is kept beside it, as
@@ -126,6 +134,7 @@ class Checkpoint(keras.callbacks.Callback):
             `fit` continues, or None for a new training. From the middle of an
             epoch, `fit` has to end with that epoch, since its first one is
             shorter.
+        seconds: int >= 0; 0 saves every epoch.
 
     Attributes:
         stop: set it to True, from another thread or a signal handler, to save
@@ -133,15 +142,18 @@ class Checkpoint(keras.callbacks.Callback):
             KeyboardInterrupt.
 
     Raises:
+        ValueError: if `seconds` is not as described.
         OSError: if the file cannot be written. Earlier files stay.
         FloatingPointError: if a weight is not finite. Earlier files stay.
     """
 
-    def __init__(self, path, settings=None, progress=None):
+    def __init__(self, path, settings=None, progress=None, seconds=60):
         super().__init__()
         self.path = pathlib.Path(path)
         self.settings = settings
         self.progress = progress
+        self.seconds = check_integer("seconds", seconds, 0)
+        self.saved = -math.inf  # time of the latest save
         self.stop = False
         self.failures = 0
 
@@ -168,17 +180,24 @@ class Checkpoint(keras.callbacks.Callback):
             self._save()
             self._leave()
 
-    def on_train_batch_end(self, batch, logs=None):
-        # With `steps_per_execution` Keras does not report every batch.
-        self.batch = self.first + batch + 1
-        steps = self.params["steps"]  # None if Keras does not know it
-        if self.stop and (steps is None or batch + 1 < steps):
+    # At the end of a batch Keras would wait for the device in order to report
+    # the loss.
+    def on_train_batch_begin(self, batch, logs=None):
+        self.batch = self.first + batch
+        if self.stop:
             self._save()
             self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
         # A stop waits until the other callbacks have seen this epoch too.
         self.epoch, self.batch = epoch + 1, 0
+        if not (
+            time.monotonic() - self.saved >= self.seconds
+            or self.stop
+            or self.epoch == self.params["epochs"]
+            or self.model.stop_training
+        ):
+            return
         try:
             self._save()
             self.failures = 0
@@ -196,6 +215,7 @@ class Checkpoint(keras.callbacks.Callback):
         save_checkpoint(
             self.model, self.path, self.epoch, self.batch, self.settings
         )
+        self.saved = time.monotonic()
 
     def _leave(self):
         raise KeyboardInterrupt(

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import math
 import pathlib
 import signal
 import threading
@@ -15,7 +14,7 @@ import numpy as np
 from keras_glow.backend.devices import count_shards
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
 from keras_glow.checks import refuse
-from keras_glow.data import ImageSequence
+from keras_glow.data import ImageSequence, count_batches
 from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.glow import Glow
@@ -71,18 +70,21 @@ def is_run(folder):
     return any((pathlib.Path(folder) / name).exists() for name in names)
 
 
-def new_model(settings, image_shape, steps):
+def new_model(settings, image_shape, count):
     """Returns a compiled model that is not trained yet.
 
     Args:
         settings: `Settings`.
         image_shape: (height, width, channels).
-        steps: int, of the whole training.
+        count: int, images in an epoch.
     """
     arguments = dataclasses.asdict(settings)
     model = Glow(
         image_shape,
         **{name: arguments[name] for name in ARGUMENTS if name in arguments},
+    )
+    steps = settings.epochs * count_batches(
+        count, settings.batch_size, model.jit_compile
     )
     schedule = warmup_cosine(
         settings.learning_rate, steps, min(settings.warmup, steps // 2)
@@ -141,10 +143,11 @@ def train(
 ):
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
-    After every epoch it writes `checkpoint.keras`, a row of `history.csv` and,
-    under `samples/`, a grid; at the end `model.keras`, with the averaged
-    weights if there are any. It can be stopped at any time. SIGINT (Ctrl-C) and
-    SIGTERM save a checkpoint after the batch at work before they end it.
+    After every epoch it writes a row of `history.csv` and, under `samples/`, a
+    grid, and `checkpoint.keras` if the latest one is a minute old; at the end
+    that and `model.keras`, with the averaged weights if there are any. It can
+    be stopped at any time. SIGINT (Ctrl-C) and SIGTERM save a checkpoint after
+    the batch at work before they end it.
 
     Args:
         folder: of the run; made if it is missing.
@@ -179,9 +182,8 @@ def train(
         # Its other subfolders are left alone: runs may be at work in them.
         remove_partials(folder)
         remove_partials(folder / "samples")
-        steps = epochs * math.ceil(len(images) / batch_size)
         model, progress = resume(folder, identity) or (
-            new_model(settings, images.shape[1:], steps),
+            new_model(settings, images.shape[1:], len(images)),
             Progress(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
@@ -202,6 +204,7 @@ def train(
                     seed=settings.seed,
                     epoch=progress.epoch,
                     batch=progress.batch,
+                    drop_remainder=model.jit_compile,
                 ),
                 epochs=end,
                 initial_epoch=progress.epoch,
