@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.backend.devices import (
+    count_processes,
     count_replicas,
     gather_from_processes,
     replica_of_strategy,
@@ -37,7 +38,12 @@ from keras_glow.flow.noise import IndexedNoise
 from keras_glow.flow.pixels import dequantize, nan_where_outside
 from keras_glow.flow.prediction import with_labels
 from keras_glow.layers.chain import share_traces
-from keras_glow.losses import StandardNormalNLL, batch_mean
+from keras_glow.losses import (
+    StandardNormalNLL,
+    batch_mean,
+    negative_mean,
+    standard_normal_log_prob,
+)
 from keras_glow.training.divergence import (
     NanIfEmptyMean,
     StopIfDiverged,
@@ -45,6 +51,8 @@ from keras_glow.training.divergence import (
 )
 from keras_glow.training.ema import averaged_weights
 from keras_glow.training.optimizer import batches_seen, guarded
+
+ANY_NUMBER = 2**31 - 1  # of images, where none is there to fill a batch up
 
 
 class TrainableFlow(ImageFlow):
@@ -67,10 +75,10 @@ class TrainableFlow(ImageFlow):
         self.train_noise = keras.random.SeedGenerator(
             self.seed, name="train_noise"
         )
-        # In evaluation the counter is the number of the image.
-        self.test_count = keras.random.SeedGenerator(
-            self.seed, name="test_count"
-        )
+        # In evaluation: how many images count, and the number of the next.
+        self.test_count = keras.random.SeedGenerator(0, name="test_count")
+        self._begin_evaluation()
+        self._counted = None  # of the batch that `call` was given
         self.test_noise = IndexedNoise(self.image_shape, self.seed)
         self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
         self.classifier = None
@@ -121,7 +129,7 @@ class TrainableFlow(ImageFlow):
         # The file may come from another backend, so XLA is decided on anew.
         config = {k: v for k, v in config.items() if k != "jit_compile"}
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
 
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
@@ -131,41 +139,58 @@ class TrainableFlow(ImageFlow):
         """
         images, labels = (inputs, None) if self.num_classes is None else inputs
         check_batch(images, labels, self.image_shape, self.num_classes)
+        counted = None
         if training:
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise
             )
             noise = shift_noise_by_replica(noise)
         else:
-            noise = self.test_noise(self._image_numbers(images), self.dtype)
+            numbers, counted = self._image_numbers(images)
+            noise = self.test_noise(numbers, self.dtype)
         x = dequantize(images, noise, self.bits)
         x = nan_where_outside(x, images, 0, 255)
         if labels is not None:
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
-        return self.encoder(with_labels(x, labels), training=training)
+        log_det_loss = self.encoder.get_layer("log_det_loss")
+        log_det_loss.counted = self._counted = counted
+        try:
+            return self.encoder(with_labels(x, labels), training=training)
+        finally:
+            log_det_loss.counted = None
+
+    def _begin_evaluation(self, images=None):
+        """Numbers images from 0 on, and counts the first `images`, or all."""
+        state = self.test_count.state
+        start = [ANY_NUMBER if images is None else images, 0]
+        state.assign(ops.convert_to_tensor(start, state.dtype))
 
     def _image_numbers(self, images):
-        """Returns the numbers of the images, counted since evaluation began."""
+        """Returns the numbers of the images, counted since evaluation began.
+
+        And whether each counts, or only fills up the last batch.
+        """
         state = self.test_count.state
         count = ops.shape(images)[0]
-        first = ops.convert_to_tensor(state)[1]
+        total, first = ops.unstack(ops.convert_to_tensor(state), 2)
         one = ops.convert_to_tensor([0, 1], state.dtype)
         replica, replicas = replica_of_strategy()  # each has its own part
         first = ops.cast(first, "int32") + replica * count
         numbers = first + ops.arange(count, dtype="int32")
         # The state is assigned last: on Torch, a tensor that was read from it
         # changes with it.
+        counted = numbers < ops.cast(total, "int32")
         state.assign(state + one * ops.cast(count * replicas, state.dtype))
-        return numbers
+        return numbers, counted
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         # There is nothing to predict but the latents themselves, so y is not
-        # used. Keras' own sum cannot add float64 to its losses in float32. On
-        # each of n replicas of `tf.distribute` Keras divides the loss by n.
-        replicas = count_replicas()
-        losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
+        # used. Keras' own sum cannot add float64 to its losses in float32.
+        counted, self._counted = self._counted, None
+        log_prob = standard_normal_log_prob(y_pred)
+        losses = negative_mean(log_prob, counted), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density in a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
@@ -174,11 +199,14 @@ class TrainableFlow(ImageFlow):
             self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))
         }
         if self.classifier is not None:
-            cross_entropy, accuracy = self._classify(y_pred, x[1])
+            cross_entropy, accuracy = self._classify(y_pred, x[1], counted)
             loss += self.classifier_weight * self.dimensions * cross_entropy
             means[self.classifier_loss_tracker] = cross_entropy
             means[self.classifier_accuracy_tracker] = accuracy
-        count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        if counted is None:
+            count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        else:
+            count = ops.sum(ops.cast(counted, self.dtype))
         taken = True
         if training:
             taken = ops.isfinite(loss)  # the optimiser leaves out the others
@@ -186,9 +214,10 @@ class TrainableFlow(ImageFlow):
         for tracker, value in means.items():
             value = ops.where(taken, value, 0.0)
             tracker.update_state(value, sample_weight=count)
-        return loss / replicas
+        # Each of n replicas of `tf.distribute` adds its part.
+        return loss / count_replicas()
 
-    def _classify(self, z, labels):
+    def _classify(self, z, labels, counted):
         """Returns the mean cross entropy in nats, and the accuracy."""
         top = self.latent_shapes[-1]
         z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
@@ -204,17 +233,19 @@ class TrainableFlow(ImageFlow):
             ops.cast(labels, "int32"),
         )
         return [
-            batch_mean(ops.cast(values, self.dtype))
+            batch_mean(ops.cast(values, self.dtype), counted)
             for values in (cross_entropy, right)
         ]
 
-    def loss_from_logs(self, logs):
-        """Returns the loss in nats per image, as the sum of its metrics."""
+    def get_metrics_result(self):
+        # Keras' own mean of the loss includes steps that were left out, and
+        # images that fill up a batch.
+        logs = super().get_metrics_result()
         loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
         if self.classifier is not None:
             weight = self.classifier_weight * self.dimensions
             loss = loss + weight * logs["classifier_loss"]
-        return loss
+        return {**logs, "loss": loss}
 
     def train_step(self, *args):
         batch = self._labels_to_inputs(args[-1])
@@ -248,6 +279,9 @@ class TrainableFlow(ImageFlow):
 
         The order of an array's images is a function of the model's seed and of
         the epoch; no global random state is touched. A dataset has its own.
+        Where steps are compiled (JAX, or TensorFlow by XLA), a smaller last
+        batch of a shuffled epoch is left out, unless it is the only one or
+        `steps_per_epoch` is set: it would be compiled anew.
 
         Before a model's very first step, ActNorm is set from 256 dequantised
         images. With `memory="reversible"` every `fit` begins with a check of
@@ -301,21 +335,18 @@ class TrainableFlow(ImageFlow):
         elif check_fraction("validation_split", validation_split):
             source, validation = source.split(validation_split)
         if validation is not None:
-            validation_data = (
-                validation.for_evaluation(
-                    kwargs.get("validation_batch_size") or batch_size
-                ),
-                None,
+            validation_data, self._validated = self._to_evaluate(
+                validation, kwargs.get("validation_batch_size") or batch_size
             )
         self._set_up(source)
         batches = source.for_training(
-            batch_size or 32, self.seed, batches_seen(self.optimizer), shuffle
+            batch_size or 32,
+            self.seed,
+            batches_seen(self.optimizer),
+            shuffle,
+            equal=self._equal_batches() and not kwargs.get("steps_per_epoch"),
         )
-        # Building the slots here takes a third of the time that it would take
-        # inside the traced step. A loss scale that was built twice would have
-        # its variables twice, and begin anew.
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
         keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
             with restore_weights_on_error(self):
@@ -335,6 +366,13 @@ class TrainableFlow(ImageFlow):
         finally:
             if keeps_memory:
                 return_freed_memory()
+
+    def _build_optimizer(self):
+        # Building the slots here takes a third of the time that it would take
+        # inside the traced step. A loss scale that was built twice would have
+        # its variables twice, and begin anew.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     def _set_up(self, source):
         """Sets ActNorm once, and checks the inverses if they are needed."""
@@ -369,18 +407,29 @@ class TrainableFlow(ImageFlow):
         """
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
-        called_by_fit = is_called_by_fit(kwargs)  # which has checked x
-        if not called_by_fit:
+        if is_called_by_fit(kwargs):  # which has checked x
+            count, context = self._validated, averaged_weights
+        else:
             source = open_images(x, y, self.image_shape, self.num_classes)
             source.peek()
-            x, y = source.for_evaluation(batch_size), None
-        state = self.test_count.state
-        state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
-        if called_by_fit:
-            with averaged_weights(self):
+            (x, y), count = self._to_evaluate(source, batch_size)
+            context = restore_weights_on_error
+        self._begin_evaluation(count)
+        try:
+            with context(self):
                 return super().evaluate(x, y, batch_size, *args, **kwargs)
-        with restore_weights_on_error(self):
-            return super().evaluate(x, y, batch_size, *args, **kwargs)
+        finally:
+            self._begin_evaluation()
+
+    def _equal_batches(self):
+        """Returns whether a batch of another size would be compiled anew."""
+        return self.jit_compile and count_processes() == 1
+
+    def _to_evaluate(self, source, batch_size):
+        """Returns x and y for Keras, and how many images count, or None."""
+        equal = self._equal_batches()
+        data = source.for_evaluation(batch_size, equal)
+        return (data, None), source.count if equal else None
 
 
 def _check_loss(loss):
