@@ -54,6 +54,21 @@ def differentiate(function, tensors, output_gradients):
     ]
 
 
+_constants = {}
+
+
+def constant(array, like):
+    """See `keras_glow.backend`.
+
+    A copy from the host in every call would have a GPU wait for it.
+    """
+    key = id(array), like.dtype, like.device
+    if key not in _constants:
+        tensor = torch.as_tensor(array, dtype=like.dtype, device=like.device)
+        _constants[key] = array, tensor  # the array keeps its id
+    return _constants[key][1]
+
+
 def set_tf32(allowed):
     """Sets TensorFloat-32 for the process.
 
