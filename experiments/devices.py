@@ -219,8 +219,11 @@ class Torch(Worker):
     """`DistributedDataParallel`, a process for each device."""
 
     def set_up(self):
+        import torch
         from torch import distributed
 
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.rank % torch.cuda.device_count())
         distributed.init_process_group(
             "gloo",
             f"tcp://127.0.0.1:{self.port}",

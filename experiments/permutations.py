@@ -38,21 +38,28 @@ COUPLINGS = ("affine", "additive")
 
 
 class Rate(keras.callbacks.Callback):
-    """Images per second in training, by the median time of a step."""
+    """Images per second in training, by the median time of an epoch.
+
+    A callback that looked at each step would make a GPU wait for it.
+    """
 
     def __init__(self, batch_size):
         super().__init__()
         self.batch_size = batch_size
-        self.seconds = []
+        self.rates = []
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.seconds.append(time.perf_counter() - self.start)
+    def on_test_begin(self, logs=None):
+        # Validation comes last in an epoch, and its time does not count.
+        images = self.batch_size * self.params["steps"]
+        self.rates.append(images / (time.perf_counter() - self.start))
 
     def images_per_second(self):
-        return self.batch_size / float(np.median(self.seconds))
+        # The first epoch compiles.
+        rates = self.rates[1:] or self.rates
+        return float(np.median(rates)) if rates else None
 
 
 def run(folder, settings, images, validation):
@@ -67,7 +74,7 @@ def run(folder, settings, images, validation):
     keras_glow.images.save_grid(samples, folder / "samples.png", columns=12)
     result = {
         "bits_per_dim": float(bits.mean()),
-        "images_per_second": rate.images_per_second() if rate.seconds else None,
+        "images_per_second": rate.images_per_second(),
         "parameters": model.count_params(),
     }
     return result

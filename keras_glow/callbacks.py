@@ -175,7 +175,10 @@ class TimeBudget(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves a checkpoint at the end of every epoch, whole or not at all.
+    """Saves a checkpoint at the end of epochs, whole or not at all.
+
+    It saves the first epoch, the last one, and between them those that end
+    `seconds` or more after the latest save.
 
     With `use_ema=True` the model in it holds the averages that were validated,
     and its optimiser the weights to train on; in the middle of an epoch it is
@@ -193,8 +196,11 @@ class Checkpoint(keras.callbacks.Callback):
     ```
 
     A place that cannot be written to is an error before the first batch. If the
-    disk is full later, it warns, and ends the training only at the third epoch
-    in a row that could not be saved.
+    disk is full later, it warns, tries again after the next epoch, and ends the
+    training only at the third epoch in a row that could not be saved.
+
+    Put it after callbacks that may end training early, so that it sees the last
+    epoch as such.
 
     Args:
         path: the `.keras` file; the previous one is kept beside it, as
@@ -204,6 +210,7 @@ class Checkpoint(keras.callbacks.Callback):
             `fit` continues, or None for a new training. From the middle of an
             epoch, `fit` has to end with that epoch, since its first one is
             shorter.
+        seconds: int >= 0; 0 saves every epoch.
 
     Attributes:
         stop: set it to True, from another thread or a signal handler, to save
@@ -211,16 +218,19 @@ class Checkpoint(keras.callbacks.Callback):
             KeyboardInterrupt.
 
     Raises:
+        ValueError: if `seconds` is not as described.
         OSError: if the file cannot be written. Earlier files stay.
         FloatingPointError: if a weight is not finite. Earlier files stay.
     """
 
-    def __init__(self, path, settings=None, progress=None):
+    def __init__(self, path, settings=None, progress=None, seconds=60):
         super().__init__()
         self.path = pathlib.Path(path)
         self.settings = settings
         self.progress = progress
         self.start = time.monotonic()
+        self.seconds = check_integer("seconds", seconds, 0)
+        self.saved = -math.inf  # time of the latest save
         self.stop = False
         self.failures = 0
 
@@ -249,17 +259,24 @@ class Checkpoint(keras.callbacks.Callback):
             self._save()
             self._leave()
 
-    def on_train_batch_end(self, batch, logs=None):
-        # With `steps_per_execution` Keras does not report every batch.
-        self.batch = self.first + batch + 1
-        steps = self.params["steps"]  # None if Keras does not know it
-        if self.stop and (steps is None or batch + 1 < steps):
+    # At the end of a batch Keras would wait for the device in order to report
+    # the loss.
+    def on_train_batch_begin(self, batch, logs=None):
+        self.batch = self.first + batch
+        if self.stop:
             self._save()
             self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
         # A stop waits until the other callbacks have seen this epoch too.
         self.epoch, self.batch = epoch + 1, 0
+        if not (
+            time.monotonic() - self.saved >= self.seconds
+            or self.stop
+            or self.epoch == self.params["epochs"]
+            or self.model.stop_training
+        ):
+            return
         try:
             self._save()
             self.failures = 0
@@ -282,6 +299,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.settings,
             time.monotonic() - self.start,
         )
+        self.saved = time.monotonic()
 
     def _leave(self):
         raise KeyboardInterrupt(

@@ -47,6 +47,9 @@ class ImageSequence(keras.utils.PyDataset):
         batch: int >= 0, the batch of that epoch to begin with: the first epoch
             has this many batches fewer.
         shuffle: bool; if False, every epoch has the order of the array.
+        drop_remainder: bool, whether a smaller last batch is left out, unless
+            it is the only one. In another epoch its images come earlier. A
+            compiled step is compiled once more for a batch of another size.
         **kwargs: `keras.utils.PyDataset` arguments (`workers`, ...).
 
     Raises:
@@ -64,6 +67,7 @@ class ImageSequence(keras.utils.PyDataset):
         epoch=0,
         batch=0,
         shuffle=True,
+        drop_remainder=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -80,7 +84,9 @@ class ImageSequence(keras.utils.PyDataset):
         self.shuffle = check_boolean("shuffle", shuffle)
         self.flip = check_boolean("flip", flip)
         self.seed = check_seed(seed, or_none=False)
-        batches = -(-count // self.batch_size)
+        self.drop_remainder = check_boolean("drop_remainder", drop_remainder)
+        self.batch = 0
+        batches = len(self)
         self._start(
             check_integer("epoch", epoch, 0),
             check_integer("batch", batch, 0, batches - 1),
@@ -97,11 +103,17 @@ class ImageSequence(keras.utils.PyDataset):
         self._flipped = rng.random(len(self.images)) < 0.5
 
     def __len__(self):
-        return -(-len(self.images) // self.batch_size) - self.batch
+        batches = count_batches(
+            len(self.images), self.batch_size, self.drop_remainder
+        )
+        return batches - self.batch
+
+    def _rows(self, index):
+        start = (self.batch + index) * self.batch_size
+        return self._order[start : start + self.batch_size]
 
     def __getitem__(self, index):
-        start = (self.batch + index) * self.batch_size
-        chosen = self._order[start : start + self.batch_size]
+        chosen = self._rows(index)
         images = self.images[chosen]  # a copy
         if self.flip:
             flipped = self._flipped[chosen]
@@ -117,6 +129,18 @@ class ImageSequence(keras.utils.PyDataset):
         # Keras also calls it before the first epoch.
         if self._begun:
             self._start(self.epoch + 1, batch=0)
+
+
+class _Filled(ImageSequence):
+    """Fills the last batch up, for `evaluate`, which leaves these images out.
+
+    All batches have one size then, so a program is compiled for one only.
+    """
+
+    def _rows(self, index):
+        count = len(self.images)
+        size = min(self.batch_size, count)
+        return np.minimum(index * size + np.arange(size), count - 1)
 
 
 class Batches(typing.NamedTuple):
@@ -145,6 +169,8 @@ class Source:
         check: function of the images and the labels of a batch that returns
             the images as an array, or raises a ValueError.
     """
+
+    count = None  # how many images there are, if that is known
 
     def __init__(self, data, check):
         if isinstance(data, types.GeneratorType):
@@ -205,7 +231,9 @@ class Source:
         """
         refuse("validation_split", "0 for a dataset", fraction)
 
-    def for_training(self, batch_size, seed, batches_seen, shuffle):
+    def for_training(
+        self, batch_size, seed, batches_seen, shuffle, equal=False
+    ):
         """Returns `Batches` to train on.
 
         Args:
@@ -214,6 +242,8 @@ class Source:
             batches_seen: int, from which the order continues: two fits of one
                 epoch see the same batches as one fit of two epochs.
             shuffle: bool.
+            equal: bool, whether an array is to have batches of one size: those
+                to train on leave out the rest of a shuffled epoch.
         """
         return Batches(self.data)
 
@@ -223,8 +253,14 @@ class Source:
         It is for a callback that restores a model when training begins.
         """
 
-    def for_evaluation(self, batch_size):
-        """Returns the data that Keras is to evaluate on, labels included."""
+    def for_evaluation(self, batch_size, equal=False):
+        """Returns the data that Keras is to evaluate on, labels included.
+
+        Args:
+            batch_size: int or None.
+            equal: bool, see `for_training`: the last batch is filled up, and
+                only the first `count` images of all batches are to be counted.
+        """
         return self.data
 
     def images_of_step(self, step):
@@ -242,12 +278,14 @@ class Source:
 class _Sequence(Source):
     """A `keras.utils.PyDataset`, whose batches can be read by number."""
 
-    def for_training(self, batch_size, seed, batches_seen, shuffle):
+    def for_training(
+        self, batch_size, seed, batches_seen, shuffle, equal=False
+    ):
         if isinstance(self.data, ImageSequence):
             return _as_keras_input(self.data)
         return Batches(self.data, shuffle)
 
-    def for_evaluation(self, batch_size):
+    def for_evaluation(self, batch_size, equal=False):
         # Each evaluation sees the current epoch of an `ImageSequence`.
         if isinstance(self.data, ImageSequence):
             return _as_keras_input(self.data).data
@@ -265,6 +303,7 @@ class _Array(Source):
     def __init__(self, images, labels):
         self.images = images
         self.labels = labels
+        self.count = len(images)
         self.sequence = None
 
     def peek(self):
@@ -289,9 +328,16 @@ class _Array(Source):
             _Array(self.images[stop:], labels[1]),
         )
 
-    def for_training(self, batch_size, seed, batches_seen, shuffle):
+    def for_training(
+        self, batch_size, seed, batches_seen, shuffle, equal=False
+    ):
         self.sequence = ImageSequence(
-            self.images, self.labels, batch_size, seed=seed, shuffle=shuffle
+            self.images,
+            self.labels,
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_remainder=shuffle and equal,
         )
         self.seek(batches_seen)
         return _as_keras_input(self.sequence)
@@ -302,8 +348,8 @@ class _Array(Source):
         epoch = round(batches_seen / len(self.sequence))
         self.sequence._start(epoch, batch=0)
 
-    def for_evaluation(self, batch_size):
-        sequence = ImageSequence(
+    def for_evaluation(self, batch_size, equal=False):
+        sequence = (_Filled if equal else ImageSequence)(
             self.images, self.labels, batch_size or 32, shuffle=False
         )
         return _as_keras_input(sequence).data
@@ -432,6 +478,12 @@ def _as_keras_input(sequence):
         on_epoch_end=lambda epoch, logs: sequence.on_epoch_end(),
     )
     return Batches(dataset, callbacks=[next_epoch])
+
+
+def count_batches(count, batch_size, drop_remainder):
+    """Returns the number of batches of an epoch, see `ImageSequence`."""
+    whole, rest = divmod(count, batch_size)
+    return whole + (rest > 0 and not (whole and drop_remainder))
 
 
 def padded_batches(count, batch_size):

@@ -25,7 +25,6 @@ from keras_glow.flow.arguments import (
     check_name,
 )
 from keras_glow.flow.levels import latent_shapes
-from keras_glow.flow.prediction import resolve_jit_compile
 from keras_glow.layers.chain import share_traces
 from keras_glow.losses import flow_dtype
 from keras_glow.training.trainable_flow import TrainableFlow
@@ -194,8 +193,6 @@ class Glow(TrainableFlow):
         self.encoder, self.scorer, self.decoder = assemble(
             flow, self.image_shape, self.num_classes, self.dtype, self.name
         )
-        for model in (self.encoder, self.scorer, self.decoder):
-            model.jit_compile = resolve_jit_compile("auto", model)
         share_traces(self.encoder, not self.encoder.jit_compile)
 
     # These methods diagnose a model and save it.

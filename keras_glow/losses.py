@@ -40,22 +40,31 @@ def standard_normal_log_prob(z):
     return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
 
 
-def batch_mean(values):
+def batch_mean(values, counted=None):
     """Returns the mean over the batch, `(batch,)` to `()`, in the same dtype.
 
     `ops.mean` would round float64 to float32 on JAX. The mean is 0 for an empty
     batch, which a replica may receive at the end of an epoch.
+
+    Args:
+        values: float tensor `(batch,)`.
+        counted: bool tensor `(batch,)`, which of the values are meant, or None
+            for all.
     """
-    count = ops.cast(ops.shape(values)[0], values.dtype)
+    if counted is None:
+        count = ops.cast(ops.shape(values)[0], values.dtype)
+    else:
+        values = ops.where(counted, values, 0)
+        count = ops.sum(ops.cast(counted, values.dtype))
     return ops.sum(values) / ops.maximum(count, 1)
 
 
-def negative_mean(log_det):
+def negative_mean(log_det, counted=None):
     """Returns `-mean(log_det)` over the batch, in nats, for `add_loss`.
 
     Keras sums the elements of a loss, so the mean has to be taken first.
     """
-    return -batch_mean(log_det)
+    return -batch_mean(log_det, counted)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -88,10 +97,15 @@ class LogDetLoss(keras.layers.Layer):
     Call arguments:
         z: float tensor `(batch, D)`.
         log_det: float tensor `(batch,)`, in nats.
+
+    Attributes:
+        counted: None, or see `batch_mean`: set while a batch is evaluated.
     """
 
+    counted = None
+
     def call(self, z, log_det):
-        self.add_loss(negative_mean(log_det))
+        self.add_loss(negative_mean(log_det, self.counted))
         return z
 
 

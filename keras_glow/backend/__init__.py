@@ -27,6 +27,8 @@ used, and `process` every effect on the process. May import `checks` only.
 - `materialize(tensor)` returns the tensor, and keeps XLA from recomputing it in
   every operation that reads it.
 - `select(condition, one, other)` returns one of two tensors, by a bool scalar.
+- `constant(array, like)` returns a NumPy array, never changed, as a tensor with
+  the dtype and device of another. Torch keeps it for the next time.
 - `relu(x)` returns `max(x, 0)`, and keeps nothing but its output for the
   backward pass.
 - `exact_products()` is a context in which products of float32 are not rounded
@@ -61,6 +63,7 @@ shared_trace = _best("shared_trace")
 compile_function = _best("compile_function")
 materialize = _best("materialize")
 select = _best("select")
+constant = _best("constant")
 relu = _best("relu")
 exact_products = _best("exact_products")
 expected_retracing = _best("expected_retracing")

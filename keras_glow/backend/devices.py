@@ -40,17 +40,22 @@ def count_devices(model):
     return count_shards()
 
 
+def count_processes():
+    """Returns how many processes JAX trains in."""
+    if keras.backend.backend() != "jax":
+        return 1
+    import jax
+
+    return jax.process_count()
+
+
 def gather_from_processes(images):
     """Returns the images of this process and, on JAX, of the others: one array.
 
     Results computed from them outside a step are then equal in all processes.
     Torch copies weights from process 0 by itself.
     """
-    if keras.backend.backend() != "jax":
-        return images
-    import jax
-
-    if jax.process_count() == 1:
+    if count_processes() == 1:
         return images
     from jax.experimental import multihost_utils
 

@@ -22,11 +22,6 @@ def all_layers(layer):
     return layer._flatten_layers()
 
 
-def auto_jit_compile(model):
-    """Returns whether Keras would compile the model by `jit_compile="auto"`."""
-    return model._resolve_auto_jit_compile()
-
-
 def is_called_by_fit(kwargs):
     """Returns whether `evaluate` got its arguments from `fit`."""
     return bool(kwargs.get("_use_cached_eval_dataset"))

@@ -47,6 +47,11 @@ def select(condition, one, other):
     return ops.where(condition, one, other)
 
 
+def constant(array, like):
+    """Returns the array as a tensor."""
+    return ops.convert_to_tensor(array, like.dtype)
+
+
 def relu(x):
     """Returns `max(x, 0)`."""
     return ops.relu(x)

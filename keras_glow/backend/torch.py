@@ -54,10 +54,32 @@ def differentiate(function, tensors, output_gradients):
     ]
 
 
+_constants = {}
+
+
+def constant(array, like):
+    """See `keras_glow.backend`.
+
+    A copy from the host in every call would have a GPU wait for it.
+    """
+    key = id(array), like.dtype, like.device
+    if key not in _constants:
+        tensor = torch.as_tensor(array, dtype=like.dtype, device=like.device)
+        _constants[key] = array, tensor  # the array keeps its id
+    return _constants[key][1]
+
+
 def set_tf32(allowed):
-    """Sets TensorFloat-32 for the process."""
+    """Sets TensorFloat-32 for the process.
+
+    Since Torch 2.9 there are two kinds of settings. `allow_tf32 = False` alone
+    leaves convolutions to the newer `fp32_precision`, which may allow it; and
+    Torch raises an error when a program reads one kind and the other disagrees.
+    """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
+    for settings in (torch.backends.cudnn, torch.backends.mkldnn):
+        settings.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def has_gpu():

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import math
 import pathlib
 import signal
 import threading
@@ -18,7 +17,7 @@ from keras_glow.callbacks import Checkpoint, TimeBudget
 from keras_glow.checks import refuse
 from keras_glow.cli.follow import ProgressOfTraining, written_each_epoch
 from keras_glow.cli.settings import LENGTH, Settings
-from keras_glow.data import ImageSequence
+from keras_glow.data import ImageSequence, count_batches
 from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.glow import Glow
@@ -40,13 +39,13 @@ def is_run(folder):
     return any((pathlib.Path(folder) / name).exists() for name in names)
 
 
-def new_model(settings, image_shape, steps):
+def new_model(settings, image_shape, count):
     """Returns a compiled model that is not trained yet.
 
     Args:
         settings: `Settings`.
         image_shape: (height, width, channels).
-        steps: int, of the whole training.
+        count: int, images in an epoch.
     """
     arguments = dataclasses.asdict(settings)
     model = Glow(
@@ -55,7 +54,7 @@ def new_model(settings, image_shape, steps):
     )
     model.compile(
         keras.optimizers.Adam(
-            _schedule(settings, steps),
+            _schedule(settings, model, count),
             beta_2=settings.beta_2,
             global_clipnorm=settings.clip or None,
             use_ema=settings.ema > 0,
@@ -65,10 +64,13 @@ def new_model(settings, image_shape, steps):
     return model
 
 
-def _schedule(settings, steps):
+def _schedule(settings, model, count):
     """Returns the learning rate; a number, for `TimeBudget` to set."""
     if settings.minutes:
         return settings.learning_rate
+    steps = settings.epochs * count_batches(
+        count, settings.batch_size, model.jit_compile
+    )
     return warmup_cosine(
         settings.learning_rate, steps, min(settings.warmup, steps // 2)
     )
@@ -135,11 +137,12 @@ def train(
 ):
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
-    After every epoch it writes `checkpoint.keras`, a row of `history.csv` and,
-    under `samples/`, a grid, and redraws `curve.png`; at the end `model.keras`,
-    with the averaged weights if there are any. See `follow.RunPictures` for
-    the rest. It can be stopped at any time. SIGINT (Ctrl-C) and
-    SIGTERM save a checkpoint after the batch at work before they end it.
+    After every epoch it writes a row of `history.csv` and, under `samples/`, a
+    grid, and redraws `curve.png`; `checkpoint.keras` if the latest one is a
+    minute old; at the end that and `model.keras`, with the averaged weights if
+    there are any. See `follow.RunPictures` for the rest. It can be stopped at
+    any time. SIGINT (Ctrl-C) and SIGTERM save a checkpoint after the batch at
+    work before they end it.
 
     Args:
         folder: of the run; made if it is missing.
@@ -175,9 +178,8 @@ def train(
         # Its other subfolders are left alone: runs may be at work in them.
         remove_partials(folder)
         remove_partials(folder / "samples")
-        steps = epochs * math.ceil(len(images) / batch_size)
         model, progress = resume(folder, identity) or (
-            new_model(settings, images.shape[1:], steps),
+            new_model(settings, images.shape[1:], len(images)),
             Progress(),
         )
         budget = settings.minutes and TimeBudget(
@@ -201,11 +203,13 @@ def train(
             # checkpoint, which holds the raw ones.
             end = progress.epoch + 1 if progress.batch else epochs
             if not budget:
-                model.optimizer.learning_rate = _schedule(settings, steps)
+                model.optimizer.learning_rate = _schedule(
+                    settings, model, len(images)
+                )
             checkpoint.progress = progress
             _truncate_history(folder / "history.csv", progress.epoch)
             model.fit(
-                _sequence(images, labels, settings, progress),
+                _sequence(images, labels, settings, progress, model),
                 epochs=end,
                 initial_epoch=progress.epoch,
                 validation_data=validation,
@@ -221,7 +225,7 @@ def train(
     return model
 
 
-def _sequence(images, labels, settings, progress):
+def _sequence(images, labels, settings, progress, model):
     return ImageSequence(
         images,
         labels,
@@ -230,6 +234,7 @@ def _sequence(images, labels, settings, progress):
         seed=settings.seed,
         epoch=progress.epoch,
         batch=progress.batch,
+        drop_remainder=model.jit_compile,
     )
 
 

@@ -10,7 +10,6 @@ from keras_glow.flow.initialization import (
     check_inverses,
     initialize,
 )
-from keras_glow.flow.prediction import resolve_jit_compile
 from keras_glow.losses import flow_dtype
 
 
@@ -49,10 +48,6 @@ class Encoder(FlowModel):
     continuous images, or to `[images, labels]` if it takes both; targets are
     ignored. ActNorm is set before the first step, as in `Glow.fit`.
     """
-
-    def compile(self, *args, jit_compile="auto", **kwargs):
-        jit_compile = resolve_jit_compile(jit_compile, self)
-        super().compile(*args, jit_compile=jit_compile, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Runs a flow in batches, and decides whether XLA compiles it."""
+"""Runs a flow in batches."""
 
 import concurrent.futures
 
@@ -11,23 +11,7 @@ from keras_glow.backend import (
     has_gpu,
 )
 from keras_glow.backend.devices import count_devices
-from keras_glow.backend.keras_internals import (
-    auto_jit_compile,
-    restore_weights_on_error,
-)
-
-
-def resolve_jit_compile(jit_compile, model):
-    """Returns what `"auto"` means for a flow; True and False stay as they are.
-
-    Keras would choose XLA for TensorFlow. On CPUs a step of a Glow takes about
-    1.5 times as long under it, so there it is left out.
-    """
-    if jit_compile != "auto":
-        return jit_compile
-    if keras.backend.backend() == "tensorflow":
-        return has_gpu()
-    return auto_jit_compile(model)
+from keras_glow.backend.keras_internals import restore_weights_on_error
 
 
 def predict(model, inputs, labels, batch_size):

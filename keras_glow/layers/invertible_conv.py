@@ -1,9 +1,12 @@
 """The invertible 1x1 convolution: a learned mix of the channels."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend import constant
 from keras_glow.backend.process import flow_precision
 from keras_glow.checks import check_boolean, check_seed
 from keras_glow.layers.bijection import (
@@ -43,6 +46,13 @@ def random_rotation(size, seed=None):
     q = q * np.sign(np.diag(r))  # uniform over the orthogonal group
     q[0] *= np.linalg.slogdet(q).sign
     return q
+
+
+@functools.cache
+def _masks(channels):
+    """Returns the diagonal, what is below it and what is above: 0 and 1."""
+    below = np.tril(np.ones((channels, channels)), -1)
+    return np.eye(channels), below, below.T
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -123,14 +133,15 @@ class InvertibleConv1x1(Bijection):
         # The weights are masked at every call, because the optimiser also moves
         # the unused entries. The masks are constants, because `ops.tril` takes
         # a dozen operations on TensorFlow.
-        channels = self.lower.shape[0]
-        identity = ops.convert_to_tensor(np.eye(channels), self.dtype)
-        below = np.tril(np.ones((channels, channels)), -1)
-        above = ops.convert_to_tensor(below.T, self.dtype)
-        below = ops.convert_to_tensor(below, self.dtype)
+        lower = ops.convert_to_tensor(self.lower)
+        identity, below, above = (
+            constant(mask, lower) for mask in _masks(lower.shape[0])
+        )
         diagonal = self.sign * ops.exp(self.log_s)
-        lower = self.lower * below + identity
-        return lower, self.upper * above + identity * diagonal
+        return (
+            lower * below + identity,
+            self.upper * above + identity * diagonal,
+        )
 
     def _forward(self, x):
         if self.lu:

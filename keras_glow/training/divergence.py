@@ -63,8 +63,6 @@ def _logs(model, logs, *counters):
     skipped, skipped_in_a_row = (ops.cast(c, "float32") for c in counters)
     return {
         **logs,
-        # Keras's own mean includes the loss of steps that were left out.
-        "loss": model.loss_from_logs(logs),
         "skipped_steps": skipped,
         "skipped_in_a_row": skipped_in_a_row,
     }

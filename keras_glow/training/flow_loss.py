@@ -1,5 +1,6 @@
 """What a flow minimises, and what Keras runs on one batch."""
 
+import contextlib
 import math
 
 import keras
@@ -15,9 +16,15 @@ from keras_glow.flow.image_flow import ImageFlow
 from keras_glow.flow.noise import IndexedNoise
 from keras_glow.flow.pixels import dequantize, nan_where_outside
 from keras_glow.flow.prediction import with_labels
-from keras_glow.losses import batch_mean
+from keras_glow.losses import (
+    batch_mean,
+    negative_mean,
+    standard_normal_log_prob,
+)
 from keras_glow.training.arguments import refuse_arguments
 from keras_glow.training.divergence import NanIfEmptyMean, add_skipped_to_logs
+
+ANY_NUMBER = 2**31 - 1  # of images, where none is there to fill a batch up
 
 
 class FlowLoss(ImageFlow):
@@ -40,10 +47,10 @@ class FlowLoss(ImageFlow):
         self.train_noise = keras.random.SeedGenerator(
             self.seed, name="train_noise"
         )
-        # In evaluation the counter is the number of the image.
-        self.test_count = keras.random.SeedGenerator(
-            self.seed, name="test_count"
-        )
+        # In evaluation: how many images count, and the number of the next.
+        self.test_count = keras.random.SeedGenerator(0, name="test_count")
+        self._count = None  # see `counting`
+        self._counted = None  # of the batch that `call` was given
         self.test_noise = IndexedNoise(self.image_shape, self.seed)
         self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
         self.classifier = None
@@ -82,43 +89,54 @@ class FlowLoss(ImageFlow):
         `(images, labels)`.
         """
         images, labels = self._images_and_labels(inputs)
+        counted = None
         if training:
             noise = keras.random.uniform(
                 ops.shape(images), dtype=self.dtype, seed=self.train_noise
             )
             noise = shift_noise_by_replica(noise)
         else:
-            noise = self.test_noise(self._image_numbers(images), self.dtype)
+            numbers, counted = self._image_numbers(images)
+            noise = self.test_noise(numbers, self.dtype)
         x = dequantize(images, noise, self.bits)
         x = nan_where_outside(x, images, 0, 255)
         if labels is not None:
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
             # Backends differ in what a class that there is not would do.
             labels = ops.clip(labels, 0, self.num_classes - 1)
-        return self.encoder(with_labels(x, labels), training=training)
+        log_det_loss = self.encoder.get_layer("log_det_loss")
+        log_det_loss.counted = self._counted = counted
+        try:
+            return self.encoder(with_labels(x, labels), training=training)
+        finally:
+            log_det_loss.counted = None
 
     def _image_numbers(self, images):
-        """Returns the numbers of the images, counted since evaluation began."""
+        """Returns the numbers of the images, counted since evaluation began.
+
+        And whether each counts, or only fills up the last batch.
+        """
         state = self.test_count.state
         count = ops.shape(images)[0]
-        first = ops.convert_to_tensor(state)[1]
+        total, first = ops.unstack(ops.convert_to_tensor(state), 2)
         one = ops.convert_to_tensor([0, 1], state.dtype)
         replica, replicas = replica_of_strategy()  # each has its own part
         first = ops.cast(first, "int32") + replica * count
         numbers = first + ops.arange(count, dtype="int32")
+        counted = numbers < ops.cast(total, "int32")
         # The state is assigned last: on Torch, a tensor that was read from it
         # changes with it.
         state.assign(state + one * ops.cast(count * replicas, state.dtype))
-        return numbers
+        return numbers, counted
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         # There is nothing to predict but the latents themselves, so y is not
-        # used. Keras' own sum cannot add float64 to its losses in float32. On
-        # each of n replicas of `tf.distribute` Keras divides the loss by n.
-        replicas = count_replicas()
-        losses = replicas * self._compile_loss(y_pred, y_pred), *self.losses
+        # used. Keras' own sum cannot add float64 to its losses in float32.
+        counted, self._counted = self._counted, None
+        log_prob = standard_normal_log_prob(y_pred)
+        losses = negative_mean(log_prob, counted), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density in a bin times its volume is the probability of a pixel.
         nll = nll + self.dimensions * self.bits * math.log(2)
@@ -127,11 +145,14 @@ class FlowLoss(ImageFlow):
             self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))
         }
         if self.classifier is not None:
-            cross_entropy, accuracy = self._classify(y_pred, x[1])
+            cross_entropy, accuracy = self._classify(y_pred, x[1], counted)
             loss += self.classifier_weight * self.dimensions * cross_entropy
             means[self.classifier_loss_tracker] = cross_entropy
             means[self.classifier_accuracy_tracker] = accuracy
-        count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        if counted is None:
+            count = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        else:
+            count = ops.sum(ops.cast(counted, self.dtype))
         taken = True
         if training:
             taken = ops.isfinite(loss)  # the optimiser leaves out the others
@@ -139,9 +160,10 @@ class FlowLoss(ImageFlow):
         for tracker, value in means.items():
             value = ops.where(taken, value, 0.0)
             tracker.update_state(value, sample_weight=count)
-        return loss / replicas
+        # Each of n replicas of `tf.distribute` adds its part.
+        return loss / count_replicas()
 
-    def _classify(self, z, labels):
+    def _classify(self, z, labels, counted):
         """Returns the mean cross entropy in nats, and the accuracy."""
         top = self.latent_shapes[-1]
         z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
@@ -157,17 +179,19 @@ class FlowLoss(ImageFlow):
             ops.cast(labels, "int32"),
         )
         return [
-            batch_mean(ops.cast(values, self.dtype))
+            batch_mean(ops.cast(values, self.dtype), counted)
             for values in (cross_entropy, right)
         ]
 
-    def loss_from_logs(self, logs):
-        """Returns the loss in nats per image, as the sum of its metrics."""
+    def get_metrics_result(self):
+        # Keras' own mean of the loss includes steps that were left out, and
+        # images that fill up a batch.
+        logs = super().get_metrics_result()
         loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
         if self.classifier is not None:
             weight = self.classifier_weight * self.dimensions
             loss = loss + weight * logs["classifier_loss"]
-        return loss
+        return {**logs, "loss": loss}
 
     def train_step(self, *args):
         batch = self._labels_to_inputs(args[-1])
@@ -196,4 +220,20 @@ class FlowLoss(ImageFlow):
 
     def _restart_test_noise(self):
         state = self.test_count.state
-        state.assign(ops.convert_to_tensor([self.seed, 0], state.dtype))
+        start = [ANY_NUMBER if self._count is None else self._count, 0]
+        state.assign(ops.convert_to_tensor(start, state.dtype))
+
+    @contextlib.contextmanager
+    def counting(self, count):
+        """Has an evaluation in this context count its first images only.
+
+        The others fill up the last batch.
+
+        Args:
+            count: int, or None for all.
+        """
+        self._count = count
+        try:
+            yield
+        finally:
+            self._count = None

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
-from keras_glow.backend.devices import gather_from_processes
+from keras_glow.backend.devices import count_processes, gather_from_processes
 from keras_glow.backend.keras_internals import (
     is_called_by_fit,
     restore_weights_on_error,
@@ -25,7 +25,7 @@ from keras_glow.flow.initialization import (
     initialize,
     is_initialized,
 )
-from keras_glow.flow.prediction import resolve_jit_compile, with_labels
+from keras_glow.flow.prediction import with_labels
 from keras_glow.layers.chain import share_traces
 from keras_glow.losses import StandardNormalNLL, flow_dtype
 from keras_glow.training.arguments import refuse_arguments
@@ -69,8 +69,8 @@ class TrainableFlow(FlowLoss):
                 model has, it keeps its state.
             loss: None, for `keras_glow.losses.StandardNormalNLL()`. A loss
                 of Keras's own would compare latents with themselves.
-            jit_compile: bool, or `"auto"`, which does without XLA where
-                TensorFlow runs on a CPU: XLA's convolutions are slower there.
+            jit_compile: bool, or `"auto"`, by which Keras does without XLA
+                on Torch and, on TensorFlow, on a CPU or several devices.
             loss_weights: None; there is one loss.
             metrics: None; there are no targets.
             weighted_metrics: None.
@@ -94,8 +94,6 @@ class TrainableFlow(FlowLoss):
         check_choice("jit_compile", jit_compile, (True, False, "auto"))
         if run_eagerly and jit_compile == "auto":
             jit_compile = False
-        jit_compile = resolve_jit_compile(jit_compile, self)
-        share_traces(self.encoder, not jit_compile)
         super().compile(
             optimizer=guarded(
                 optimizer,
@@ -107,6 +105,7 @@ class TrainableFlow(FlowLoss):
             steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
         )
+        share_traces(self.encoder, not self.jit_compile)
         # Keras would run the model once more to learn the shape of its output,
         # and would leave the labels out.
         z = keras.KerasTensor((None, self.dimensions), self.dtype)
@@ -116,7 +115,7 @@ class TrainableFlow(FlowLoss):
         # The file may come from another backend, so XLA is decided on anew.
         config = {k: v for k, v in config.items() if k != "jit_compile"}
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
 
     def fit(
         self,
@@ -137,6 +136,9 @@ class TrainableFlow(FlowLoss):
 
         The order of an array's images is a function of the model's seed and of
         the epoch; no global random state is touched. A dataset has its own.
+        Where steps are compiled (JAX, or TensorFlow by XLA), a smaller last
+        batch of a shuffled epoch is left out, unless it is the only one or
+        `steps_per_epoch` is set: it would be compiled anew.
 
         Before a model's very first step, ActNorm is set from 256 dequantised
         images. With `memory="reversible"` every `fit` begins with a check of
@@ -182,31 +184,23 @@ class TrainableFlow(FlowLoss):
             batch_size = check_integer("batch_size", batch_size, 1)
         epochs = check_integer("epochs", epochs, 1)
         shuffle = check_boolean("shuffle", shuffle)
-        source = open_images(x, y, self.image_shape, self.num_classes)
-        # Validation data is checked before the first epoch, not after it.
-        validation = None
-        if validation_data is not None:
-            validation = open_validation_data(
-                validation_data, self.image_shape, self.num_classes
-            )
-            validation.peek()
-        elif check_fraction("validation_split", validation_split):
-            source, validation = source.split(validation_split)
+        source, validation = self._open_both(
+            x, y, validation_data, validation_split
+        )
         if validation is not None:
-            validation_data = (
-                validation.for_evaluation(
-                    kwargs.get("validation_batch_size") or batch_size
-                ),
-                None,
+            validation_data, self._validated = self._to_evaluate(
+                validation, kwargs.get("validation_batch_size") or batch_size
             )
         check_trained(self)
         self._set_up(source)
         batches = source.for_training(
-            batch_size or 32, self.seed, batches_seen(self.optimizer), shuffle
+            batch_size or 32,
+            self.seed,
+            batches_seen(self.optimizer),
+            shuffle,
+            equal=self._equal_batches() and not kwargs.get("steps_per_epoch"),
         )
-        # Building the slots here takes a third of the time that it would take
-        # inside the traced step.
-        self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
         keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
             with own_weights_on_error(self), restore_weights_on_error(self):
@@ -228,6 +222,26 @@ class TrainableFlow(FlowLoss):
         finally:
             if keeps_memory:
                 return_freed_memory()
+
+    def _open_both(self, x, y, validation_data, fraction):
+        """Returns the source of training, and that of validation or None."""
+        source = open_images(x, y, self.image_shape, self.num_classes)
+        if validation_data is None:
+            if check_fraction("validation_split", fraction):
+                return source.split(fraction)
+            return source, None
+        validation = open_validation_data(
+            validation_data, self.image_shape, self.num_classes
+        )
+        validation.peek()  # It is checked before the first epoch, not after it.
+        return source, validation
+
+    def _build_optimizer(self):
+        # Building the slots here takes a third of the time that it would take
+        # inside the traced step. A loss scale that was built twice would have
+        # its variables twice, and begin anew.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     def _set_up(self, source):
         """Sets ActNorm once, and checks the inverses if they are needed."""
@@ -259,7 +273,7 @@ class TrainableFlow(FlowLoss):
         batch = self._open_batch(x, y)
         check_trained(self)
         self._set_up(batch)
-        self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
         put_averages(self, False)
         with restore_weights_on_error(self):
             return super().train_on_batch(
@@ -325,18 +339,34 @@ class TrainableFlow(FlowLoss):
             **kwargs,
         }
         if is_called_by_fit(kwargs):  # which has checked x
-            return super().evaluate(x, y, callbacks=callbacks, **arguments)
+            with self.counting(self._validated):
+                return super().evaluate(x, y, callbacks=callbacks, **arguments)
         source = open_images(x, y, self.image_shape, self.num_classes)
         source.peek()
+        (x, _), count = self._to_evaluate(source, batch_size)
         callbacks, swap = without_swaps(self, callbacks)
         weights = averaged_weights(self) if swap else contextlib.nullcontext()
-        with weights, restore_weights_on_error(self):
+        with (
+            weights,
+            restore_weights_on_error(self),
+            self.counting(count),
+        ):
             return super().evaluate(
-                source.for_evaluation(batch_size),
+                x,
                 batch_size=batch_size,
                 callbacks=callbacks,
                 **arguments,
             )
+
+    def _equal_batches(self):
+        """Returns whether a batch of another size would be compiled anew."""
+        return self.jit_compile and count_processes() == 1
+
+    def _to_evaluate(self, source, batch_size):
+        """Returns x and y for Keras, and how many images count, or None."""
+        equal = self._equal_batches()
+        data = source.for_evaluation(batch_size, equal)
+        return (data, None), source.count if equal else None
 
 
 class _Begin(keras.callbacks.Callback):

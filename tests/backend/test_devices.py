@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -56,6 +57,23 @@ def test_two_devices_do_what_one_does(engine, one_device, tmp_path):
     # A batch that is not finite on one of them is left out on both.
     assert set(row["steps left out"]) == {1}
     assert row["weights kept"]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_replicas_on_gpus_do_without_xla(monkeypatch):
+    import tensorflow as tf
+
+    gpu = types.SimpleNamespace(device_type="GPU", name="GPU:0")
+    with (
+        monkeypatch.context() as patch,
+        tf.distribute.OneDeviceStrategy("CPU:0").scope(),
+    ):
+        for name in ("list_physical_devices", "get_visible_devices"):
+            patch.setattr(tf.config, name, lambda kind=None: [gpu])
+        model = keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=2)
+        model.compile()
+        models = model, model.encoder, model.scorer, model.decoder
+        assert not any(m.jit_compile for m in models)
 
 
 def test_replicas_have_other_noise(monkeypatch):

@@ -25,11 +25,22 @@ def tf32_is_on():
         return jax.lax.Precision.HIGHEST not in precisions(layers.Split())
     import torch
 
+    # These raise an error if the older and the newer settings do not agree.
+    with torch.backends.cudnn.flags():
+        pass
     flags = {
         torch.backends.cudnn.allow_tf32,
         torch.backends.cuda.matmul.allow_tf32,
+        torch.get_float32_matmul_precision() == "high",
+    }
+    newer = {
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.mkldnn.conv.fp32_precision,
+        torch.backends.mkldnn.matmul.fp32_precision,
     }
     assert len(flags) == 1
+    assert newer == {"tf32" if True in flags else "ieee"}
     return flags.pop()
 
 
@@ -86,6 +97,27 @@ def test_it_stays_as_it_was_set(gpu):
     assert not tf32_is_on()
     layers.Squeeze()
     assert not tf32_is_on()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="settings of Torch")
+@pytest.mark.parametrize(
+    "name", ["", "cudnn", "cudnn.conv", "cuda.matmul", "mkldnn"]
+)
+def test_no_setting_of_torch_is_left_behind(name, gpu):
+    import torch
+
+    settings = torch.backends
+    for part in filter(None, name.split(".")):
+        settings = getattr(settings, part)
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32"
+    try:
+        layers.Squeeze()
+        assert not tf32_is_on()
+        keras_glow.allow_tf32()
+        assert tf32_is_on()
+    finally:
+        settings.fp32_precision = before
 
 
 def test_bad_argument():

@@ -541,7 +541,8 @@ def test_one_file_restores_everything_in_a_new_process(
     assert_array_equal(answers["samples"], model.sample(5, seed=4))
     assert_array_equal(answers["z"], model.encode(few))
     assert_array_equal(answers["decoded"], few)
-    assert answers["steps"] == 10
+    steps = int(to_numpy(model.optimizer.iterations))
+    assert answers["steps"] == steps > 0
     # Training goes on as if it had never stopped: optimiser, noise, weights.
     history = model.fit(few, epochs=1, verbose=0, shuffle=False)
     assert_allclose(

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from helpers import random_images, to_numpy
+from numpy.testing import assert_allclose, assert_array_equal
 
+import keras_glow
 from keras_glow import Glow
 from keras_glow.data import (
     ImageSequence,
@@ -60,6 +62,85 @@ def test_labels_stay_with_their_images(images):
 def test_unshuffled_batches_have_the_order_of_the_array(images):
     sequence = ImageSequence(images, batch_size=4, shuffle=False, epoch=3)
     assert_array_equal(epoch(sequence), images)
+
+
+@pytest.mark.parametrize("count, batches", [(10, 3), (9, 3), (2, 1)])
+def test_equal_batches_leave_out_images_of_one_epoch_only(
+    images, count, batches
+):
+    sequence = ImageSequence(images[:count], batch_size=3, drop_remainder=True)
+    seen = set()
+    for _ in range(9):
+        assert len(sequence) == batches
+        found = epoch(sequence)[:, 0, 0, 0]
+        assert len(set(found)) == min(3 * batches, count)
+        seen.update(found)
+        sequence.on_epoch_begin()
+        sequence.on_epoch_end()
+    assert seen == set(range(count))
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Makes models with compiled steps: the sizes of batches they compile."""
+    if keras.backend.backend() == "torch":
+        pytest.skip("nothing is compiled on Torch")
+    sizes = []
+    step = keras_glow.Glow.call
+
+    def call(self, inputs, training=None):
+        sizes.append((training, keras.tree.flatten(inputs)[0].shape[0]))
+        return step(self, inputs, training=training)
+
+    monkeypatch.setattr(keras_glow.Glow, "call", call)
+
+    def model(**arguments):
+        model = keras_glow.Glow(
+            (4, 4, 1), levels=1, depth=1, width=2, **arguments
+        )
+        model.compile(keras.optimizers.SGD(1e-5), jit_compile=True)
+        return model
+
+    return model, sizes
+
+
+@pytest.mark.every_backend
+def test_a_fit_with_validation_compiles_two_programs(compiled):
+    model, sizes = compiled[0](), compiled[1]
+    images = random_images(20, (4, 4, 1))
+    model.fit(
+        *(images, None, 8, 2, 0), validation_data=images[:13], shuffle=True
+    )
+    assert int(to_numpy(model.optimizer.iterations)) == 4
+    if keras.backend.backend() == "jax":
+        assert sorted(sizes) == [(False, 8), (True, 8)]
+
+
+@pytest.mark.parametrize(
+    "shuffle, equal, steps",
+    [(True, True, 2), (False, True, 3), (True, False, 3)],
+)
+def test_only_shuffled_epochs_of_equal_batches_leave_images_out(
+    images, shuffle, equal, steps
+):
+    source = open_images(images, None, images.shape[1:], None)
+    assert len(source.for_training(4, 0, 0, shuffle, equal).data) == steps
+
+
+@pytest.mark.every_backend
+@pytest.mark.slow_on_jax
+def test_what_fills_up_the_last_batch_does_not_count(compiled):
+    model = compiled[0](num_classes=3, classifier_weight=0.1)
+    images, labels = random_images(13, (4, 4, 1)), np.arange(13) % 3
+    model.fit(images, labels, verbose=0)
+    whole, *parts = (
+        model.evaluate(images, labels, size, verbose=0, return_dict=True)
+        for size in (13, 5, 8, 64)
+    )
+    assert whole["bits_per_dim"] > 0
+    for part in parts:
+        for name, value in whole.items():
+            assert_allclose(part[name], value, rtol=1e-6, err_msg=name)
 
 
 def pipeline(sequence):

@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import random_images, to_numpy
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
+import keras_glow
 from keras_glow.training.optimizer import (
     ELEMENTWISE,
     GuardedOptimizer,
@@ -187,6 +188,24 @@ def test_networks_in_float16_have_a_loss_scale():
     assert isinstance(scaled.inner_optimizer, GuardedOptimizer)
     assert guarded(scaled, "float16") is scaled
     assert isinstance(guarded("adam", "bfloat16"), GuardedOptimizer)
+
+
+@pytest.mark.slow_on_jax
+def test_a_loss_scale_goes_on_in_the_next_fit_and_from_a_file(tmp_path):
+    images = random_images(4, (4, 4, 1))
+    model = keras_glow.Glow(
+        (4, 4, 1), levels=1, depth=1, width=2, network_dtype="float16"
+    )
+    model.compile("sgd")
+    model.fit(images, verbose=0)
+    model.optimizer.dynamic_scale.assign(8.0)
+    model.save(tmp_path / "model.keras")
+    for again in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        again.fit(images, verbose=0)
+        assert float(to_numpy(again.optimizer.dynamic_scale)) == 8
+        assert len(again.optimizer.variables) == len(model.optimizer.variables)
+        names = [variable.path for variable in again.optimizer.variables]
+        assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
