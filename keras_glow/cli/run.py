@@ -202,10 +202,8 @@ def train(
             # the averaged weights into the model, so training goes on with the
             # checkpoint, which holds the raw ones.
             end = progress.epoch + 1 if progress.batch else epochs
-            if not budget:
-                model.optimizer.learning_rate = _schedule(
-                    settings, model, len(images)
-                )
+            rate = _schedule(settings, model, len(images))
+            model.optimizer.learning_rate = rate
             checkpoint.progress = progress
             _truncate_history(folder / "history.csv", progress.epoch)
             model.fit(
