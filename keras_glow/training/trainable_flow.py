@@ -182,15 +182,9 @@ class TrainableFlow(FlowLoss):
         epochs = check_integer("epochs", epochs, 1)
         shuffle = check_boolean("shuffle", shuffle)
         source = open_images(x, y, self.image_shape, self.num_classes)
-        # Validation data is checked before the first epoch, not after it.
-        validation = None
-        if validation_data is not None:
-            validation = open_validation_data(
-                validation_data, self.image_shape, self.num_classes
-            )
-            validation.peek()
-        elif check_fraction("validation_split", validation_split):
-            source, validation = source.split(validation_split)
+        source, validation = self._split(
+            source, validation_split, validation_data
+        )
         if validation is not None:
             validation_data = (
                 validation.for_evaluation(
@@ -227,6 +221,19 @@ class TrainableFlow(FlowLoss):
         finally:
             if keeps_memory:
                 return_freed_memory()
+
+    def _split(self, source, fraction, validation_data):
+        """Returns the data to train on and to validate on, or None for that."""
+        # Validation data is checked before the first epoch, not after it.
+        if validation_data is not None:
+            validation = open_validation_data(
+                validation_data, self.image_shape, self.num_classes
+            )
+            validation.peek()
+            return source, validation
+        if check_fraction("validation_split", fraction):
+            return source.split(fraction)
+        return source, None
 
     def _set_up(self, source):
         """Sets ActNorm once, and checks the inverses if they are needed."""
