@@ -70,7 +70,6 @@ class ActNorm(Bijection):
         assigned to a trainable weight there.
         """
         x = ops.convert_to_tensor(plain_arrays(x), dtype=self.compute_dtype)
-        self._check_shapes([tuple(x.shape)], inverse=False)
         if not self.built:
             self.build(x.shape)
         self.set_from(x)
