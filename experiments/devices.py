@@ -58,7 +58,7 @@ class Worker:
         import keras_glow
 
         self.keras = keras
-        same_noise(keras_glow.training.trainable_flow)
+        same_noise(keras_glow.training.flow_loss)
         with self.scope():
             self.model = keras_glow.Glow(SHAPE, levels=2, depth=1, width=8)
             self.model.compile(keras.optimizers.SGD(0.0))

@@ -92,6 +92,8 @@ class ProgressOfTraining(keras.callbacks.Callback):
             line shows the share that is over.
     """
 
+    async_safe = True  # Keras need not wait for the batch before it calls.
+
     def __init__(self, epochs, images, batch_size):
         super().__init__()
         self.epochs, self.batch_size = epochs, batch_size

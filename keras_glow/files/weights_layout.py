@@ -9,7 +9,6 @@ import typing
 import warnings
 
 import numpy as np
-from keras import ops
 
 from keras_glow.flow.levels import level_shapes
 
@@ -146,7 +145,7 @@ def warn_if_refused(model, path):
     """
     for weight in model.weights:
         rule = LOG_SCALES if weight.name in ("log_scale", "log_s") else FINITE
-        if not RULES[rule](ops.convert_to_numpy(weight)):
+        if not RULES[rule](weight.numpy()):
             warnings.warn(
                 f"{path} will be refused by keras_glow.load_model: weight "
                 f"{weight.path} is expected to be {rule}",

@@ -15,7 +15,7 @@ import keras_glow
 from keras_glow.backend import devices as replicas
 from keras_glow.cli.main import main
 from keras_glow.losses import negative_mean
-from keras_glow.training import trainable_flow
+from keras_glow.training import flow_loss
 
 pytestmark = pytest.mark.every_backend
 BACKEND = keras.backend.backend()
@@ -36,7 +36,7 @@ ENGINES = [
 def one_device(monkeypatch):
     """What one device measures, in this process."""
     monkeypatch.setattr(  # put back afterwards
-        trainable_flow, "dequantize", trainable_flow.dequantize
+        flow_loss, "dequantize", flow_loss.dequantize
     )
     return EXPERIMENT.Worker(0, 1, 0).measure()
 

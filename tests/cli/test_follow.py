@@ -20,16 +20,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch, stream, end=None, first=0, epochs=2):
+def shown(monkeypatch, stream, seconds=None, first=0, epochs=2):
     """What a run of two epochs of 40 batches writes to a stream."""
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
     monkeypatch.setenv("COLUMNS", "80")
     clock = iter(range(100_000))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    line = follow.ProgressOfTraining(
-        epochs, images=1279, batch_size=32, end=end
-    )
+    line = follow.ProgressOfTraining(epochs, images=1279, batch_size=32)
+    line.seconds = seconds
     logs = {"loss": 9e9, "bits_per_dim": 12.34567, "skipped_steps": 0.0}
     for epoch in range(epochs):
         batches = 40 - (first if epoch == 0 else 0)
@@ -70,7 +69,7 @@ def test_a_long_epoch_tells_a_pipe_where_it_is(monkeypatch):
 
 
 def test_a_budget_of_time_shows_its_share(monkeypatch):
-    text = shown(monkeypatch, io.StringIO(), end=1e4)
+    text = shown(monkeypatch, io.StringIO(), seconds=1e4)
     assert "% of the time" in text and "left" not in text
 
 

@@ -14,6 +14,7 @@ from keras_glow.analysis.probes import (
     errors_by_kind,
     out_of_distribution_images,
 )
+from keras_glow.cli import inputs
 from keras_glow.cli.main import main
 from keras_glow.flow.noise import standard_normal
 
@@ -142,7 +143,7 @@ def test_a_preset_can_be_sampled_by_its_name(
     grid = tmp_path / "grid.png"
     loaded = []
     monkeypatch.setattr(
-        Glow, "from_preset", lambda name: loaded.append(name) or model
+        inputs, "load_model", lambda name: loaded.append(name) or model
     )
     assert main(["sample", name, "--count=1", f"--grid={grid}"]) == 0
     assert grid.exists() and loaded == [name]

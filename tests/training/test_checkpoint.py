@@ -24,6 +24,7 @@ from numpy.testing import assert_array_equal
 
 from keras_glow import callbacks
 from keras_glow.callbacks import Checkpoint, HistoryFile, SampleGrid
+from keras_glow.cli import follow
 from keras_glow.cli import run as training
 from keras_glow.cli.main import main
 from keras_glow.data import ImageSequence
@@ -446,9 +447,9 @@ def test_a_checkpoint_is_saved_once_a_minute_and_at_the_end(
 def test_no_callback_waits_for_the_device_in_every_step():
     """Keras does, if one has its own end of a batch and is not `async_safe`."""
     base = keras.callbacks.Callback
-    kinds = [StopIfDiverged, *vars(callbacks).values()]
+    kinds = StopIfDiverged, *vars(callbacks).values(), *vars(follow).values()
     kinds = [k for k in kinds if isinstance(k, type) and issubclass(k, base)]
-    assert len(kinds) == 5
+    assert len(kinds) == 10
     for kind in kinds:
         if not getattr(kind, "async_safe", False):
             for name in ("on_batch_end", "on_train_batch_end"):
