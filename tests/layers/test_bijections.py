@@ -341,7 +341,9 @@ def test_images_may_have_any_size(name, tmp_path):
         z, log_det = fixed(x, log_det=0.0)
         for run in (layer, model, model.predict_on_batch, loaded):
             assert_allclose(flat(run(x)), flat(z), rtol=1e-5, atol=1e-5)
-        assert_allclose(to_numpy(layer.log_det(x)), log_det, rtol=1e-5)
+        assert_allclose(
+            to_numpy(layer.log_det(x)), to_numpy(log_det), rtol=1e-5
+        )
         labels = x[1:] if "classes" in name else []
         latents = [*keras.tree.flatten(z), *labels]
         latents = latents[0] if len(latents) == 1 else latents
