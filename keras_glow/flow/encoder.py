@@ -23,6 +23,14 @@ class FlowModel(keras.Model):
             self._check_inputs(keras.tree.flatten(inputs))
         return super().__call__(inputs, *args, **kwargs)
 
+    def predict(self, x, *args, **kwargs):
+        with restore_weights_on_error(self):
+            return super().predict(plain_arrays(x, "x"), *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        with restore_weights_on_error(self):
+            return super().evaluate(plain_arrays(x, "x"), *args, **kwargs)
+
     def _check_inputs(self, tensors):
         if len(tensors) != len(self.inputs):
             names = " and ".join(tensor.name for tensor in self.inputs)
@@ -51,12 +59,6 @@ class Encoder(FlowModel):
 
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
-
-    def predict(self, x, *args, **kwargs):
-        return super().predict(plain_arrays(x, "x"), *args, **kwargs)
-
-    def evaluate(self, x=None, *args, **kwargs):
-        return super().evaluate(plain_arrays(x, "x"), *args, **kwargs)
 
     def fit(self, x=None, *args, **kwargs):
         flow_dtype()  # Keras would round x to half precision.

@@ -289,6 +289,11 @@ class TrainableFlow(FlowLoss):
                 batch.images, batch.labels, return_dict=return_dict
             )
 
+    def predict(self, x, *args, **kwargs):
+        """Returns latents, as `keras.Model.predict` does; see `call`."""
+        with restore_weights_on_error(self):
+            return super().predict(x, *args, **kwargs)
+
     def _open_batch(self, x, y):
         if getattr(self, "optimizer", None) is None:
             raise ValueError("`compile()` is expected to be called before.")

@@ -197,7 +197,7 @@ def test_every_door_takes_the_other_byte_order(model):
 def test_a_call_with_floats_is_refused_in_one_line(model):
     x = (IMAGES / 255).astype("float32")
     for call in (model, model.predict_on_batch):
-        with pytest.raises(ValueError, match="^`x` is expected.*float32.*$"):
+        with pytest.raises(ValueError, match="^`x` is expected.*float32"):
             call((x, LABELS))
     with pytest.raises(ValueError, match="^`inputs`.*images, labels.*$"):
         model(IMAGES)
