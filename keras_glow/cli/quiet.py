@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 
-# TensorFlow writes these before its log level counts.
+# TensorFlow writes these before its log level counts,
 NOISE = (b"WARNING: All log messages before absl::InitializeLog()", b"I0000 ")
+# and these two lines at the end of a process that left an epoch in its middle.
+AT_THE_END = (b"finalizing GeneratorDataset iterator", b"[[{{node PyFunc}}]]")
 
 
 def filter_stderr():
-    """Takes lines of `NOISE` out of what libraries write to file descriptor 2.
+    """Takes lines of noise out of what libraries write to file descriptor 2.
 
     A process of its own reads them, so nothing is lost if this one crashes.
     What Python itself writes to `sys.stderr` does not go through it.
@@ -34,6 +36,10 @@ def filter_stderr():
     )
 
 
+def _is_noise(line):
+    return line.startswith(NOISE) or any(text in line for text in AT_THE_END)
+
+
 def _copy(reader):
     """Copies all but the noise to stderr, and ends the process with its end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -41,7 +47,7 @@ def _copy(reader):
     try:
         with open(reader, "rb") as lines:
             for line in lines:
-                if not line.startswith(NOISE):
+                if not _is_noise(line):
                     os.write(2, line)
     finally:
         os._exit(0)

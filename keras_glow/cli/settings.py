@@ -58,8 +58,7 @@ LENGTH = ("epochs", "minutes")
 def default_settings(minutes=None):
     """Returns the settings of a new run, chosen by the time that it has.
 
-    Those for a budget were found by `experiments/likelihood.py`, see
-    docs/results.md.
+    For those of a budget see docs/results.md, "Likelihood for each minute".
 
     Args:
         minutes: float, or None for a run of a number of epochs.
