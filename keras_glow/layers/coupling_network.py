@@ -1,4 +1,4 @@
-"""The paper's network inside a coupling layer: three convolutions."""
+"""The networks inside a coupling layer: their frame, and the paper's."""
 
 import keras
 from keras import ops
@@ -13,14 +13,12 @@ from keras_glow.layers.convolution import (
 )
 
 
-@keras.saving.register_keras_serializable(package="keras_glow")
-class CouplingNetwork(keras.layers.Layer):
-    """3x3 convolution, 1x1 convolution, 3x3 convolution that starts at zero.
+class Network(keras.layers.Layer):
+    """A network that ends in a 3x3 convolution, which is zero at first.
 
-    The two hidden convolutions have an activation normalisation each (not a
-    bijection here: it adds no log-determinant), folded into the kernel, and a
-    ReLU. The last one is zero at first, so a coupling starts as the identity,
-    up to the constant that its scale function has at 0.
+    So a coupling starts as the identity, up to the constant that its scale
+    function has at 0. Of a subclass `_hidden(h)` returns what the last
+    convolution takes, and `_last()` its kernel and bias.
 
     Args:
         width: int, hidden channels.
@@ -39,9 +37,6 @@ class CouplingNetwork(keras.layers.Layer):
 
     Returns:
         Float tensor `(batch, height, width, channels)`.
-
-    Reference:
-        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.3
     """
 
     def __init__(
@@ -59,6 +54,44 @@ class CouplingNetwork(keras.layers.Layer):
         self.channels = channels
         self.low_precision = low_precision
         self.border = border
+
+    def call(self, x, training=None):
+        dtype = self.compute_dtype
+        if training and self.low_precision:
+            dtype = self.low_precision
+        kernel, bias = self._last()
+        h = self._hidden(ops.cast(x, dtype))
+        h = self._convolve(h, ops.cast(kernel, dtype))
+        return ops.add(ops.cast(h, self.compute_dtype), bias)
+
+    def _convolve(self, x, kernel):
+        return convolve(x, kernel, self.border)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "channels": self.channels,
+            "low_precision": self.low_precision,
+            "seed": self.seed,
+            "border": self.border,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class CouplingNetwork(Network):
+    """3x3 convolution, 1x1 convolution, 3x3 convolution that starts at zero.
+
+    The two hidden convolutions have an activation normalisation each (not a
+    bijection here: it adds no log-determinant), folded into the kernel, and a
+    ReLU. For arguments see `Network`.
+
+    Reference:
+        Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.3
+    """
+
+    def __init__(self, width, channels, **kwargs):
+        super().__init__(width, channels, **kwargs)
         self.norm_1 = ActNorm(name="norm_1", dtype=self.dtype)
         self.norm_2 = ActNorm(name="norm_2", dtype=self.dtype)
 
@@ -79,25 +112,9 @@ class CouplingNetwork(keras.layers.Layer):
         self.norm_1.build(hidden_shape)
         self.norm_2.build(hidden_shape)
 
-    def call(self, x, training=None):
-        dtype = self.compute_dtype
-        if training and self.low_precision:
-            dtype = self.low_precision
-        h = ops.cast(x, dtype)
+    def _hidden(self, h):
         h = relu(normalized(self._convolve, h, self.kernel_1, self.norm_1))
-        h = relu(normalized(pointwise, h, self.kernel_2, self.norm_2))
-        h = self._convolve(h, ops.cast(self.kernel_3, dtype))
-        return ops.add(ops.cast(h, self.compute_dtype), self.bias_3)
+        return relu(normalized(pointwise, h, self.kernel_2, self.norm_2))
 
-    def _convolve(self, x, kernel):
-        return convolve(x, kernel, self.border)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "channels": self.channels,
-            "low_precision": self.low_precision,
-            "seed": self.seed,
-            "border": self.border,
-        }
+    def _last(self):
+        return self.kernel_3, self.bias_3

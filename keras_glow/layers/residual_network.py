@@ -9,55 +9,37 @@ from keras_glow.layers.convolution import (
     kernel_shape,
     pointwise,
 )
+from keras_glow.layers.coupling_network import Network
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
-class ResidualNetwork(keras.layers.Layer):
+class ResidualNetwork(Network):
     """3x3 convolution, gated residual blocks, 3x3 convolution that starts at 0.
 
     At the multiply-adds of a `CouplingNetwork` of width 256, two blocks of
     width 64 see 9x9 pixels instead of 5x5.
 
     Args:
-        width: int, hidden channels.
-        channels: int, output channels.
+        width: see `Network`.
+        channels: see `Network`.
         blocks: int >= 1, see `GatedBlock`.
-        low_precision, seed, border: see `CouplingNetwork`.
-        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
-
-    Call arguments:
-        inputs: float tensor `(batch, height, width, any)`.
-        training: bool.
-
-    Returns:
-        Float tensor `(batch, height, width, channels)`.
+        **kwargs: other arguments of `Network`.
 
     Reference:
         Flow++, https://arxiv.org/abs/1902.00275, section 3.3, whose networks
         have attention besides
     """
 
-    def __init__(
-        self,
-        width,
-        channels,
-        blocks=2,
-        low_precision=None,
-        seed=None,
-        border=False,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.width = width
-        self.channels = channels
-        self.low_precision = low_precision
-        self.seed = seed
-        self.border = border
+    def __init__(self, width, channels, blocks=2, **kwargs):
+        super().__init__(width, channels, **kwargs)
         seeds = blocks * [None]
-        if seed is not None:  # each block begins with other kernels
-            seeds = np.random.SeedSequence(seed).generate_state(blocks).tolist()
+        if self.seed is not None:  # each block begins with other kernels
+            seeds = np.random.SeedSequence(self.seed)
+            seeds = seeds.generate_state(blocks).tolist()
         self.blocks = [
-            GatedBlock(border, seed, name=f"block_{number}", dtype=self.dtype)
+            GatedBlock(
+                self.border, seed, name=f"block_{number}", dtype=self.dtype
+            )
             for number, seed in enumerate(seeds, 1)
         ]
 
@@ -79,38 +61,25 @@ class ResidualNetwork(keras.layers.Layer):
         for block in self.blocks:
             block.build((*input_shape[:-1], self.width))
 
-    def call(self, x, training=None):
-        dtype = self.compute_dtype
-        if training and self.low_precision:
-            dtype = self.low_precision
-        h = ops.cast(x, dtype)
+    def _hidden(self, h):
         h = _biased(self._convolve, h, self.kernel, self.bias)
         for block in self.blocks:
             h = block.add_to(h)
-        h = self._convolve(ops.elu(h), ops.cast(self.last_kernel, dtype))
-        return ops.add(ops.cast(h, self.compute_dtype), self.last_bias)
+        return ops.elu(h)
 
-    def _convolve(self, x, kernel):
-        return convolve(x, kernel, self.border)
+    def _last(self):
+        return self.last_kernel, self.last_bias
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "channels": self.channels,
-            "blocks": len(self.blocks),
-            "low_precision": self.low_precision,
-            "seed": self.seed,
-            "border": self.border,
-        }
+        return {**super().get_config(), "blocks": len(self.blocks)}
 
 
 class GatedBlock(keras.layers.Layer):
     """ELU, 3x3 convolution, ELU, 1x1 convolution to a gated linear unit, added.
 
     Args:
-        border: see `CouplingNetwork`.
-        seed: see `CouplingNetwork`.
+        border: see `Network`.
+        seed: see `Network`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
