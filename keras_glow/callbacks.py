@@ -20,6 +20,7 @@ from keras_glow.checks import (
 from keras_glow.files.atomic import atomic_file, check_writable
 from keras_glow.flow.noise import standard_deviations
 from keras_glow.images import save_grid
+from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import Progress, save_checkpoint
 from keras_glow.training.ema import averaged_weights
 
@@ -131,12 +132,17 @@ class TimeBudget(keras.callbacks.Callback):
     """
 
     WARMUP = 0.03
+    STEPS = 10_000  # that a schedule by steps would have
     clock = staticmethod(time.monotonic)
 
     def __init__(self, minutes, learning_rate, spent=0.0):
         super().__init__()
         self.seconds = 60 * check_positive("minutes", minutes)
-        self.learning_rate = check_positive("learning_rate", learning_rate)
+        self.schedule = warmup_cosine(
+            check_positive("learning_rate", learning_rate),
+            self.STEPS,
+            round(self.WARMUP * self.STEPS),
+        )
         self.share = min(1.0, spent / self.seconds)  # of the time, when it set
         self.spent, self.end, self.start, self.set = spent, None, None, None
 
@@ -168,10 +174,7 @@ class TimeBudget(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._rate(share)
 
     def _rate(self, share):
-        rising = min(1.0, max(share, 1e-4) / self.WARMUP)
-        fallen = max(0.0, share - self.WARMUP) / (1 - self.WARMUP)
-        falling = 0.505 + 0.495 * math.cos(math.pi * fallen)
-        return self.learning_rate * rising * falling
+        return float(self.schedule(self.STEPS * max(share, 1e-4)))
 
 
 class Checkpoint(keras.callbacks.Callback):

@@ -23,7 +23,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "keras_glow"
 # at the top, which imports what is public and so nothing of `cli`.
 ORDER = (
     "checks losses backend layers data flow files images analysis training "
-    "callbacks schedules glow latent conversion __init__ cli __main__"
+    "schedules callbacks glow latent conversion __init__ cli __main__"
 ).split()
 OPEN_TO_ALL = ("checks", "files.atomic")  # modules that any room may import
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
