@@ -2,7 +2,7 @@
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
 looks for each. Three more uses are where a method of Keras is overridden:
-`Bijection._clear_losses`, `FlowLoss.compute_loss`, which uses `_compile_loss`,
+`Bijection._clear_losses`, `TrainableFlow.compile`, which uses `_compile_loss`,
 and `GuardedOptimizer`, which is an optimiser with its `_variables`,
 `_trainable_variables` and `_model_variables_moving_average`. The errors of
 `checks` bear `_keras_call_info_injected`.

@@ -157,7 +157,7 @@ TRAIN = command(
         "--minutes",
         type=number(float, 0.01),
         help="train for this time instead, with other defaults than these: "
-        "those that reach the best likelihood in it",
+        "smaller batches, a higher rate, residual networks",
     ),
     _setting("--batch-size", type=COUNT),
     _setting("--size", type=COUNT, help="height and width to resize to"),

@@ -1,7 +1,7 @@
 """What the arguments of `Glow` may be, for those who read it without a backend.
 
-The tables of the layers have the same names: `tests/flow/test_arguments.py`
-holds that.
+The tables of the layers have the same names: `tests/cli/test_cli.py` holds
+that.
 """
 
 PERMUTATIONS = ("invertible_conv", "reverse", "shuffle")

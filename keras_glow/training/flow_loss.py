@@ -67,7 +67,8 @@ class FlowLoss(ImageFlow):
             )
 
     def __call__(self, inputs, *args, **kwargs):
-        # Keras makes several lines of an error that `call` raises.
+        # Keras makes several lines of an error that `call` raises. That checks
+        # again, since `predict` on JAX goes straight to it.
         inputs = plain_arrays(inputs)
         self._images_and_labels(inputs)
         return super().__call__(inputs, *args, **kwargs)

@@ -30,7 +30,7 @@ from keras_glow.flow import choices
 from keras_glow.layers import flow_step
 from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
 from keras_glow.layers.chain import MEMORY
-from keras_glow.layers.coupling import NETWORK_DTYPES
+from keras_glow.layers.coupling import NETWORK_DTYPES, NETWORKS
 from keras_glow.training.checkpoint import read_progress
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
@@ -384,6 +384,7 @@ def test_the_options_offer_what_there_is():
     assert set(choices.PERMUTATIONS) == set(flow_step.PERMUTATIONS)
     assert set(choices.COUPLINGS) == set(flow_step.COUPLINGS)
     assert set(choices.SCALES) == set(SCALE_FUNCTIONS)
+    assert set(choices.NETWORKS) == set(NETWORKS)
     assert choices.MEMORY == MEMORY
     assert choices.NETWORK_DTYPES == NETWORK_DTYPES
     assert set(models.FORMATS) == set(FORMATS)
