@@ -41,6 +41,7 @@ from peak import peak
 
 CONFIGURATIONS = {  # depth, width, batch size, batches in a chunk
     "report": (10, 512, 32, 4),
+    "large": (10, 512, 256, 1),
     "small": (4, 128, 32, 30),
     "deep": (32, 512, 16, 3),
 }

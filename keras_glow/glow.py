@@ -25,7 +25,7 @@ from keras_glow.flow.arguments import (
     check_name,
 )
 from keras_glow.flow.levels import latent_shapes
-from keras_glow.layers.chain import share_traces
+from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.losses import flow_dtype
 from keras_glow.training.trainable_flow import TrainableFlow
 
@@ -96,6 +96,8 @@ class Glow(TrainableFlow):
             networks, which reach a better likelihood in the same time; see
             `keras_glow.layers.residual_network.ResidualNetwork`.
         blocks: int 1..64, residual blocks of a `"residual"` network.
+        dropout: 0 <= float < 1, share of the hidden values of a `"residual"`
+            network that training sets to 0.
         **kwargs: `name` and `dtype` of a keras.Model.
 
     Attributes:
@@ -137,6 +139,7 @@ class Glow(TrainableFlow):
         classifier_weight=0.0,
         network="paper",
         blocks=2,
+        dropout=0.0,
         **kwargs,
     ):
         arguments = check_arguments(
@@ -181,6 +184,7 @@ class Glow(TrainableFlow):
             network_dtype=self.network_dtype,
             network=self.network,
             blocks=self.blocks,
+            dropout=self.dropout,
         )
         # Keras names the weights in a file by the first attribute, in
         # alphabetical order, that leads to their layer: `bijections` has to
@@ -338,6 +342,9 @@ class Glow(TrainableFlow):
         state.assign(
             ops.convert_to_tensor(store["train_noise"][:], state.dtype)
         )
+        # Every step of training draws noise once, and masks of dropout.
+        for network in networks_with_dropout(self):
+            network.skip_masks(store["train_noise"][1])
 
 
 def load_model(path, sha256=None):

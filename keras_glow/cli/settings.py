@@ -36,6 +36,7 @@ class Settings:
     width: int = 128
     network: str = "paper"
     blocks: int = 2
+    dropout: float = 0.0
     permutation: str = "invertible_conv"
     coupling: str = "affine"
     bits: int = 8

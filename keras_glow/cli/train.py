@@ -177,6 +177,11 @@ TRAIN = command(
     _setting("--width", type=COUNT, help="of the coupling networks"),
     _setting("--network", choices=NETWORKS, help="kind of coupling network"),
     _setting("--blocks", type=COUNT, help="of residual networks"),
+    _setting(
+        "--dropout",
+        type=number(float, 0, 0.99),
+        help="in residual networks, while training",
+    ),
     _setting("--permutation", choices=PERMUTATIONS),
     _setting("--coupling", choices=COUPLINGS),
     _setting("--bits", type=BITS, help="per subpixel"),

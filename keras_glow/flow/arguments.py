@@ -10,6 +10,7 @@ from keras_glow.checks import (
     as_number,
     check_boolean,
     check_choice,
+    check_fraction,
     check_integer,
     describe,
     is_sequence,
@@ -84,6 +85,7 @@ ARGUMENTS = {
     "classifier_weight": _weight,
     "network": _choice(*NETWORKS),
     "blocks": _integer(1, 64),
+    "dropout": check_fraction,
 }
 # The values of arguments that older files do not mention.
 OLDER = {
@@ -92,6 +94,7 @@ OLDER = {
     "classifier_weight": 0.0,
     "network": "paper",
     "blocks": 2,
+    "dropout": 0.0,
 }
 
 

@@ -9,12 +9,14 @@ from keras import ops
 from keras_glow.backend import (
     custom_gradient,
     differentiate,
+    is_float,
     order_after,
     shared_trace,
     token_of,
 )
 from keras_glow.backend.keras_internals import all_layers
 from keras_glow.checks import bad_input
+from keras_glow.layers.residual_network import ResidualNetwork
 from keras_glow.layers.sequence import relative_error, round_trip
 
 MEMORY = ("store", "remat", "reversible")
@@ -39,10 +41,11 @@ class Chain(keras.layers.Layer):
       `check_inverses`.
 
     The outputs and the weights are the same as if the bijections were called
-    one by one. A bijection must compute the same when it is run again, so it
-    cannot hold dropout. On TensorFlow a compiled program holds each kind of
-    bijection once, however many there are, since tracing them is most of the
-    start-up time; not so under XLA, see `share_traces`.
+    one by one. A bijection must compute the same when it is run again, so the
+    only dropout that it may hold is that of a `ResidualNetwork`. On TensorFlow
+    a compiled program holds each kind of bijection once, however many there
+    are, since tracing them is most of the start-up time; not so under XLA, see
+    `share_traces`.
 
     Args:
         bijections: list of `Bijection` that keep the shape of their input.
@@ -103,6 +106,12 @@ class Chain(keras.layers.Layer):
             self.check_inverses(x, training)
         variables = [step.variables for step in steps]
         values = [v.value for v in keras.tree.flatten(variables)]
+        if training and (networks := networks_with_dropout(self)):
+            # Each step renews its masks, but forgets that it did. The backward
+            # pass needs the states before, which Torch changes in place.
+            values = [v if is_float(v) else ops.copy(v) for v in values]
+            for network in networks:
+                network.renew_masks()
 
         def forward(x, *values):
             weights = keras.tree.pack_sequence_as(variables, values)
@@ -137,16 +146,18 @@ class Chain(keras.layers.Layer):
         )
         limit = MAX_ERRORS[None if half else self.compute_dtype]
         x = ops.convert_to_tensor(x, self.compute_dtype)
-        for bijection, expected, _, actual in round_trip(
-            self.bijections, x, training=training
-        ):
-            error = relative_error(expected, actual)
-            if not error <= limit:  # nan is refused too
-                raise bad_input(
-                    'memory="reversible" expects inverses with a relative '
-                    f"error of {limit:.0e} at most. Received: {bijection.name},"
-                    f" whose input comes back with an error of {error:.0e}"
-                )
+        with keras.StatelessScope():  # it uses up no masks of dropout
+            for bijection, expected, _, actual in round_trip(
+                self.bijections, x, training=training
+            ):
+                error = relative_error(expected, actual)
+                if not error <= limit:  # nan is refused too
+                    raise bad_input(
+                        'memory="reversible" expects inverses with a relative '
+                        f"error of {limit:.0e} at most. Received: "
+                        f"{bijection.name}, whose input comes back with an "
+                        f"error of {error:.0e}"
+                    )
 
     def get_config(self):
         return {
@@ -199,6 +210,15 @@ def share_traces(model, shared):
 
 def _chains(model):
     return [layer for layer in all_layers(model) if isinstance(layer, Chain)]
+
+
+def networks_with_dropout(layer):
+    """Returns the networks in a layer that draw masks of dropout."""
+    return [
+        inner
+        for inner in all_layers(layer)
+        if isinstance(inner, ResidualNetwork) and inner.dropout
+    ]
 
 
 def _forward(steps, x, weights):

@@ -7,6 +7,7 @@ from keras_glow.checks import (
     bad_input,
     check_boolean,
     check_choice,
+    check_fraction,
     check_integer,
     check_seed,
     refuse,
@@ -58,6 +59,7 @@ class Coupling(Bijection):
         border: bool, whether the network sees where the image ends, see
             `keras_glow.layers.convolution.convolve`.
         blocks: int >= 1, of a `"residual"` network.
+        dropout: of a `"residual"` network, see `ResidualNetwork`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
@@ -72,12 +74,14 @@ class Coupling(Bijection):
         seed=None,
         border=False,
         blocks=2,
+        dropout=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
         self.width = check_integer("width", width, 1)
         self.border = check_boolean("border", border)
+        self.dropout = check_fraction("dropout", dropout)
         self.blocks = check_integer("blocks", blocks, 1)
         network = "paper" if network is None else network  # in older files
         own = callable(network)
@@ -105,7 +109,9 @@ class Coupling(Bijection):
         half_shape = (None, *input_shape[1:-1], self.conditioning_channels)
         if self.kind:
             half = self.network_dtype in ("bfloat16", "float16")
-            blocks = {"blocks": self.blocks} if self.kind == "residual" else {}
+            own = {}
+            if self.kind == "residual":
+                own = {"blocks": self.blocks, "dropout": self.dropout}
             self.network = NETWORKS[self.kind](
                 self.width,
                 outputs,
@@ -114,7 +120,7 @@ class Coupling(Bijection):
                 border=self.border,
                 dtype=self.dtype,
                 name="network",
-                **blocks,
+                **own,
             )
             self.network.build(half_shape)
         elif isinstance(self.network, keras.layers.Layer):
@@ -147,8 +153,9 @@ class Coupling(Bijection):
             x, 2 if even else [self.conditioning_channels], axis=-1
         )
 
-    def _condition(self, x1):
-        return ops.cast(self.network(x1), self.compute_dtype)
+    def _condition(self, x1, **kwargs):
+        kwargs = kwargs if self.kind else {}
+        return ops.cast(self.network(x1, **kwargs), self.compute_dtype)
 
     def _forward(self, x):
         x1, x2 = self._split(x)
@@ -157,7 +164,7 @@ class Coupling(Bijection):
 
     def _inverse(self, z):
         z1, z2 = self._split(z)
-        x2 = self._restore(z2, self._condition(z1))
+        x2 = self._restore(z2, self._condition(z1, new_masks=False))
         return ops.concatenate([z1, x2], axis=-1)
 
     def _rebuild(self, z, perturbation):
@@ -181,6 +188,7 @@ class Coupling(Bijection):
             "seed": self.seed,
             "border": self.border,
             "blocks": self.blocks,
+            "dropout": self.dropout,
         }
 
     @classmethod

@@ -17,7 +17,7 @@ class Network(keras.layers.Layer):
     """A network that ends in a 3x3 convolution, which is zero at first.
 
     So a coupling starts as the identity, up to the constant that its scale
-    function has at 0. Of a subclass `_hidden(h)` returns what the last
+    function has at 0. Of a subclass `_hidden(h, masks)` returns what the last
     convolution takes, and `_last()` its kernel and bias.
 
     Args:
@@ -34,6 +34,8 @@ class Network(keras.layers.Layer):
     Call arguments:
         inputs: float tensor `(batch, height, width, any)`.
         training: bool.
+        new_masks: bool, whether training draws new masks of dropout, instead of
+            those of the last call. An inverse needs these.
 
     Returns:
         Float tensor `(batch, height, width, channels)`.
@@ -55,14 +57,20 @@ class Network(keras.layers.Layer):
         self.low_precision = low_precision
         self.border = border
 
-    def call(self, x, training=None):
+    def call(self, x, training=None, new_masks=True):
         dtype = self.compute_dtype
         if training and self.low_precision:
             dtype = self.low_precision
         kernel, bias = self._last()
-        h = self._hidden(ops.cast(x, dtype))
+        h = self._hidden(
+            ops.cast(x, dtype), self._masks(x, training, new_masks)
+        )
         h = self._convolve(h, ops.cast(kernel, dtype))
         return ops.add(ops.cast(h, self.compute_dtype), bias)
+
+    def _masks(self, x, training, new):
+        """Returns what `_hidden` multiplies its values by, None for nothing."""
+        return None
 
     def _convolve(self, x, kernel):
         return convolve(x, kernel, self.border)
@@ -112,7 +120,7 @@ class CouplingNetwork(Network):
         self.norm_1.build(hidden_shape)
         self.norm_2.build(hidden_shape)
 
-    def _hidden(self, h):
+    def _hidden(self, h, masks):
         h = relu(normalized(self._convolve, h, self.kernel_1, self.norm_1))
         return relu(normalized(pointwise, h, self.kernel_2, self.norm_2))
 

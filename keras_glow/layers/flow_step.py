@@ -35,7 +35,7 @@ class FlowStep(Bijection):
         seed: int or None, for the permutation and the coupling network.
         border: see `Coupling`.
         network: `"paper"` or `"residual"`, see `Coupling`.
-        blocks: see `Coupling`.
+        blocks, dropout: see `Coupling`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -61,6 +61,7 @@ class FlowStep(Bijection):
         border=False,
         network="paper",
         blocks=2,
+        dropout=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +75,7 @@ class FlowStep(Bijection):
             "border": border,
             "network": network,
             "blocks": blocks,
+            "dropout": dropout,
         }
         check_choice("permutation", permutation, sorted(PERMUTATIONS))
         check_choice("coupling", coupling, sorted(COUPLINGS))
@@ -91,6 +93,7 @@ class FlowStep(Bijection):
             border=border,
             network=network,
             blocks=blocks,
+            dropout=dropout,
             name="coupling",
             dtype=dtype,
             **coupling_args,

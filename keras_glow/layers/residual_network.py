@@ -23,6 +23,8 @@ class ResidualNetwork(Network):
         width: see `Network`.
         channels: see `Network`.
         blocks: int >= 1, see `GatedBlock`.
+        dropout: float, 0 <= dropout < 1, share of the hidden values of each
+            block that training sets to 0.
         **kwargs: other arguments of `Network`.
 
     Reference:
@@ -30,8 +32,14 @@ class ResidualNetwork(Network):
         have attention besides
     """
 
-    def __init__(self, width, channels, blocks=2, **kwargs):
+    def __init__(self, width, channels, blocks=2, dropout=0.0, **kwargs):
         super().__init__(width, channels, **kwargs)
+        self.dropout = dropout
+        if dropout:
+            self.masks = keras.random.SeedGenerator(
+                (self.seed or 0) % 2**31,
+                name="masks",  # Torch takes no more
+            )
         seeds = blocks * [None]
         if self.seed is not None:  # each block begins with other kernels
             seeds = np.random.SeedSequence(self.seed)
@@ -61,21 +69,47 @@ class ResidualNetwork(Network):
         for block in self.blocks:
             block.build((*input_shape[:-1], self.width))
 
-    def _hidden(self, h):
+    def renew_masks(self):
+        """Moves on to the next masks of dropout."""
+        self.masks.next()
+
+    def skip_masks(self, count):
+        """Moves on to the masks after so many, from the first of all."""
+        state = self.masks.state
+        first, _ = ops.convert_to_numpy(state)
+        state.assign(np.array([first, count], state.dtype))
+
+    def _masks(self, x, training, new):
+        if not (training and self.dropout):
+            return None
+        if new:
+            self.renew_masks()
+        shape = (len(self.blocks), *ops.shape(x)[:-1], self.width)
+        # The masks are a function of the state, which drawing would change.
+        state = self.masks.state
+        with keras.StatelessScope([(state, state.value)]):
+            ones = ops.ones(shape, self.compute_dtype)
+            return keras.random.dropout(ones, self.dropout, seed=self.masks)
+
+    def _hidden(self, h, masks):
         h = _biased(self._convolve, h, self.kernel, self.bias)
-        for block in self.blocks:
-            h = block.add_to(h)
+        for number, block in enumerate(self.blocks):
+            h = block.add_to(h, None if masks is None else masks[number])
         return ops.elu(h)
 
     def _last(self):
         return self.last_kernel, self.last_bias
 
     def get_config(self):
-        return {**super().get_config(), "blocks": len(self.blocks)}
+        return {
+            **super().get_config(),
+            "blocks": len(self.blocks),
+            "dropout": self.dropout,
+        }
 
 
 class GatedBlock(keras.layers.Layer):
-    """ELU, 3x3 convolution, ELU, 1x1 convolution to a gated linear unit, added.
+    """Adds ELU, 3x3 convolution, ELU, dropout, 1x1 convolution to a gated unit.
 
     Args:
         border: see `Network`.
@@ -105,15 +139,17 @@ class GatedBlock(keras.layers.Layer):
             (2 * width,), "zeros", name="gate_bias"
         )
 
-    def add_to(self, h):
+    def add_to(self, h, mask=None):
         """Returns h `(batch, height, width, channels)` plus its change.
 
-        It computes in the dtype of h, which `call` would cast.
+        It computes in the dtype of h, which `call` would cast. The mask of
+        dropout, if any, multiplies what the second convolution takes.
         """
         change = _biased(self._convolve, ops.elu(h), self.kernel, self.bias)
-        change = _biased(
-            pointwise, ops.elu(change), self.gate_kernel, self.gate_bias
-        )
+        change = ops.elu(change)
+        if mask is not None:
+            change = change * ops.cast(mask, h.dtype)
+        change = _biased(pointwise, change, self.gate_kernel, self.gate_bias)
         change, gate = ops.split(change, 2, axis=-1)
         return h + change * ops.sigmoid(gate)
 

@@ -190,7 +190,7 @@ def test_it_loads_what_was_saved(folder, model, content):
             "name": "ä b",
             "border": True,
         },
-        {"network": "residual", "blocks": 3, "border": True},
+        {"network": "residual", "blocks": 3, "border": True, "dropout": 0.1},
     ],
 )
 def test_the_layout_is_that_of_the_files_that_keras_writes(

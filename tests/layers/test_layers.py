@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import jacobian, to_numpy
+from helpers import jacobian, move_weights, to_numpy
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -199,6 +199,41 @@ def test_a_residual_block_is_the_formula(x):
     change, gate = np.split(change, 2, axis=-1)
     expected = h + change / (1 + np.exp(-gate))
     assert_allclose(to_numpy(block.add_to(x)), expected, atol=1e-5)
+
+
+def test_dropout_zeroes_its_share_of_each_block_in_training_alone(x):
+    network = ResidualNetwork(16, 4, blocks=2, dropout=0.25, seed=0)
+    plain = ResidualNetwork(16, 4, blocks=2, seed=0)
+    outputs = []
+    for net in (network, plain):
+        net(x)
+        net.last_kernel.assign(np.full((3, 3, 16, 4), 0.1))
+        outputs.append(to_numpy(net(x)))
+    assert_array_equal(*outputs)
+    masks = to_numpy(network._masks(x, True, True))
+    assert_allclose(np.unique(masks), [0, 4 / 3], rtol=1e-6)
+    assert np.mean(masks == 0) == pytest.approx(0.25, abs=0.05)
+    assert (masks[0] != masks[1]).any()
+    h = network._convolve(x, network.kernel)
+    for block, mask in zip(network.blocks, masks, strict=True):
+        h = block.add_to(h, ops.convert_to_tensor(mask))
+    expected = network._convolve(ops.elu(h), network.last_kernel)
+    actual = network(x, training=True, new_masks=False)
+    assert_allclose(to_numpy(actual), to_numpy(expected), atol=1e-5)
+    others = network(x, training=True)
+    assert not np.allclose(to_numpy(others), to_numpy(actual))
+
+
+def test_an_inverse_in_training_has_the_masks_of_the_last_call():
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype("float32")
+    layer = layers.AffineCoupling(8, network="residual", dropout=0.5, seed=0)
+    layer(x)
+    move_weights(layer, 0.3)
+    for _ in range(2):
+        z = layer(x, training=True)
+        back = layer(z, inverse=True, training=True)
+        assert_allclose(to_numpy(back), x, atol=1e-5)
+    assert not np.allclose(to_numpy(layer.inverse(z)), x, atol=1e-3)
 
 
 @pytest.mark.parametrize(

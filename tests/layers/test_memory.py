@@ -70,8 +70,12 @@ def gradients(loss, arrays):
 )
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"permutation": "shuffle", "coupling": "additive"}],
-    ids=["affine", "additive"],
+    [
+        {},
+        {"permutation": "shuffle", "coupling": "additive"},
+        {"network": "residual", "blocks": 2, "dropout": 0.5},
+    ],
+    ids=["affine", "additive", "dropout"],
 )
 def test_gradients_are_those_of_store(
     memory, dtype, tolerance, kwargs, float64
@@ -170,6 +174,9 @@ def test_an_inverse_that_is_not_accurate_is_refused():
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype("float32")
     good = [layers.FlowStep(width=8, name=f"good_{i}") for i in range(2)]
     Chain(good).check_inverses(x, training=True)
+    masks = layers.FlowStep(width=8, network="residual", dropout=0.5)
+    Chain([masks]).check_inverses(x, training=True)
+    assert not to_numpy(masks.coupling.network.masks.state)[1]
     chain = Chain([good[0], Rounding(name="bad"), good[1]])
     with pytest.raises(
         ValueError, match="of 2e-05 at most. Received: bad,.* of 1e-02$"
