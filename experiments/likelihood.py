@@ -2,7 +2,7 @@
 
     python experiments/likelihood.py faces32_train.npz \
         --validation faces32_valid.npz --out runs/likelihood.csv \
-        --cpu-minutes 4 network=residual width=48 learning_rate=8e-3
+        --cpu-minutes 4 --width 64 --learning-rate 8e-3
 
 Trains one model on one thread for a time of the processor, which other work on
 the machine hardly disturbs, with the defaults of `keras-glow train --minutes`
@@ -22,6 +22,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+from run_settings import add_settings, given_settings
+
 import keras_glow
 from keras_glow.callbacks import TimeBudget
 from keras_glow.cli import run
@@ -35,13 +37,6 @@ class CpuBudget(TimeBudget):
     clock = staticmethod(time.process_time)
 
 
-def setting(text):
-    """Parses `name=value` by the type of the default."""
-    name, value = text.split("=")
-    default = getattr(default_settings(1.0), name)
-    return name, type(default)(value)
-
-
 def main():
     """Trains, evaluates, adds the row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,16 +44,14 @@ def main():
     parser.add_argument("--validation", required=True, help="folder or .npz")
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--cpu-minutes", type=float, default=4.0)
-    parser.add_argument(
-        "settings", nargs="*", type=setting, metavar="NAME=VALUE"
-    )
-    options = parser.parse_intermixed_args()
+    add_settings(parser, "minutes", "flip", "size", "grey", "num_classes")
+    options = parser.parse_args()
     images = keras_glow.images.load_images(options.train, 32)
     validation = keras_glow.images.load_images(options.validation, 32)
-    changed = dict(options.settings)
-    settings = dataclasses.replace(
-        default_settings(options.cpu_minutes), flip=True, **changed
-    )
+    defaults = dataclasses.asdict(default_settings(options.cpu_minutes))
+    defaults["flip"] = True
+    settings = given_settings(options, defaults)
+    changed = dataclasses.asdict(settings).items() - defaults.items()
     model = run.new_model(settings, images.shape[1:], 0)
     model.fit(
         ImageSequence(
@@ -74,7 +67,7 @@ def main():
     bits = model.bits_per_dim(validation, seed=0).mean()
     row = {
         "minutes": options.cpu_minutes,
-        "settings": " ".join(f"{k}={v}" for k, v in changed.items()) or "-",
+        "settings": " ".join(f"{k}={v}" for k, v in sorted(changed)),
         "steps": int(model.optimizer.iterations),
         "parameters": model.count_params(),
         "bits_per_dim": f"{bits:.4f}",

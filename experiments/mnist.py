@@ -25,6 +25,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from run_settings import add_settings, given_settings
 
 import keras_glow
 from keras_glow.cli import run as training
@@ -33,6 +34,8 @@ BORDER = 2
 DIGIT_DIMENSIONS = 28 * 28
 CLASSES = 10
 TEMPERATURES = (0.5, 0.7, 1.0)
+REPORT = {"depth": 32, "width": 512, "epochs": 10, "learning_rate": 1e-3}
+DEFAULTS = {**REPORT, "width": 32, "epochs": 3}
 SOME_IMAGES = 1000  # of the test: of the curve, and of the round trip
 
 
@@ -79,20 +82,10 @@ def main():
     """Trains, scores the test digits and draws samples."""
     options = parse()
     (images, labels), (test_images, test_labels) = load_digits(options.data)
-    settings = training.Settings(
-        depth=options.depth,
-        width=options.width,
-        seed=options.seed,
+    settings = given_settings(
+        options,
+        REPORT if options.reproduce else DEFAULTS,
         num_classes=CLASSES if options.classes else None,
-        class_priors=options.class_priors,
-        classifier_weight=options.classifier_weight,
-        network_dtype=options.network_dtype,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        warmup=options.warmup,
-        clip=options.clip,
-        ema=options.ema,
-        epochs=options.epochs,
     )
     some, some_labels = test_images[:SOME_IMAGES], test_labels[:SOME_IMAGES]
     if not options.classes:
@@ -122,27 +115,14 @@ def main():
 
 
 def parse():
-    """The options; the defaults are the report's, but for width and epochs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("data", help="mnist.npz, as keras.datasets.mnist has it")
     add("--out", required=True, type=pathlib.Path)
     add("--classes", action="store_true", help="condition on the digit")
-    add("--class-priors", choices=("all", "top"), default="all")
-    add("--classifier-weight", type=float, default=0.0)
-    add("--depth", type=int, default=32)
-    add("--width", type=int, default=32)
-    add("--epochs", type=int, default=3)
-    add("--learning-rate", type=float, default=1e-3, help="the highest")
-    add("--warmup", type=int, default=300)
-    add("--batch-size", type=int, default=32)
-    add("--clip", type=float, default=1e5, help="highest norm of gradients")
-    add("--network-dtype", choices=["float32", "bfloat16"])
-    add("--ema", type=float, default=0.0, help="momentum of averaged weights")
-    add("--seed", type=int, default=0)
+    add("--reproduce", choices=["report"], help="with its width and epochs")
+    add_settings(parser, "num_classes")
     return parser.parse_args()
 
 

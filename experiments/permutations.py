@@ -29,12 +29,15 @@ from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from run_settings import add_settings, given_settings
 
 import keras_glow
 from keras_glow.cli import run as training
 
 PERMUTATIONS = ("reverse", "shuffle", "invertible_conv")
 COUPLINGS = ("affine", "additive")
+REPORT = {"depth": 10, "width": 512, "epochs": 90, "learning_rate": 1e-3}
+DEFAULTS = {**REPORT, "width": 32, "epochs": 4, "learning_rate": 4e-3}
 
 
 class Rate(keras.callbacks.Callback):
@@ -95,19 +98,12 @@ def main():
         file = folder / "result.json"
         if not file.exists():
             print(folder, flush=True)
-            settings = training.Settings(
-                levels=options.levels,
-                depth=options.depth,
-                width=options.width,
+            settings = given_settings(
+                options,
+                REPORT if options.reproduce else DEFAULTS,
                 permutation=permutation,
                 coupling=coupling,
                 seed=seed,
-                network_dtype=options.network_dtype,
-                learning_rate=options.learning_rate,
-                warmup=options.warmup,
-                clip=options.clip,
-                epochs=options.epochs,
-                batch_size=options.batch_size,
                 flip=True,
             )
             result = run(folder, settings, images, validation)
@@ -139,15 +135,8 @@ def parse():
         choices=PERMUTATIONS,
     )
     add("--couplings", nargs="+", default=COUPLINGS, choices=COUPLINGS)
-    add("--epochs", type=int, default=4)
-    add("--levels", type=int, default=3)
-    add("--depth", type=int, default=10)
-    add("--width", type=int, default=32)
-    add("--network-dtype", choices=["float32", "bfloat16"])
-    add("--learning-rate", type=float, default=4e-3)
-    add("--warmup", type=int, default=300)
-    add("--batch-size", type=int, default=32)
-    add("--clip", type=float, default=1e5, help="highest norm of gradients")
+    add("--reproduce", choices=["report"], help="with its width and epochs")
+    add_settings(parser, "permutation", "coupling", "seed", "flip")
     return parser.parse_args()
 
 
