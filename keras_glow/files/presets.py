@@ -22,7 +22,7 @@ PRESETS = {
     ),
     "mnist": Preset(
         "handwritten digits in 32x32 grey pixels, ten classes",
-        "121c0443c770acb4992e2cf9e90c78f5c709674d75cb7511b02c7d094d75dcc4",
+        "a7ab63eb08b445b5145f0c9f98c8dcbef7195f906cca70588408ddb15a8db447",
     ),
 }
 
