@@ -17,7 +17,8 @@ FILES = {  # what each promises to write
     "01_layers": "squeeze actnorm permutations coupling moons moons_loss split",
     "02_train_mnist": "data curve samples digits mnist.keras",
     "03_train_faces": "curve epochs temperatures upside_down faces.keras",
-    "04_permutations": "curves samples singular_values invertible_conv.keras",
+    "04_permutations": "curves samples singular_values long_curves "
+    "invertible_conv.keras",
     "05_latent_space": "interpolation interpolation_temperature projections "
     "blend_and_walk bright level_temperatures levels_drawn_anew inpainted "
     "convergence",
