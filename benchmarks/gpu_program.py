@@ -90,6 +90,8 @@ def compile_step(options):
         width=options.width,
         network_dtype=options.network_dtype,
         memory=options.memory,
+        network=options.network,
+        dropout=options.dropout,
     )
     glow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1e5))
     glow.optimizer.build(glow.trainable_variables)
@@ -178,6 +180,8 @@ def main():
     add("--width", type=int, default=512)
     add("--batch-size", type=int, default=32)
     add("--network-dtype", choices=["bfloat16", "float16"])
+    add("--network", default="paper")
+    add("--dropout", type=float, default=0.0)
     add("--memory", default="store")
     add("--largest", type=int, default=0)
     add("--out", type=pathlib.Path)
