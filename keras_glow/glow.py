@@ -15,6 +15,7 @@ from keras_glow.files.strict_reader import (
     assign_weights,
     load_weights,
     read_model,
+    refusing,
 )
 from keras_glow.files.weights_layout import warn_if_refused
 from keras_glow.flow.architecture import assemble, build_flow
@@ -26,6 +27,7 @@ from keras_glow.flow.arguments import (
 )
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.layers.chain import networks_with_dropout, share_traces
+from keras_glow.layers.sequence import named_layers
 from keras_glow.losses import flow_dtype
 from keras_glow.training.trainable_flow import TrainableFlow
 
@@ -98,6 +100,10 @@ class Glow(TrainableFlow):
         blocks: int 1..64, residual blocks of a `"residual"` network.
         dropout: 0 <= float < 1, share of the hidden values of a `"residual"`
             network that training sets to 0.
+        frozen: names of layers that are not trained: of `bijections`, such as
+            `"step_1_2"`, or inside them, such as `"step_1_2/coupling"`. It is
+            the `trainable` of Keras, which can be set later too, and files
+            keep it.
         **kwargs: `name` and `dtype` of a keras.Model.
 
     Attributes:
@@ -140,6 +146,7 @@ class Glow(TrainableFlow):
         network="paper",
         blocks=2,
         dropout=0.0,
+        frozen=(),
         **kwargs,
     ):
         arguments = check_arguments(
@@ -156,6 +163,7 @@ class Glow(TrainableFlow):
         # Keras wraps each layer's `quantize` for its int8 quantisation. Ours
         # has another meaning, so the wrapper is removed.
         del self.quantize
+        frozen = arguments.pop("frozen")
         for name, value in arguments.items():
             setattr(self, name, value)
         policy = keras.dtype_policies.get(network_dtype or policy)
@@ -163,6 +171,7 @@ class Glow(TrainableFlow):
         self.dimensions = math.prod(self.image_shape)
         self.latent_shapes = latent_shapes(self.image_shape, self.levels)
         self._build_flow()
+        self._freeze(frozen)
         self._build_state()
         self.built = True
 
@@ -198,6 +207,19 @@ class Glow(TrainableFlow):
             flow, self.image_shape, self.num_classes, self.dtype, self.name
         )
         share_traces(self.encoder, not self.encoder.jit_compile)
+
+    @property
+    def frozen(self):
+        """Names of the layers that are not trained, see `Glow`."""
+        layers = named_layers(self.bijections)
+        return [name for name, layer in layers if not layer.trainable]
+
+    def _freeze(self, names):
+        layers = dict(named_layers(self.bijections))
+        for name in names:
+            if name not in layers:
+                refuse("frozen", "names of layers, such as step_1_1", name)
+            layers[name].trainable = False
 
     # These methods diagnose a model and save it.
 
@@ -367,6 +389,7 @@ def load_model(path, sha256=None):
         FileNotFoundError: if there is none.
     """
     config, values = read_model(path, sha256)
-    model = Glow.from_config(config)
+    with refusing(path):
+        model = Glow.from_config(config)
     assign_weights(model, values)
     return model

@@ -22,6 +22,11 @@ def all_layers(layer):
     return layer._flatten_layers()
 
 
+def inner_layers(layer):
+    """Returns an iterator over the layers right inside a layer."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
 def is_called_by_fit(kwargs):
     """Returns whether `evaluate` got its arguments from `fit`."""
     return bool(kwargs.get("_use_cached_eval_dataset"))

@@ -65,6 +65,12 @@ def _weight(name, value):
     return number
 
 
+def _names(name, value):
+    if not is_sequence(value) or not all(type(v) is str for v in value):
+        refuse(name, "a list of the names of layers", value)
+    return tuple(value)
+
+
 # The check of each argument: a function of its name and a value that returns a
 # plain value, or raises a ValueError that names it. Defaults are in `Glow`.
 ARGUMENTS = {
@@ -86,6 +92,7 @@ ARGUMENTS = {
     "network": _choice(*NETWORKS),
     "blocks": _integer(1, 64),
     "dropout": check_fraction,
+    "frozen": _names,
 }
 # The values of arguments that older files do not mention.
 OLDER = {
@@ -95,6 +102,7 @@ OLDER = {
     "network": "paper",
     "blocks": 2,
     "dropout": 0.0,
+    "frozen": (),
 }
 
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.keras_internals import inner_layers
+
 
 def named_parts(bijections):
     """Returns all bijections by name, with steps of flow taken apart.
@@ -19,6 +21,17 @@ def named_parts(bijections):
         for bijection in bijections
         for part in bijection.parts()
     }
+
+
+def named_layers(layers, prefix=""):
+    """Yields all layers by name, with those inside them.
+
+    Names are like `step_2_1` and, inside it, `step_2_1/coupling/network`.
+    """
+    for layer in layers:
+        name = prefix + layer.name
+        yield name, layer
+        yield from named_layers(inner_layers(layer), f"{name}/")
 
 
 def walk(bijections, x, labels=None, training=None):

@@ -226,6 +226,27 @@ def test_layers_are_frozen_and_unfrozen_by_compile():
         model.fit(IMAGES, verbose=0)
 
 
+def test_files_keep_what_is_frozen(tmp_path):
+    model = new_model()
+    step = model.bijections[1]
+    step.coupling.network.trainable = False
+    model.bijections[-1].trainable = False
+    assert "prior" in model.frozen
+    assert f"{step.name}/coupling/network" in model.frozen
+    assert step.name not in model.frozen
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(IMAGES, verbose=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    compiled = keras.saving.load_model(path)
+    assert not moves(compiled, compiled.bijections[-1])
+    for loaded in (compiled, keras_glow.load_model(path)):
+        assert loaded.frozen == model.frozen
+    for names in (["step_9_9"], "prior", [1]):
+        with pytest.raises(ValueError, match="`frozen` is expected to be"):
+            keras_glow.Glow((4, 4, 1), 1, 1, 4, frozen=names)
+
+
 def test_an_optimizer_is_used_again():
     optimizer = keras.optimizers.Adam(1e-2)
     model, other = new_model(), new_model()
