@@ -15,6 +15,8 @@ import zipfile
 
 import numpy as np
 
+from keras_glow.files.strict_reader import refuse_compressed
+
 MAX_AXES = 8
 MAX_DEPTH = 4  # dicts within dicts
 # Files from before PyTorch 1.6 begin with these two numbers.
@@ -117,12 +119,7 @@ def _open_archive(file):
     if len(names) != 1 or names[0].count("/") != 1:
         raise ValueError("it is expected to hold one data.pkl")
     folder = names[0].removesuffix("data.pkl")
-    for member in archive.infolist():
-        # PyTorch compresses nothing: a member that grows is a bomb.
-        if member.compress_type != zipfile.ZIP_STORED or (
-            member.file_size != member.compress_size
-        ):
-            raise ValueError(f"{member.filename} is compressed")
+    refuse_compressed(archive)
     order = folder + "byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise ValueError("it was written by a big-endian machine")

@@ -52,8 +52,6 @@ COMPILE_MODULES = {
     "keras_glow.optimizer",  # in older files
     "keras_glow.training.optimizer",
 }
-# Larger numbers need no limit of their own: the file has to hold the weights.
-MAX_INTEGER = 2**31 - 1
 DTYPES = ("float32", "float64")
 
 
@@ -133,7 +131,7 @@ def training_steps(path):
 
 @contextlib.contextmanager
 def refusing(path):
-    """Turns every error inside into a `ModelFileError` that names the file."""
+    """Turns every error inside into a `ModelFileError` of the file."""
     try:
         yield
     except Exception as error:
@@ -190,12 +188,8 @@ def _archive(file):
                 f"it is expected to hold {sorted(MEMBERS)}, and holds "
                 f"{names[:5]}"
             )
+        refuse_compressed(archive)
         for member in members:
-            # Keras compresses nothing: a member that grows is a bomb.
-            if member.compress_type != zipfile.ZIP_STORED or (
-                member.file_size != member.compress_size
-            ):
-                raise ValueError(f"{member.filename} is compressed")
             if member.flag_bits & 1:
                 raise ValueError(f"{member.filename} is encrypted")
             if member.file_size > MAX_CONFIG_BYTES and (
@@ -205,6 +199,15 @@ def _archive(file):
         # Reading a member verifies its checksum.
         archive.read("metadata.json")
         yield archive
+
+
+def refuse_compressed(archive):
+    """Refuses a zip whose writer compresses nothing: what grows is a bomb."""
+    for member in archive.infolist():
+        if member.compress_type != zipfile.ZIP_STORED or (
+            member.file_size != member.compress_size
+        ):
+            raise ValueError(f"{member.filename} is compressed")
 
 
 def _read_member(archive, layout):
@@ -248,7 +251,9 @@ def _read_config(archive):
     if isinstance(config, dict):
         config = {**OLDER, **config}
     _check_keys(config, {*ARGUMENTS, "name", "dtype"})
-    _check_values(config)
+    check_name(config["name"])
+    check_choice("dtype", config["dtype"], DTYPES)
+    check_arguments(config)
     return config
 
 
@@ -286,37 +291,14 @@ def _check_modules(value):
         _check_modules(item)
 
 
-def _check_values(config):
-    check_name(config["name"])
-    check_choice("dtype", config["dtype"], DTYPES)
-    shape = config["image_shape"]
-    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
-        raise ValueError(
-            "`image_shape` is expected to be a list of integers. "
-            f"Received: image_shape={shape!r}"
-        )
-    for key, value in config.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number > MAX_INTEGER:
-                raise ValueError(f"{key}={number} is over {MAX_INTEGER}")
-    check_arguments(config)
-
-
 # The weights
 
 
 def _read_weights(content, layout, optimizer=None):
-    """Reads the values of a weights file.
+    """Returns the arrays that a layout asks for, by name.
 
-    Args:
-        content: bytes.
-        layout: dict of `Weight` by name; the file must hold these.
-        optimizer: dict of `Weight` by name, for an optimiser. Its state is read
-            if the file holds exactly these, as it does if it was saved with the
-            same optimiser.
-
-    Returns:
-        Dict of arrays by name.
+    The state of an optimiser is read only if the file holds exactly what the
+    layout of `optimizer` asks for: then the same optimiser was saved.
     """
     with h5py.File(io.BytesIO(content), "r") as file:
         datasets = _datasets(file)
@@ -325,10 +307,10 @@ def _read_weights(content, layout, optimizer=None):
             for name in list(datasets)
             if name.startswith("optimizer/")
         }
-        odd = sorted(layout.keys() ^ datasets.keys())
-        if odd:
-            verb = "missing" if odd[0] in layout else "not of this model"
-            raise ValueError(f"weight {odd[0]} is {verb}")
+        odd = min(layout.keys() ^ datasets.keys(), default=None)
+        if odd is not None:
+            verb = "missing" if odd in layout else "not of this model"
+            raise ValueError(f"weight {odd} is {verb}")
         for name, weight in layout.items():
             dtype, shape = str(datasets[name].dtype), datasets[name].shape
             if (dtype, shape) != (weight.dtype, weight.shape):
