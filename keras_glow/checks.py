@@ -320,7 +320,10 @@ def plain_arrays(nested, name="inputs"):
     """
 
     def plain(value):
-        array = as_array(value) if isinstance(value, np.ndarray) else value
+        if isinstance(value, np.ndarray):
+            array = as_array(value)
+        else:
+            array = None if isinstance(value, str) else value
         if array is None:
             refuse(name, "arrays of numbers, none of them masked", value)
         return array

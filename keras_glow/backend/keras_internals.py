@@ -1,8 +1,9 @@
 """Every private name of Keras that this package uses.
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
-looks for each. Three more uses are where a method of Keras is overridden:
-`Bijection._clear_losses`, `TrainableFlow.compile`, which uses `_compile_loss`,
+looks for each. Four more uses are where a class of Keras is extended:
+`Bijection._clear_losses`, `LogDetLoss`, which uses
+`_register_call_context_args`, `TrainableFlow.compile`, `_compile_loss`,
 and `GuardedOptimizer`, which is an optimiser with its `_variables`,
 `_trainable_variables` and `_model_variables_moving_average`. The errors of
 `checks` bear `_keras_call_info_injected`.
@@ -54,6 +55,13 @@ def iterations(optimizer):
 def averages(optimizer):
     """Returns the moving averages of an optimiser with `use_ema`, or None."""
     return getattr(optimizer, "_model_variables_moving_average", None)
+
+
+def nested_optimizers(optimizer):
+    """Yields an optimiser, that inside it and so on; none if it is None."""
+    while optimizer is not None:
+        yield optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", None)
 
 
 def optimized(optimizer):

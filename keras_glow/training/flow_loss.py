@@ -18,6 +18,7 @@ from keras_glow.flow.pixels import dequantize, nan_where_outside
 from keras_glow.flow.prediction import with_labels
 from keras_glow.losses import (
     batch_mean,
+    count_of,
     negative_mean,
     standard_normal_log_prob,
 )
@@ -67,21 +68,7 @@ class FlowLoss(ImageFlow):
             )
 
     def __call__(self, inputs, *args, **kwargs):
-        # Keras makes several lines of an error that `call` raises. That checks
-        # again, since `predict` on JAX goes straight to it.
-        inputs = plain_arrays(inputs)
-        self._images_and_labels(inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def _images_and_labels(self, inputs):
-        """Returns the images and the labels, or None for these, checked."""
-        images, labels = inputs, None
-        if self.num_classes is not None:
-            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-                refuse("inputs", "(images, labels)", inputs)
-            images, labels = inputs
-        check_batch(images, labels, self.image_shape, self.num_classes)
-        return images, labels
+        return super().__call__(plain_arrays(inputs), *args, **kwargs)
 
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
@@ -89,7 +76,12 @@ class FlowLoss(ImageFlow):
         Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
         `(images, labels)`.
         """
-        images, labels = self._images_and_labels(inputs)
+        images, labels = inputs, None
+        if self.num_classes is not None:
+            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+                refuse("inputs", "(images, labels)", inputs)
+            images, labels = inputs
+        check_batch(images, labels, self.image_shape, self.num_classes)
         counted = None
         if training:
             noise = keras.random.uniform(
@@ -105,12 +97,10 @@ class FlowLoss(ImageFlow):
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
             # Backends differ in what a class that there is not would do.
             labels = ops.clip(labels, 0, self.num_classes - 1)
-        log_det_loss = self.encoder.get_layer("log_det_loss")
-        log_det_loss.counted = self._counted = counted
-        try:
-            return self.encoder(with_labels(x, labels), training=training)
-        finally:
-            log_det_loss.counted = None
+        self._counted = counted
+        return self.encoder(
+            with_labels(x, labels), training=training, counted=counted
+        )
 
     def _image_numbers(self, images):
         """Returns the numbers of the images, counted since evaluation began.
@@ -150,10 +140,7 @@ class FlowLoss(ImageFlow):
             loss += self.classifier_weight * self.dimensions * cross_entropy
             means[self.classifier_loss_tracker] = cross_entropy
             means[self.classifier_accuracy_tracker] = accuracy
-        if counted is None:
-            count = ops.cast(ops.shape(y_pred)[0], self.dtype)
-        else:
-            count = ops.sum(ops.cast(counted, self.dtype))
+        count = count_of(log_prob, counted)
         taken = True
         if training:
             taken = ops.isfinite(loss)  # the optimiser leaves out the others
@@ -205,7 +192,6 @@ class FlowLoss(ImageFlow):
         # A conditional model takes labels as inputs, an unconditional one none.
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         refuse_arguments(sample_weight=sample_weight)
-        check_batch(x, y, self.image_shape, self.num_classes)
         return (x if self.num_classes is None else (x, y)), None, None
 
     # Keras begins with one of these in all of its methods that run a model
