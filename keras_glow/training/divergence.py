@@ -6,6 +6,7 @@ layer where the trouble begins.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_glow.backend.keras_internals import synchronize
@@ -47,25 +48,18 @@ def add_skipped_to_logs(model, result):
     optimizer = model.optimizer
     if not hasattr(optimizer, "replicas"):
         return result
+    logs, on_jax = result, keras.backend.backend() == "jax"
     counters = [optimizer.skipped, optimizer.skipped_in_a_row]
-    if keras.backend.backend() != "jax":
-        return _logs(model, result, *counters)
-    logs, state = result
-    indices = {id(v): i for i, v in enumerate(optimizer.variables)}
-    counters = [state[2][indices[id(counter)]] for counter in counters]
-    return _logs(model, logs, *counters), state
-
-
-def _logs(model, logs, *counters):
-    # The counters become floats, like all other logs. If they were integers,
-    # XLA on JAX would give them the memory of flags of the model, and copy
-    # those flags in every layer instead.
-    skipped, skipped_in_a_row = (ops.cast(c, "float32") for c in counters)
-    return {
-        **logs,
-        "skipped_steps": skipped,
-        "skipped_in_a_row": skipped_in_a_row,
-    }
+    if on_jax:
+        logs, state = result
+        indices = {id(v): i for i, v in enumerate(optimizer.variables)}
+        counters = [state[2][indices[id(counter)]] for counter in counters]
+    # They become floats, like all other logs. If they were integers, XLA on JAX
+    # would give them the memory of flags of the model, and copy those flags in
+    # every layer instead.
+    skipped, in_a_row = (ops.cast(c, "float32") for c in counters)
+    logs = {**logs, "skipped_steps": skipped, "skipped_in_a_row": in_a_row}
+    return (logs, state) if on_jax else logs
 
 
 class StopIfDiverged(keras.callbacks.Callback):
@@ -154,10 +148,7 @@ def first_nonfinite_layer(model, images):
     labels = ops.zeros(len(images), "int32")
     steps = walk(parts.values(), x, labels, training=True)
     for name, (_, _, z, log_det) in zip(parts, steps, strict=True):
-        outputs = keras.tree.flatten([z, log_det])
-        if not all(
-            ops.convert_to_numpy(ops.all(ops.isfinite(output)))
-            for output in outputs
-        ):
+        outputs = map(ops.convert_to_numpy, keras.tree.flatten([z, log_det]))
+        if not all(np.isfinite(output).all() for output in outputs):
             return name
     return None

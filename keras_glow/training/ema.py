@@ -10,13 +10,13 @@ import contextlib
 
 import keras
 
+from keras_glow.backend.keras_internals import nested_optimizers
+
 
 def _guard(model):
     """Returns the `GuardedOptimizer` of a model, or None."""
-    optimizer = getattr(model, "optimizer", None)
-    while optimizer is not None and not hasattr(optimizer, "use_averages"):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer
+    optimizers = nested_optimizers(getattr(model, "optimizer", None))
+    return next((o for o in optimizers if hasattr(o, "use_averages")), None)
 
 
 @contextlib.contextmanager
@@ -38,16 +38,6 @@ def averaged_weights(model):
         yield
     finally:
         guard.use_averages(False)
-
-
-@contextlib.contextmanager
-def own_weights_on_error(model):
-    """Puts a model's own weights back after an error in this context."""
-    try:
-        yield
-    except BaseException:
-        put_averages(model, False)
-        raise
 
 
 def put_averages(model, wanted):
@@ -83,9 +73,6 @@ def without_swaps(model, callbacks):
     guard = _guard(model)
     if guard is None or not guard.keeps_averages:
         return callbacks, False
-    others = [
-        callback
-        for callback in callbacks
-        if not isinstance(callback, keras.callbacks.SwapEMAWeights)
-    ]
+    swap = keras.callbacks.SwapEMAWeights
+    others = [c for c in callbacks if not isinstance(c, swap)]
     return others, len(others) < len(callbacks)
