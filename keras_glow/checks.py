@@ -146,8 +146,7 @@ def check_images(images, image_shape, name="images", least=0):
     Raises:
         ValueError: if the shape, the dtype or the range is another.
     """
-    shape = ", ".join(map(str, ("batch", *image_shape)))
-    expected = f"integers 0..255 of shape ({shape})"
+    expected = _integers_of(image_shape)
     array = as_array(images)
     if array is None:
         refuse(name, expected, images)
@@ -184,34 +183,24 @@ def check_batch(images, labels, image_shape, num_classes):
 
     Its values are not known yet: see `flow.pixels.nan_where_outside`.
     """
-    expected = ", ".join(map(str, ("batch", *image_shape)))
-    expected = f"integers 0..255 of shape ({expected})"
-    if not _is_tensor(images):
-        refuse("x", f"batches of {expected}", images)
-    shape = shape_of(images)
+    shape, count = shape_of(images), shape_of(labels)
     if kind_of(images) not in "iu" or shape[1:] != tuple(image_shape):
         hint = ""
         if shape == (None,) or None in shape[1:]:
             hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
-        raise bad_input(
-            f"`x` is expected to be batches of {expected}. "
-            f"Received: dtype={_dtype_name(images)}, shape={shape}{hint}"
-        )
-    if num_classes is None:
-        return
-    if not _is_tensor(labels):
-        refuse("y", f"labels 0..{num_classes - 1} of the images", labels)
-    count = shape_of(labels)
-    if (
+        refuse("x", f"batches of {_integers_of(image_shape)}", images, hint)
+    if num_classes is not None and (
         kind_of(labels) not in "iu"
         or len(count) != 1
         or (shape[0] and count[0] not in (None, shape[0]))
     ):
-        raise bad_input(
-            "`y` is expected to be integer labels of shape (batch,), one for "
-            f"each of {shape[0]} images. Received: "
-            f"dtype={_dtype_name(labels)}, shape={count}"
-        )
+        expected = f"labels 0..{num_classes - 1} of shape (batch,)"
+        refuse("y", f"{expected}, one for each of {shape[0]} images", labels)
+
+
+def _integers_of(image_shape):
+    shape = ", ".join(map(str, ("batch", *image_shape)))
+    return f"integers 0..255 of shape ({shape})"
 
 
 def check_labels(labels, count, num_classes, name="labels"):
@@ -352,8 +341,11 @@ def kind_of(tensor):
 
 
 def shape_of(tensor):
-    """A shape as a tuple, `(None,)` if TensorFlow does not know its length."""
+    """A shape as a tuple, `(None,)` if TensorFlow does not know its length.
+
+    What is no tensor has the shape `()`.
+    """
     try:
-        return tuple(tensor.shape)
+        return tuple(tensor.shape) if _is_tensor(tensor) else ()
     except ValueError:
         return (None,)

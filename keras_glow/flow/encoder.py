@@ -37,11 +37,12 @@ class FlowModel(keras.Model):
             refuse("inputs", names, tensors)
         for tensor, own in zip(tensors, self.inputs, strict=True):
             shape = shape_of(tensor) if kind_of(tensor) != "O" else ()
-            if own.ndim > 1 and (  # Keras takes labels as a column too.
-                len(shape) != own.ndim
-                or any(
-                    None not in pair and len({*pair}) > 1
-                    for pair in zip(shape, own.shape, strict=True)
+            # Keras takes labels as a column too.
+            if own.ndim > 1 and not (
+                len(shape) == own.ndim
+                and all(
+                    None in (given, size) or given == size
+                    for given, size in zip(shape, own.shape, strict=True)
                 )
             ):
                 shape = ", ".join(map(str, ("batch", *own.shape[1:])))

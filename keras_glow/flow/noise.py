@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_glow.checks import as_array, refuse
+from keras_glow.checks import check_floats, refuse
 from keras_glow.flow.pixels import NOISE_STEPS
 
 
@@ -76,28 +76,18 @@ def standard_deviations(temperature, latent_shapes):
         ValueError: if a temperature is negative or not finite, or if a
             sequence does not have one for each level.
     """
-    values = _check_temperature(temperature, len(latent_shapes))
-    return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
-
-
-def _check_temperature(temperature, levels):
-    """Returns one temperature for each level: float32 `(levels,)`."""
-    array = as_array(temperature)
-    values = np.array(np.nan)
-    if array is not None and array.dtype.kind in "iuf":
-        with np.errstate(over="ignore"):
-            values = array.astype("float32")
+    levels = len(latent_shapes)
+    expected = f"a number >= 0, or a sequence of {levels}, one per level"
+    values = check_floats("temperature", temperature, expected)
+    with np.errstate(over="ignore"):
+        values = values.astype("float32")
     if values.ndim == 0:
         values = np.full(levels, values)
     if values.shape != (levels,) or not np.all(
-        (values >= 0) & np.isfinite(values)
+        (values >= 0) & (values < np.inf)
     ):
-        refuse(
-            "temperature",
-            f"a number >= 0, or a sequence of {levels}, one per level",
-            temperature,
-        )
-    return values
+        refuse("temperature", expected, temperature)
+    return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
 
 
 class IndexedNoise:
