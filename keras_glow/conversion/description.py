@@ -17,18 +17,14 @@ INTERLEAVED_GAUSSIAN = slice(0, None, 2), slice(1, None, 2)
 class Convolution(typing.NamedTuple):
     """`scale * (conv(x, kernel) + bias)`.
 
-    Attributes:
-        kernel: `(height, width, channels, outputs)`.
-        bias: `(outputs,)`.
-        scale: `(outputs,)`.
-        border: `(3, 3, 1, outputs)`, the kernel of the channel that is 1
-            outside the image, see `keras_glow.layers.convolution`; or None.
+    The border is the kernel of the channel that is 1 outside the image, see
+    `keras_glow.layers.convolution`.
     """
 
-    kernel: np.ndarray
-    bias: np.ndarray
-    scale: np.ndarray
-    border: np.ndarray | None = None
+    kernel: np.ndarray  # (height, width, channels, outputs)
+    bias: np.ndarray  # (outputs,)
+    scale: np.ndarray  # (outputs,)
+    border: np.ndarray | None = None  # (3, 3, 1, outputs)
 
     def rearranged(self, parts):
         """Return it with the outputs of each slice after those of the last."""

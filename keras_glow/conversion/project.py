@@ -6,6 +6,7 @@ import typing
 
 import numpy as np
 
+from keras_glow.checks import shape_fits
 from keras_glow.conversion.description import (
     INTERLEAVED_GAUSSIAN,
     INTERLEAVED_SHIFTS,
@@ -160,9 +161,7 @@ class Project:
             ValueError: if it is missing, of another shape, or not finite.
         """
         value = self._numbers(name)
-        if len(value.shape) != len(shape) or any(
-            n not in (None, m) for n, m in zip(shape, value.shape, strict=True)
-        ):
+        if not shape_fits(value.shape, shape):
             self._refuse_shape(name, shape, value)
         return value
 
