@@ -35,15 +35,9 @@ class NanIfEmptyMean(keras.metrics.Mean):
 def add_skipped_to_logs(model, result):
     """Adds the counters of the optimiser to the result of a `train_step`.
 
-    Args:
-        model: a compiled `Glow`.
-        result: logs or, on JAX, a tuple of logs and the state of training.
-
-    Returns:
-        The same result, in which the logs also hold `skipped_steps`, the number
-        of steps left out so far, and `skipped_in_a_row`, which only
-        `StopIfDiverged` reads; their loss is that of the steps that were not
-        left out. If nothing guards the steps, the result is unchanged.
+    The result is logs or, on JAX, a tuple of logs and the state of training.
+    The logs get `skipped_steps`, the number of steps left out so far, and
+    `skipped_in_a_row`, which only `StopIfDiverged` reads, if steps are guarded.
     """
     optimizer = model.optimizer
     if not hasattr(optimizer, "replicas"):
@@ -134,14 +128,9 @@ class StopIfDiverged(keras.callbacks.Callback):
 def first_nonfinite_layer(model, images):
     """Runs a model layer by layer, eagerly, as in training.
 
-    Args:
-        model: a `Glow`.
-        images: integers 0..255, `(batch, height, width, channels)`.
-
-    Returns:
-        Name of the first layer, in the order of encoding, whose output or
-        log-determinant is not finite, such as `step_1_2/coupling`. None if
-        there is none.
+    Returns the name of the first layer, in the order of encoding, such as
+    `step_1_2/coupling`, whose output or log-determinant is not finite for these
+    images, integers 0..255; None if there is none.
     """
     parts = named_parts(model.bijections)
     x = model.dequantize(images, seed="center")

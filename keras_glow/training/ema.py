@@ -25,9 +25,6 @@ def averaged_weights(model):
 
     Values are copied both ways, so they come back exactly. A model that is
     trained without averages, or holds them already, is left as it is.
-
-    Args:
-        model: a compiled keras.Model.
     """
     guard = _guard(model)
     if guard is None or guard.averaged:
@@ -61,13 +58,10 @@ class HoldAverages(keras.callbacks.Callback):
 
 
 def without_swaps(model, callbacks):
-    """Takes `keras.callbacks.SwapEMAWeights` out of callbacks.
+    """Returns callbacks without `SwapEMAWeights`, and whether it was there.
 
     `HoldAverages` does its work. Without averages it stays, since Keras says
     then that it needs `use_ema=True`.
-
-    Returns:
-        Tuple of the other callbacks, a list, and whether it was there.
     """
     callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
     guard = _guard(model)

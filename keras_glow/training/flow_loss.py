@@ -1,6 +1,5 @@
 """What a flow minimises, and what Keras runs on one batch."""
 
-import contextlib
 import math
 
 import keras
@@ -31,8 +30,7 @@ ANY_NUMBER = 2**31 - 1  # of images, where none is there to fill a batch up
 class FlowLoss(ImageFlow):
     """Computes the negative log-likelihood of batches of images.
 
-    A subclass builds the flow, sets the attributes, and then calls
-    `_build_state`.
+    A subclass sets the attributes and then calls `_build_state`.
 
     Attributes:
         seed: int, for the order of the images and for the noise.
@@ -50,8 +48,9 @@ class FlowLoss(ImageFlow):
         )
         # In evaluation: how many images count, and the number of the next.
         self.test_count = keras.random.SeedGenerator(0, name="test_count")
-        self._count = None  # see `counting`
-        self._counted = None  # of the batch that `call` was given
+        # How many images count in the evaluation that begins, None for all: the
+        # others fill up the last batch. And which of the batch in `call`.
+        self._count = self._counted = None
         self.test_noise = IndexedNoise(self.image_shape, self.seed)
         self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
         self.classifier = None
@@ -103,10 +102,7 @@ class FlowLoss(ImageFlow):
         )
 
     def _image_numbers(self, images):
-        """Returns the numbers of the images, counted since evaluation began.
-
-        And whether each counts, or only fills up the last batch.
-        """
+        """Returns numbers of images since evaluation began, and which count."""
         state = self.test_count.state
         count = ops.shape(images)[0]
         total, first = ops.unstack(ops.convert_to_tensor(state), 2)
@@ -146,8 +142,7 @@ class FlowLoss(ImageFlow):
             taken = ops.isfinite(loss)  # the optimiser leaves out the others
             count = ops.where(taken, count, 0.0)
         for tracker, value in means.items():
-            value = ops.where(taken, value, 0.0)
-            tracker.update_state(value, sample_weight=count)
+            tracker.update_state(ops.where(taken, value, 0.0), count)
         # Each of n replicas of `tf.distribute` adds its part.
         return loss / count_replicas()
 
@@ -198,29 +193,14 @@ class FlowLoss(ImageFlow):
     # without training it. The noise of image i then is the same each time.
 
     def make_test_function(self, force=False):
-        self._restart_test_noise()
+        self._restart_test_noise(self._count)
         return super().make_test_function(force)
 
     def make_predict_function(self, force=False):
         self._restart_test_noise()
         return super().make_predict_function(force)
 
-    def _restart_test_noise(self):
+    def _restart_test_noise(self, count=None):
         state = self.test_count.state
-        start = [ANY_NUMBER if self._count is None else self._count, 0]
+        start = [ANY_NUMBER if count is None else count, 0]
         state.assign(ops.convert_to_tensor(start, state.dtype))
-
-    @contextlib.contextmanager
-    def counting(self, count):
-        """Has an evaluation in this context count its first images only.
-
-        The others fill up the last batch.
-
-        Args:
-            count: int, or None for all.
-        """
-        self._count = count
-        try:
-            yield
-        finally:
-            self._count = None

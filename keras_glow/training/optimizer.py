@@ -1,5 +1,6 @@
 """The optimiser that `Glow.compile` wraps around the one it is given."""
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -45,14 +46,14 @@ def guarded(optimizer, network_dtype=None, current=None):
     inside = [*keras_internals.nested_optimizers(current)][1:]
     if any(inner is optimizer for inner in inside):
         return current
-    guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
-    if not isinstance(optimizer, guards):
-        optimizer = GuardedOptimizer(optimizer)
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if not isinstance(optimizer, GuardedOptimizer) and inner.use_ema:
-        if not isinstance(inner, GuardedOptimizer):
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+        if inner.use_ema and not isinstance(inner, GuardedOptimizer):
             optimizer.inner_optimizer = GuardedOptimizer(inner)
-    if network_dtype == "float16" and isinstance(optimizer, GuardedOptimizer):
+        return optimizer
+    if not isinstance(optimizer, GuardedOptimizer):
+        optimizer = GuardedOptimizer(optimizer)
+    if network_dtype == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
@@ -124,7 +125,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         _check_optimized(self.inner_optimizer, variables)
-        self.replicas = devices.optimizer_replicas(self)
+        distribution = keras_internals.strategy(self)
+        self.replicas = getattr(distribution, "num_replicas_in_sync", 1)
         self.packed = self.replicas == 1 and self._may_pack(variables)
         if self.packed:
             # Averages are kept weight by weight, where Keras looks for them.
@@ -140,7 +142,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             object.__setattr__(self, "_row", row)
         else:
             self.use_ema = False
-        with devices.optimizer_scope(self):
+        with distribution.scope() if distribution else contextlib.nullcontext():
             inner_variables = [self._row] if self.packed else variables
             self.inner_optimizer.build(inner_variables)
             super().build(variables)
@@ -242,17 +244,15 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         """Exchanges the model's weights and their averages.
 
         Weights that somebody has assigned while the model held the averages
-        are its own from then on, and its averages too.
-
-        Args:
-            wanted: bool, whether the model is to hold the averages. Nothing
-                happens if it does, if there are none, or before the first step.
+        are its own from then on, and its averages too. Nothing happens if the
+        model holds what is wanted, if there are no averages, or before the
+        first step.
         """
         averages = self._averages()
         if not averages or wanted == bool(self.averaged):
             return
         if wanted and not ops.convert_to_numpy(self.iterations):
-            return  # They begin with the first step.
+            return
         variables = self._trainable_variables
         before, self.averaged = self.averaged, 0
         if not wanted and before != _checksum(variables):
@@ -331,9 +331,6 @@ def check_trained(model):
 
     What is trained is settled when the optimiser is built and the step is
     compiled: layers that are frozen or unfrozen later would stay as they were.
-
-    Args:
-        model: a keras.Model.
 
     Raises:
         ValueError: if it is not compiled, no weight is trainable, or others

@@ -185,13 +185,10 @@ class TrainableFlow(FlowLoss):
             batch_size = check_integer("batch_size", batch_size, 1)
         epochs = check_integer("epochs", epochs, 1)
         shuffle = check_boolean("shuffle", shuffle)
-        source, validation = self._open_both(
-            x, y, validation_data, validation_split
+        validation_size = kwargs.get("validation_batch_size") or batch_size
+        source, validation_data = self._open_both(
+            x, y, validation_data, validation_split, validation_size
         )
-        if validation is not None:
-            validation_data, self._validated = self._to_evaluate(
-                validation, kwargs.get("validation_batch_size") or batch_size
-            )
         self._set_up(source)
         batches = source.for_training(
             batch_size or 32,
@@ -226,18 +223,20 @@ class TrainableFlow(FlowLoss):
             if keeps_memory:
                 return_freed_memory()
 
-    def _open_both(self, x, y, validation_data, fraction):
-        """Returns the source of training, and that of validation or None."""
+    def _open_both(self, x, y, validation_data, fraction, batch_size):
+        """Returns the source of training, and the data to validate on."""
         source = open_images(x, y, self.image_shape, self.num_classes)
-        if validation_data is None:
-            if check_fraction("validation_split", fraction):
-                return source.split(fraction)
+        if validation_data is not None:
+            validation = open_validation_data(
+                validation_data, self.image_shape, self.num_classes
+            )
+            validation.peek()  # before the first epoch, not after it
+        elif check_fraction("validation_split", fraction):
+            source, validation = source.split(fraction)
+        else:
             return source, None
-        validation = open_validation_data(
-            validation_data, self.image_shape, self.num_classes
-        )
-        validation.peek()  # It is checked before the first epoch, not after it.
-        return source, validation
+        data, self._validated = self._to_evaluate(validation, batch_size)
+        return source, data
 
     def _build_optimizer(self):
         # Inside the traced step it would take three times as long. A loss scale
@@ -286,6 +285,7 @@ class TrainableFlow(FlowLoss):
         """Returns loss and bits/dim of a batch, the same at every call."""
         refuse_arguments(sample_weight=sample_weight)
         batch = self._open_batch(x, y)
+        self._count = None
         with restore_weights_on_error(self):
             return super().test_on_batch(
                 batch.images, batch.labels, return_dict=return_dict
@@ -339,14 +339,14 @@ class TrainableFlow(FlowLoss):
             batch_size = check_integer("batch_size", batch_size, 1)
         swap = False
         if is_called_by_fit(kwargs):  # which has checked x
-            count = self._validated
+            self._count = self._validated
         else:
             source = open_images(x, y, self.image_shape, self.num_classes)
             source.peek()
-            (x, y), count = self._to_evaluate(source, batch_size)
+            (x, y), self._count = self._to_evaluate(source, batch_size)
             callbacks, swap = without_swaps(self, callbacks)
         weights = averaged_weights(self) if swap else contextlib.nullcontext()
-        with weights, restore_weights_on_error(self), self.counting(count):
+        with weights, restore_weights_on_error(self):
             return super().evaluate(
                 x,
                 y,
