@@ -51,12 +51,8 @@ def batch_mean(values, counted=None):
     """Returns the mean over the batch, `(batch,)` to `()`, in the same dtype.
 
     `ops.mean` would round float64 to float32 on JAX. The mean is 0 for an empty
-    batch, which a replica may receive at the end of an epoch.
-
-    Args:
-        values: float tensor `(batch,)`.
-        counted: bool tensor `(batch,)`, which of the values are meant, or None
-            for all.
+    batch, which a replica may receive at the end of an epoch. `counted`, bool
+    `(batch,)`, says which of the values are meant; None for all.
     """
     total = ops.sum(
         values if counted is None else ops.where(counted, values, 0)

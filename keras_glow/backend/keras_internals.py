@@ -89,9 +89,6 @@ def restore_weights_on_error(model):
     On JAX Keras takes the values out of the variables while it trains,
     evaluates or predicts. An error in the first batch, or Ctrl-C, would leave
     the variables empty, and the model lost.
-
-    Args:
-        model: a keras.Model.
     """
     if keras.backend.backend() != "jax":
         yield

@@ -10,24 +10,13 @@ from keras import ops
 
 
 def custom_gradient(forward, backward, tensors):
-    """Runs `forward(*tensors)`, with a backward pass of its own.
+    """Runs `forward(*tensors)`; the backward pass is `backward`.
 
-    There is no portable way.
-
-    Args:
-        forward: returns `(outputs, kept)`: a tuple of tensors, and nested
-            tensors to keep for the backward pass.
-        backward: `backward(kept, *output_gradients)` is called instead of
-            differentiating `forward`. It returns one gradient for each of the
-            tensors, None for those that are not floats.
-        tensors: all tensors that need gradients: any others that the functions
-            use get none.
-
-    Returns:
-        The outputs.
-
-    Raises:
-        ValueError: if the backend has no gradients.
+    `forward` returns `(outputs, kept)`: a tuple of tensors, and nested tensors
+    to keep for `backward(kept, *output_gradients)`, which returns one gradient
+    for each of the tensors, None for those that are not floats. `tensors` has
+    to hold all tensors that need gradients: any others that the functions use
+    get none. Returns the outputs.
     """
     raise _no_gradients()
 
@@ -35,17 +24,9 @@ def custom_gradient(forward, backward, tensors):
 def differentiate(function, tensors, output_gradients):
     """Pulls gradients of a function's outputs back to its tensors, at once.
 
-    Args:
-        function: `function(*tensors)` returns `(outputs, extra)`; `extra` is
-            any further tensor, and is not differentiated.
-        tensors: list of tensors.
-        output_gradients: one for each of the outputs.
-
-    Returns:
-        `extra` and the list of gradients, None for tensors that are not floats.
-
-    Raises:
-        ValueError: if the backend has no gradients.
+    `function(*tensors)` returns `(outputs, extra)`; `extra` is any further
+    tensor, and is not differentiated. Returns `extra` and the list of
+    gradients, None for tensors that are not floats.
     """
     raise _no_gradients()
 
@@ -75,10 +56,7 @@ def select(condition, one, other):
 
 
 def constant(array, like):
-    """Returns a NumPy array, never changed, as a tensor of the dtype of another.
-
-    Torch keeps it for the next time.
-    """
+    """Returns an array, never changed, as a tensor of the dtype of another."""
     return ops.convert_to_tensor(array, like.dtype)
 
 
@@ -88,23 +66,17 @@ def relu(x):
 
 
 def exact_products():
-    """Returns a context in which products of float32 are not rounded to TF32.
-
-    It changes nothing where the backend cannot say so for a part of a program.
-    """
+    """Returns a context without TensorFloat-32, if there can be one."""
     return contextlib.nullcontext()
 
 
 def expected_retracing():
-    """Returns a context without warnings that a function is compiled anew.
-
-    It is for one that is meant to be compiled for each batch size.
-    """
+    """Returns a context in which nothing warns of a function compiled anew."""
     return contextlib.nullcontext()
 
 
 def set_tf32(allowed):
-    """Allows TensorFloat-32 in the process, if it is set for all of it."""
+    """Sets TensorFloat-32 for the process, if the backend can only do that."""
 
 
 def has_gpu():

@@ -3,7 +3,13 @@
 import keras
 
 from keras_glow.backend.keras_internals import restore_weights_on_error
-from keras_glow.checks import kind_of, plain_arrays, refuse, shape_of
+from keras_glow.checks import (
+    kind_of,
+    plain_arrays,
+    refuse,
+    shape_fits,
+    shape_of,
+)
 from keras_glow.data import open_inputs
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
@@ -38,13 +44,7 @@ class FlowModel(keras.Model):
         for tensor, own in zip(tensors, self.inputs, strict=True):
             shape = shape_of(tensor) if kind_of(tensor) != "O" else ()
             # Keras takes labels as a column too.
-            if own.ndim > 1 and not (
-                len(shape) == own.ndim
-                and all(
-                    None in (given, size) or given == size
-                    for given, size in zip(shape, own.shape, strict=True)
-                )
-            ):
+            if own.ndim > 1 and not shape_fits(shape, own.shape):
                 shape = ", ".join(map(str, ("batch", *own.shape[1:])))
                 refuse(own.name, f"floats of shape ({shape})", tensor)
 
