@@ -27,7 +27,14 @@ class Names(typing.NamedTuple):
 class Project:
     """The weights of a checkpoint, each checked when it is taken, none left.
 
-    A subclass for each project says how it names them. All numbers are float64.
+    A subclass for each project says how it names them, and defines:
+
+    - `layers()`, the names of each level's steps, and those of the splits;
+    - `actnorm(name, channels)`, the bias and the scale;
+    - `matrix(name, channels)` of a step, which multiplies a column of channels;
+    - `class_weights(outputs)` of the linear layer, `(classes, outputs)`.
+
+    All numbers are float64.
 
     Args:
         arrays: mapping from names to arrays.
@@ -60,25 +67,6 @@ class Project:
 
     def image_size(self):
         """Return (height, width), or None if the weights do not tell."""
-
-    def layers(self):
-        """Return the names of each level's steps, and those of the splits."""
-        raise NotImplementedError
-
-    def matrix(self, name, channels):
-        """Return the matrix of a step, which multiplies a column of channels.
-
-        Its order permutes the channels, if it has no matrix.
-        """
-        raise NotImplementedError
-
-    def actnorm(self, name, channels):
-        """Return the bias and the scale of an ActNorm."""
-        raise NotImplementedError
-
-    def class_weights(self, outputs):
-        """Return the weights of the linear layer: `(classes, outputs)`."""
-        raise NotImplementedError
 
     def read(self, size):
         """Describe the flow; `size` is (height, width)."""

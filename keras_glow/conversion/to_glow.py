@@ -59,7 +59,15 @@ def to_glow(description, bits, input_scale, input_bias, dtype):
         if level < len(splits):
             split = next(layers)
             _fill_convolution(split.kernel, split.bias, splits[level], border)
-    _fill_prior(next(layers), description.top)
+    mu, log_sigma = np.split(description.top, 2, axis=-1)
+    if np.abs(log_sigma).max() > MAX_LOG_SIGMA:
+        raise ValueError(
+            "the log-scales of the last latents are expected to be within "
+            f"{MAX_LOG_SIGMA:g}. Received: {np.abs(log_sigma).max():g}"
+        )
+    prior = next(layers)
+    prior.mu.assign(mu)
+    prior.log_sigma.assign(log_sigma)
     return model
 
 
@@ -100,17 +108,6 @@ def _fill_actnorm(layer, bias, log_scale):
     layer.bias.assign(bias)
     layer.log_scale.assign(log_scale)
     layer.initialized.assign(1)
-
-
-def _fill_prior(layer, top):
-    mu, log_sigma = np.split(top, 2, axis=-1)
-    if np.abs(log_sigma).max() > MAX_LOG_SIGMA:
-        raise ValueError(
-            "the log-scales of the last latents are expected to be within "
-            f"{MAX_LOG_SIGMA:g}. Received: {np.abs(log_sigma).max():g}"
-        )
-    layer.mu.assign(mu)
-    layer.log_sigma.assign(log_sigma)
 
 
 def _log(scales):

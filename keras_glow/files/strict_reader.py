@@ -66,17 +66,12 @@ class ModelFileError(ValueError, OSError):
 def read_model(path, sha256=None):
     """Reads a `.keras` file that `Glow.save` wrote, and refuses all others.
 
-    Args:
-        path: of the file.
-        sha256: hexadecimal digest that it must have, or None.
-
     Returns:
         Tuple of the configuration for `Glow.from_config` and a dict of arrays
         for `assign_weights`.
 
     Raises:
-        ModelFileError: naming the file and what is wrong with it.
-        FileNotFoundError: if there is none.
+        ModelFileError, FileNotFoundError: see `keras_glow.load_model`.
     """
     with reading(path, sha256) as file, _archive(file) as archive:
         config = _read_config(archive)
@@ -105,14 +100,10 @@ def load_weights(model, path, sha256=None):
 def training_steps(path):
     """Returns how many steps the optimiser in a `.keras` file has made.
 
-    Args:
-        path: as in `load_model`.
-
-    Returns:
-        An int; None if the file holds no optimiser.
+    It is None if the file holds no optimiser.
 
     Raises:
-        ModelFileError: naming the file and what is wrong with it.
+        ModelFileError, FileNotFoundError: see `keras_glow.load_model`.
     """
     with reading(path) as file, _archive(file) as archive:
         layout = weights_layout(_read_config(archive))
@@ -181,17 +172,13 @@ def _archive(file):
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = sorted(member.filename for member in members)
-        if set(names) - {OPTIONAL_MEMBER} != MEMBERS or (
-            len(names) != len(set(names))
-        ):
+        if names not in (sorted(MEMBERS), sorted({*MEMBERS, OPTIONAL_MEMBER})):
             raise ValueError(
                 f"it is expected to hold {sorted(MEMBERS)}, and holds "
                 f"{names[:5]}"
             )
         refuse_compressed(archive)
         for member in members:
-            if member.flag_bits & 1:
-                raise ValueError(f"{member.filename} is encrypted")
             if member.file_size > MAX_CONFIG_BYTES and (
                 member.filename in MEMBERS - {WEIGHTS}
             ):
@@ -211,7 +198,6 @@ def refuse_compressed(archive):
 
 
 def _read_member(archive, layout):
-    """Reads the weights file in an archive."""
     _check_size(WEIGHTS, archive.getinfo(WEIGHTS).file_size, layout)
     return archive.read(WEIGHTS)
 
@@ -219,8 +205,7 @@ def _read_member(archive, layout):
 def _check_size(name, size, layout):
     """Refuses a file that cannot hold the weights, or much more than them.
 
-    So a small file cannot ask for a large model, and no file can make the
-    loader read much more than its weights.
+    So a small file cannot ask for a large model, nor make the loader read more.
     """
     least = sum(weight.bytes for weight in layout.values())
     # An optimiser keeps several numbers for each weight.
