@@ -131,23 +131,12 @@ def check_seed(seed, or_none=True, or_center=False):
 
 
 def check_images(images, image_shape, name="images", least=0):
-    """Refuses what is not a batch of integer images 0..255.
+    """Returns a batch of integer images 0..255 as a plain uint8 array.
 
-    Args:
-        images: array or tensor `(batch, height, width, channels)`, or a list
-            of images that make one.
-        image_shape: the shape of one image that the model expects.
-        name: of the argument.
-        least: int, how many images there have to be.
-
-    Returns:
-        The images as a plain uint8 array.
-
-    Raises:
-        ValueError: if the shape, the dtype or the range is another.
+    They may be an array or a tensor, or a list of images that make one; `least`
+    is how many there have to be.
     """
-    shape = ", ".join(map(str, ("batch", *image_shape)))
-    expected = f"integers 0..255 of shape ({shape})"
+    expected = _integers_of(image_shape)
     array = as_array(images)
     if array is None:
         refuse(name, expected, images)
@@ -184,51 +173,26 @@ def check_batch(images, labels, image_shape, num_classes):
 
     Its values are not known yet: see `flow.pixels.nan_where_outside`.
     """
-    expected = ", ".join(map(str, ("batch", *image_shape)))
-    expected = f"integers 0..255 of shape ({expected})"
-    if not _is_tensor(images):
-        refuse("x", f"batches of {expected}", images)
-    shape = shape_of(images)
+    shape, count = shape_of(images), shape_of(labels)
     if kind_of(images) not in "iu" or shape[1:] != tuple(image_shape):
         hint = ""
         if shape == (None,) or None in shape[1:]:
             hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
-        raise bad_input(
-            f"`x` is expected to be batches of {expected}. "
-            f"Received: dtype={_dtype_name(images)}, shape={shape}{hint}"
-        )
-    if num_classes is None:
-        return
-    if not _is_tensor(labels):
-        refuse("y", f"labels 0..{num_classes - 1} of the images", labels)
-    count = shape_of(labels)
-    if (
-        kind_of(labels) not in "iu"
-        or len(count) != 1
-        or (shape[0] and count[0] not in (None, shape[0]))
+        refuse("x", f"batches of {_integers_of(image_shape)}", images, hint)
+    if num_classes is not None and (
+        kind_of(labels) not in "iu" or not shape_fits(count, shape[:1])
     ):
-        raise bad_input(
-            "`y` is expected to be integer labels of shape (batch,), one for "
-            f"each of {shape[0]} images. Received: "
-            f"dtype={_dtype_name(labels)}, shape={count}"
-        )
+        expected = f"labels 0..{num_classes - 1} of shape (batch,)"
+        refuse("y", f"{expected}, one for each of {shape[0]} images", labels)
+
+
+def _integers_of(image_shape):
+    shape = ", ".join(map(str, ("batch", *image_shape)))
+    return f"integers 0..255 of shape ({shape})"
 
 
 def check_labels(labels, count, num_classes, name="labels"):
-    """Refuses what are not labels of `count` images, or are not to be there.
-
-    Args:
-        labels: int array `(count,)`; None for a model without classes.
-        count: int.
-        num_classes: int, or None.
-        name: of the argument.
-
-    Returns:
-        int32 array `(count,)`, or None.
-
-    Raises:
-        ValueError: if they are not as described.
-    """
+    """Returns the labels of images: int32 `(count,)`, None without classes."""
     if num_classes is None:
         if labels is not None:
             refuse(name, "None, for num_classes=None", labels)
@@ -252,7 +216,7 @@ def check_latents(z, dimensions=None, dtype="float32", name="z"):
     any_length = "D" if dimensions is None else dimensions
     expected = f"finite floats of the shape (batch, {any_length})"
     array = check_floats(name, z, expected)
-    if array.ndim != 2 or dimensions not in (None, array.shape[1]):
+    if not shape_fits(array.shape, (None, dimensions)):
         refuse(name, expected, array)
     with np.errstate(over="ignore"):
         latents = array.astype(dtype)
@@ -313,14 +277,13 @@ def as_array(value):
 
 
 def plain_arrays(nested, name="inputs"):
-    """Returns nested tensors with their numpy arrays made plain.
-
-    Raises:
-        ValueError: if an array cannot be, see `as_array`.
-    """
+    """Returns nested tensors with their numpy arrays made plain."""
 
     def plain(value):
-        array = as_array(value) if isinstance(value, np.ndarray) else value
+        if isinstance(value, np.ndarray):
+            array = as_array(value)
+        else:
+            array = None if isinstance(value, str) else value
         if array is None:
             refuse(name, "arrays of numbers, none of them masked", value)
         return array
@@ -349,8 +312,19 @@ def kind_of(tensor):
 
 
 def shape_of(tensor):
-    """A shape as a tuple, `(None,)` if TensorFlow does not know its length."""
+    """A shape as a tuple, `(None,)` if TensorFlow does not know its length.
+
+    What is no tensor has the shape `()`.
+    """
     try:
-        return tuple(tensor.shape)
+        return tuple(tensor.shape) if _is_tensor(tensor) else ()
     except ValueError:
         return (None,)
+
+
+def shape_fits(shape, expected):
+    """Returns whether a shape is as expected; None is any size, in both."""
+    return len(shape) == len(expected) and all(
+        None in (size, wanted) or size == wanted
+        for size, wanted in zip(shape, expected, strict=True)
+    )

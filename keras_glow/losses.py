@@ -40,23 +40,24 @@ def standard_normal_log_prob(z):
     return -0.5 * ops.sum(ops.square(z) + LOG_2PI, axis=axes)
 
 
+def count_of(values, counted=None):
+    """Returns how many values of a batch `batch_mean` takes the mean of."""
+    if counted is None:
+        return ops.cast(ops.shape(values)[0], values.dtype)
+    return ops.sum(ops.cast(counted, values.dtype))
+
+
 def batch_mean(values, counted=None):
     """Returns the mean over the batch, `(batch,)` to `()`, in the same dtype.
 
     `ops.mean` would round float64 to float32 on JAX. The mean is 0 for an empty
-    batch, which a replica may receive at the end of an epoch.
-
-    Args:
-        values: float tensor `(batch,)`.
-        counted: bool tensor `(batch,)`, which of the values are meant, or None
-            for all.
+    batch, which a replica may receive at the end of an epoch. `counted`, bool
+    `(batch,)`, says which of the values are meant; None for all.
     """
-    if counted is None:
-        count = ops.cast(ops.shape(values)[0], values.dtype)
-    else:
-        values = ops.where(counted, values, 0)
-        count = ops.sum(ops.cast(counted, values.dtype))
-    return ops.sum(values) / ops.maximum(count, 1)
+    total = ops.sum(
+        values if counted is None else ops.where(counted, values, 0)
+    )
+    return total / ops.maximum(count_of(values, counted), 1)
 
 
 def negative_mean(log_det, counted=None):
@@ -97,15 +98,16 @@ class LogDetLoss(keras.layers.Layer):
     Call arguments:
         z: float tensor `(batch, D)`.
         log_det: float tensor `(batch,)`, in nats.
-
-    Attributes:
-        counted: None, or see `batch_mean`: set while a batch is evaluated.
+        counted: None, or see `batch_mean`; Keras hands it on to here from a
+            call of the encoder.
     """
 
-    counted = None
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._register_call_context_args("counted")
 
-    def call(self, z, log_det):
-        self.add_loss(negative_mean(log_det, self.counted))
+    def call(self, z, log_det, counted=None):
+        self.add_loss(negative_mean(log_det, counted))
         return z
 
 

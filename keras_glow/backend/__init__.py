@@ -1,43 +1,10 @@
 """Code that differs between TensorFlow, JAX and Torch, or touches the process.
 
-This file describes the functions, which do the same on all backends;
-`tensorflow`, `jax` and `torch` hold those that are better there than in
-`portable`, which needs nothing but `keras.ops`. `devices` is for training on
-several devices, `keras_internals` holds every private name of Keras that is
-used, and `process` every effect on the process. May import `checks` only.
-
-- `custom_gradient(forward, backward, tensors)` runs `forward(*tensors)`, and
-  has the backward pass call `backward` instead of differentiating `forward`.
-  `forward` returns `(outputs, kept)`: a tuple of tensors, and nested tensors to
-  keep for the backward pass. `backward(kept, *output_gradients)` returns one
-  gradient for each of the tensors, None for those that are not floats.
-  `tensors` has to hold all tensors that need gradients: any others that the
-  functions use get none.
-  Returns the outputs.
-- `differentiate(function, tensors, output_gradients)` runs
-  `function(*tensors)`, which returns `(outputs, extra)`, and pulls gradients of
-  its outputs back to the tensors at once; `extra` is any further tensor, and is
-  not differentiated. Returns `extra` and the list of gradients, None for
-  tensors that are not floats.
-- `shared_trace(function)` returns a function that a compiled program holds
-  once, however often it is called.
-- `compile_function(function)` returns a function of tensors as a compiled
-  program. The weights that it reads may become constants of the program, so use
-  it before they change.
-- `materialize(tensor)` returns the tensor, and keeps XLA from recomputing it in
-  every operation that reads it.
-- `select(condition, one, other)` returns one of two tensors, by a bool scalar.
-- `constant(array, like)` returns a NumPy array, never changed, as a tensor with
-  the dtype and device of another. Torch keeps it for the next time.
-- `relu(x)` returns `max(x, 0)`, and keeps nothing but its output for the
-  backward pass.
-- `exact_products()` is a context in which products of float32 are not rounded
-  to TensorFloat-32, where the backend can say so for a part of a program.
-- `expected_retracing()` is a context in which nothing warns that a function is
-  compiled anew, for one that is meant to be compiled for each batch size.
-- `has_gpu()` returns whether the backend sees a GPU.
-- `set_tf32(allowed)` allows TensorFloat-32 in the process, or forbids it, where
-  the backend can only say so for all of it.
+`portable` describes the functions, which do the same on all backends, and needs
+nothing but `keras.ops`; `tensorflow`, `jax` and `torch` hold those that are
+better there. `devices` is for training on several devices, `keras_internals`
+holds every private name of Keras that is used, and `process` every effect on
+the process. May import `checks` only.
 """
 
 import importlib

@@ -70,9 +70,7 @@ def replica_of_strategy():
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return (
-        (0, 1) if context is None else (context.replica_id_in_sync_group, count)
-    )
+    return (context.replica_id_in_sync_group, count) if context else (0, 1)
 
 
 def shift_noise_by_replica(noise):
@@ -132,17 +130,6 @@ def devices(count):
 
 
 # The rest is for optimisers on TensorFlow.
-
-
-def optimizer_replicas(optimizer):
-    """Returns for how many `tf.distribute` replicas an optimiser was made."""
-    return getattr(strategy(optimizer), "num_replicas_in_sync", 1)
-
-
-def optimizer_scope(optimizer):
-    """Returns the scope in which to make the variables of an optimiser."""
-    distribution = strategy(optimizer)
-    return distribution.scope() if distribution else contextlib.nullcontext()
 
 
 def all_replicas_agree(condition):

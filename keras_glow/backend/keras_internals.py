@@ -1,8 +1,9 @@
 """Every private name of Keras that this package uses.
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
-looks for each. Three more uses are where a method of Keras is overridden:
-`Bijection._clear_losses`, `TrainableFlow.compile`, which uses `_compile_loss`,
+looks for each. Four more uses are where a class of Keras is extended:
+`Bijection._clear_losses`, `LogDetLoss`, which uses
+`_register_call_context_args`, `TrainableFlow.compile`, `_compile_loss`,
 and `GuardedOptimizer`, which is an optimiser with its `_variables`,
 `_trainable_variables` and `_model_variables_moving_average`. The errors of
 `checks` bear `_keras_call_info_injected`.
@@ -61,6 +62,13 @@ def averages(optimizer):
     return getattr(optimizer, "_model_variables_moving_average", None)
 
 
+def nested_optimizers(optimizer):
+    """Yields an optimiser, that inside it and so on; none if it is None."""
+    while optimizer is not None:
+        yield optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
 def optimized(optimizer):
     """Returns the weights that an optimiser was built for, None if for none."""
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -86,9 +94,6 @@ def restore_weights_on_error(model):
     On JAX Keras takes the values out of the variables while it trains,
     evaluates or predicts. An error in the first batch, or Ctrl-C, would leave
     the variables empty, and the model lost.
-
-    Args:
-        model: a keras.Model.
     """
     if keras.backend.backend() != "jax":
         yield

@@ -10,69 +10,77 @@ from keras import ops
 
 
 def custom_gradient(forward, backward, tensors):
-    """See `keras_glow.backend`; there is no portable way.
+    """Runs `forward(*tensors)`; the backward pass is `backward`.
 
-    Raises:
-        ValueError: always.
+    `forward` returns `(outputs, kept)`: a tuple of tensors, and nested tensors
+    to keep for `backward(kept, *output_gradients)`, which returns one gradient
+    for each of the tensors, None for those that are not floats. `tensors` has
+    to hold all tensors that need gradients: any others that the functions use
+    get none. Returns the outputs.
     """
     raise _no_gradients()
 
 
 def differentiate(function, tensors, output_gradients):
-    """See `keras_glow.backend`; there is no portable way.
+    """Pulls gradients of a function's outputs back to its tensors, at once.
 
-    Raises:
-        ValueError: always.
+    `function(*tensors)` returns `(outputs, extra)`; `extra` is any further
+    tensor, and is not differentiated. Returns `extra` and the list of
+    gradients, None for tensors that are not floats.
     """
     raise _no_gradients()
 
 
 def shared_trace(function):
-    """Returns the function itself."""
+    """Returns a function that a compiled program holds once, if it can."""
     return function
 
 
 def compile_function(function):
-    """Returns the function itself."""
+    """Returns a function of tensors as a compiled program, if there are any.
+
+    The weights that it reads may become constants of the program, so use it
+    before they change.
+    """
     return function
 
 
 def materialize(tensor):
-    """Returns the tensor itself."""
+    """Returns the tensor; XLA does not compute it again for each reader."""
     return tensor
 
 
 def select(condition, one, other):
-    """Returns a new tensor with the values of one of two."""
+    """Returns one of two tensors, by a bool scalar."""
     return ops.where(condition, one, other)
 
 
 def constant(array, like):
-    """Returns the array as a tensor."""
+    """Returns an array, never changed, as a tensor of the dtype of another."""
     return ops.convert_to_tensor(array, like.dtype)
 
 
 def relu(x):
-    """Returns `max(x, 0)`."""
+    """Returns `max(x, 0)`, and keeps its output alone for the backward pass."""
     return ops.relu(x)
 
 
 def exact_products():
-    """Returns a context that changes nothing."""
+    """Returns a context without TensorFloat-32, if there can be one."""
     return contextlib.nullcontext()
 
 
 def expected_retracing():
-    """Returns a context that changes nothing."""
+    """Returns a context in which nothing warns of a function compiled anew."""
     return contextlib.nullcontext()
 
 
 def set_tf32(allowed):
-    """Does nothing: only TensorFlow and Torch set the whole process."""
+    """Sets TensorFloat-32 for the process, if the backend can only do that."""
 
 
 def has_gpu():
-    """Returns False."""
+    """Returns whether the backend sees a GPU."""
     return False
 
 

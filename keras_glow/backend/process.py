@@ -65,14 +65,11 @@ def flow_precision():
     return contextlib.nullcontext() if _tf32 else backend.exact_products()
 
 
-# Parameters of glibc's `mallopt`: see its manual page, or <malloc.h>.
-M_TRIM_THRESHOLD = -1
-M_TOP_PAD = -2
-M_MMAP_MAX = -4
+# Parameters of glibc's `mallopt` by number: see its manual page, or <malloc.h>.
 SETTINGS = {
-    M_MMAP_MAX: 0,  # no mapping of its own for a large block
-    M_TRIM_THRESHOLD: 2**31 - 1,  # bytes free at the end before they go back
-    M_TOP_PAD: 64 * 2**20,  # bytes asked for at once; whole heaps are kept
+    -4: 0,  # M_MMAP_MAX: no mapping of its own for a large block
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: bytes free at the end that are kept
+    -2: 64 * 2**20,  # M_TOP_PAD: bytes asked for at once; whole heaps are kept
 }
 # Environment variables with which users configure malloc themselves.
 VARIABLES = ("GLIBC_TUNABLES", "MALLOC_")
@@ -82,18 +79,14 @@ VARIABLES = ("GLIBC_TUNABLES", "MALLOC_")
 def keep_freed_memory():
     """Makes the C library reuse memory that TensorFlow frees on a CPU.
 
-    TensorFlow takes the memory of every activation from `malloc`, and frees it
-    within the step. glibc hands large blocks back to the kernel at once, which
-    may have to clear every page of them again for the next step: up to half of
-    the training time on one machine, none of it on another
+    glibc hands the large blocks of activations back to the kernel at once,
+    which may have to clear every page of them again for the next step: up to
+    half of the training time on one machine, none of it on another
     (`benchmarks/allocator.py`). The price is unused memory between blocks, and
     that the process holds its peak until `return_freed_memory`.
 
-    It does nothing on other backends and systems, and nothing if the
-    environment has settings of its own.
-
-    Returns:
-        Whether freed memory is kept.
+    Returns whether it is kept: not on other backends and systems, and not if
+    the environment has settings of its own.
     """
     if keras.backend.backend() != "tensorflow" or sys.platform != "linux":
         return False

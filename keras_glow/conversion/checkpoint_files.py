@@ -6,7 +6,7 @@ import math
 import pathlib
 import zipfile
 
-from keras_glow.conversion.torch_file import TorchFile
+from keras_glow.conversion.torch_file import open_torch_file
 from keras_glow.files.strict_reader import file_size, reading, refusing
 from keras_glow.images.npz import open_npz
 
@@ -30,7 +30,7 @@ def open_checkpoint(path):
     prefix = str(path).removesuffix(".index")
     if pathlib.Path(f"{prefix}.index").is_file():
         with refusing(path):
-            yield TensorFlowCheckpoint(prefix)
+            yield Arrays(*_open_tensorflow(prefix))
         return
     with reading(path) as file:
         size = file_size(file)
@@ -42,49 +42,52 @@ def open_checkpoint(path):
                 yield open_npz(file, max_bytes=8 * size + 2**26)
                 return
         file.seek(0)
-        yield TorchFile(file, size)
+        yield Arrays(*open_torch_file(file, size))
 
 
-class TensorFlowCheckpoint(collections.abc.Mapping):
-    """The variables of a checkpoint of TensorFlow, 1 or 2.
+class Arrays(collections.abc.Mapping):
+    """Arrays by name, each read when it is asked for.
 
     Args:
-        prefix: the name of its files, without `.index` or `.data-...`.
-
-    Raises:
-        ValueError: if TensorFlow is missing, or the variables are larger than
-            the files.
+        names: iterable of str.
+        read: function of a name to an array.
     """
 
-    def __init__(self, prefix):
-        try:
-            import tensorflow as tf  # It reads files, whatever the backend is.
-        except ImportError as error:
-            raise ValueError(
-                "reading it takes TensorFlow, which is not installed"
-            ) from error
-        self._reader = tf.train.load_checkpoint(prefix)
-        self._shapes = self._reader.get_variable_to_shape_map()
-        dtypes = self._reader.get_variable_to_dtype_map()
-        prefix = pathlib.Path(prefix)
-        size = sum(
-            file.stat().st_size
-            for file in prefix.parent.iterdir()
-            if file.name.startswith(f"{prefix.name}.data-")
-        )
-        # TensorFlow makes room for what the index promises.
-        needed = sum(
-            math.prod(shape) * dtypes[name].size
-            for name, shape in self._shapes.items()
-        )
-        if needed > size:
-            raise ValueError(f"{size:,} bytes hold no {needed:,} of variables")
+    def __init__(self, names, read):
+        self._names = dict.fromkeys(names)
+        self._read = read
 
     def __getitem__(self, name):
-        return self._reader.get_tensor(name)
+        return self._read(name)
 
     def __iter__(self):
-        return iter(self._shapes)
+        return iter(self._names)
 
     def __len__(self):
-        return len(self._shapes)
+        return len(self._names)
+
+
+def _open_tensorflow(prefix):
+    """Open a checkpoint of TensorFlow, 1 or 2: see `open_torch_file`."""
+    try:
+        import tensorflow as tf  # It reads files, whatever the backend is.
+    except ImportError as error:
+        raise ValueError(
+            "reading it takes TensorFlow, which is not installed"
+        ) from error
+    reader = tf.train.load_checkpoint(prefix)
+    shapes = reader.get_variable_to_shape_map()
+    dtypes = reader.get_variable_to_dtype_map()
+    prefix = pathlib.Path(prefix)
+    size = sum(
+        file.stat().st_size
+        for file in prefix.parent.iterdir()
+        if file.name.startswith(f"{prefix.name}.data-")
+    )
+    # TensorFlow makes room for what the index promises.
+    needed = sum(
+        math.prod(shape) * dtypes[name].size for name, shape in shapes.items()
+    )
+    if needed > size:
+        raise ValueError(f"{size:,} bytes hold no {needed:,} of variables")
+    return shapes, reader.get_tensor

@@ -1,55 +1,21 @@
 """Tells the format of a checkpoint and converts it to a `Glow`."""
 
-import functools
 import re
-import typing
 
-from keras_glow.checks import check_choice, check_integer, refuse
-from keras_glow.conversion import chaiyujin, openai, rosinality
+from keras_glow.checks import check_boolean, check_choice, check_integer, refuse
+from keras_glow.conversion.chaiyujin import Chaiyujin, Y0ast
 from keras_glow.conversion.checkpoint_files import open_checkpoint
+from keras_glow.conversion.openai import Openai
+from keras_glow.conversion.rosinality import Rosinality
 from keras_glow.conversion.to_glow import to_glow
-from keras_glow.conversion.weights import Weights
+from keras_glow.files.strict_reader import DTYPES
 from keras_glow.layers.sequence import walk
 
-DTYPES = ("float32", "float64")
-
-
-class Format(typing.NamedTuple):
-    """How a project writes its checkpoints.
-
-    Attributes:
-        first: the name of a weight that only its checkpoints have.
-        ignored: regular expression of the names that are not of the flow.
-        read: function of the weights and the image size to a
-            `FlowDescription`.
-        image_size: function of the weights; None if they do not tell.
-        image_range: the inputs of the model for pixels 0 and 255, if they are
-            not the continuous images of every `Glow`.
-    """
-
-    first: str
-    ignored: str
-    read: typing.Callable
-    image_size: typing.Callable | None = None
-    image_range: tuple | None = None
-
-
 FORMATS = {
-    "rosinality": Format(rosinality.FIRST, rosinality.IGNORED, rosinality.read),
-    "y0ast": Format(
-        "flow.layers.1.block.0.conv.weight",
-        chaiyujin.IGNORED,
-        functools.partial(chaiyujin.read, names=chaiyujin.Y0AST),
-        chaiyujin.image_size,
-    ),
-    "chaiyujin": Format(
-        "flow.layers.1.f.0.weight",
-        chaiyujin.IGNORED,
-        functools.partial(chaiyujin.read, names=chaiyujin.CHAIYUJIN),
-        chaiyujin.image_size,
-        image_range=(0.0, 1.0),
-    ),
-    "openai": Format(openai.FIRST, openai.IGNORED, openai.read),
+    "rosinality": Rosinality,
+    "y0ast": Y0ast,
+    "chaiyujin": Chaiyujin,
+    "openai": Openai,
 }
 
 
@@ -113,13 +79,12 @@ def convert(
     bits = check_integer("bits", bits, 1, 8)
     check_choice("format", format, (None, *FORMATS))
     check_choice("dtype", dtype, DTYPES)
-    check_choice("as_images", as_images, (True, False))
+    check_boolean("as_images", as_images)
     size = _check_image_size(image_size)
     with open_checkpoint(path) as arrays:
         format, prefix = _recognise(arrays, format, prefix)
-        project = FORMATS[format]
-        weights = Weights(arrays, prefix, project.ignored)
-        size_in_file = project.image_size and project.image_size(weights)
+        project = FORMATS[format](arrays, prefix)
+        size_in_file = project.image_size()
         if size is None and size_in_file is None:
             refuse(
                 "image_size",
@@ -129,8 +94,7 @@ def convert(
         if None not in (size, size_in_file) and size != size_in_file:
             expected = f"{size_in_file}, as in the checkpoint"
             refuse("image_size", expected, image_size)
-        description = project.read(weights, size or size_in_file)
-        weights.refuse_leftovers()
+        description = project.read(size or size_in_file)
         scale, bias = 1.0, 0.0
         if as_images and project.image_range:
             # At the centre of its bin, pixel p is (p - 127.5) / 256 to us.
@@ -162,15 +126,13 @@ def raw_latents(model, x):
 def _check_image_size(size):
     if size is None:
         return None
-    expected = "an integer >= 1, or (height, width), or None"
     sizes = (size, size) if not isinstance(size, (tuple, list)) else size
     try:
-        sizes = tuple(check_integer("image_size", n, 1) for n in sizes)
+        height, width = (check_integer("image_size", n, 1) for n in sizes)
     except ValueError:
+        expected = "an integer >= 1, or (height, width), or None"
         refuse("image_size", expected, size)
-    if len(sizes) != 2:
-        refuse("image_size", expected, size)
-    return sizes
+    return height, width
 
 
 def _recognise(arrays, format, prefix):

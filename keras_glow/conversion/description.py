@@ -15,20 +15,16 @@ INTERLEAVED_GAUSSIAN = slice(0, None, 2), slice(1, None, 2)
 
 
 class Convolution(typing.NamedTuple):
-    """`exp(log_scale) * (conv(x, kernel) + bias)`.
+    """`scale * (conv(x, kernel) + bias)`.
 
-    Attributes:
-        kernel: `(height, width, channels, outputs)`.
-        bias: `(outputs,)`.
-        log_scale: `(outputs,)`.
-        border: `(3, 3, 1, outputs)`, the kernel of the channel that is 1
-            outside the image, see `keras_glow.layers.convolution`; or None.
+    The border is the kernel of the channel that is 1 outside the image, see
+    `keras_glow.layers.convolution`.
     """
 
-    kernel: np.ndarray
-    bias: np.ndarray
-    log_scale: np.ndarray
-    border: np.ndarray | None = None
+    kernel: np.ndarray  # (height, width, channels, outputs)
+    bias: np.ndarray  # (outputs,)
+    scale: np.ndarray  # (outputs,)
+    border: np.ndarray | None = None  # (3, 3, 1, outputs)
 
     def rearranged(self, parts):
         """Return it with the outputs of each slice after those of the last."""
@@ -60,7 +56,7 @@ class Convolution(typing.NamedTuple):
             for i, j in np.ndindex(3, 3):
                 part = outside[i : i + height, j : j + width, None]
                 total += part * self.border[i, j, 0]
-        return (total + self.bias) * np.exp(self.log_scale)
+        return (total + self.bias) * self.scale
 
 
 class Step(typing.NamedTuple):
@@ -71,8 +67,8 @@ class Step(typing.NamedTuple):
     shifts; that of an additive coupling gives the shifts alone.
     """
 
-    scale: np.ndarray
     bias: np.ndarray
+    scale: np.ndarray
     matrix: np.ndarray
     network: tuple  # of three Convolution
 
@@ -96,12 +92,3 @@ class FlowDescription(typing.NamedTuple):
     splits: list
     top: np.ndarray
     image_shape: tuple
-
-
-def channels_last_kernel(kernel):
-    """Turn a kernel of PyTorch, (outputs, inputs, height, width), to ours.
-
-    Returns:
-        The kernel as `(height, width, inputs, outputs)`.
-    """
-    return kernel.transpose(2, 3, 1, 0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_glow.conversion.description import Step
 from keras_glow.files.weights_layout import MAX_STORED_LOG_SCALE
 from keras_glow.glow import Glow
 from keras_glow.layers.invertible_conv import plu_decomposition
@@ -49,30 +50,32 @@ def to_glow(description, bits, input_scale, input_bias, dtype):
         for number, step in enumerate(steps):
             if number == 0:
                 step = _in_our_channel_order(step)
-                if level == 0:
-                    step = _for_our_pixel_range(step, input_scale, input_bias)
+                if level == 0:  # for x instead of `input_scale * x + ...`
+                    step = step._replace(
+                        scale=step.scale * input_scale,
+                        bias=(step.bias + input_bias) / input_scale,
+                    )
             _fill_step(next(layers), step, border)
         if level < len(splits):
-            _fill_split(next(layers), splits[level], border)
-    _fill_prior(next(layers), description.top)
+            split = next(layers)
+            _fill_convolution(split.kernel, split.bias, splits[level], border)
+    mu, log_sigma = np.split(description.top, 2, axis=-1)
+    if np.abs(log_sigma).max() > MAX_LOG_SIGMA:
+        raise ValueError(
+            "the log-scales of the last latents are expected to be within "
+            f"{MAX_LOG_SIGMA:g}. Received: {np.abs(log_sigma).max():g}"
+        )
+    prior = next(layers)
+    prior.mu.assign(mu)
+    prior.log_sigma.assign(log_sigma)
     return model
 
 
 def _in_our_channel_order(step):
     """Return the step for the channels as our squeeze orders them."""
     order = np.arange(step.bias.size).reshape(-1, 4).T.reshape(-1)
-    return step._replace(
-        scale=step.scale[order],
-        bias=step.bias[order],
-        matrix=step.matrix[:, order],
-    )
-
-
-def _for_our_pixel_range(step, scale, bias):
-    """Return the step for x instead of `scale * x + bias`."""
-    return step._replace(
-        scale=step.scale * scale, bias=(step.bias + bias) / scale
-    )
+    bias, scale = step.bias[order], step.scale[order]
+    return Step(bias, scale, step.matrix[:, order], step.network)
 
 
 def _fill_step(layer, step, border):
@@ -90,35 +93,21 @@ def _fill_step(layer, step, border):
     first, second, last = step.network
     network = layer.coupling.network
     network.kernel_1.assign(first.kernel_for(border))
-    _fill_actnorm(network.norm_1, first.bias, first.log_scale)
+    _fill_actnorm(network.norm_1, first.bias, np.log(first.scale))
     network.kernel_2.assign(second.kernel[0, 0])
-    _fill_actnorm(network.norm_2, second.bias, second.log_scale)
-    scale = np.exp(last.log_scale)
-    network.kernel_3.assign(last.kernel_for(border) * scale)
-    network.bias_3.assign(last.bias * scale)
+    _fill_actnorm(network.norm_2, second.bias, np.log(second.scale))
+    _fill_convolution(network.kernel_3, network.bias_3, last, border)
 
 
-def _fill_split(layer, convolution, border):
-    scale = np.exp(convolution.log_scale)
-    layer.kernel.assign(convolution.kernel_for(border) * scale)
-    layer.bias.assign(convolution.bias * scale)
+def _fill_convolution(kernel, bias, convolution, border):
+    kernel.assign(convolution.kernel_for(border) * convolution.scale)
+    bias.assign(convolution.bias * convolution.scale)
 
 
 def _fill_actnorm(layer, bias, log_scale):
     layer.bias.assign(bias)
     layer.log_scale.assign(log_scale)
     layer.initialized.assign(1)
-
-
-def _fill_prior(layer, top):
-    mu, log_sigma = np.split(top, 2, axis=-1)
-    if np.abs(log_sigma).max() > MAX_LOG_SIGMA:
-        raise ValueError(
-            "the log-scales of the last latents are expected to be within "
-            f"{MAX_LOG_SIGMA:g}. Received: {np.abs(log_sigma).max():g}"
-        )
-    layer.mu.assign(mu)
-    layer.log_sigma.assign(log_sigma)
 
 
 def _log(scales):

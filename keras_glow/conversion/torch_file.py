@@ -6,7 +6,6 @@ instructions; those few that build plain values and tensors are followed, all
 others are refused.
 """
 
-import collections.abc
 import math
 import pickletools
 import struct
@@ -14,6 +13,8 @@ import typing
 import zipfile
 
 import numpy as np
+
+from keras_glow.files.strict_reader import refuse_compressed
 
 MAX_AXES = 8
 MAX_DEPTH = 4  # dicts within dicts
@@ -56,45 +57,38 @@ class Tensor(typing.NamedTuple):
 
     def array(self, content):
         """Return the array, given the bytes of its storage."""
-        numbers = np.frombuffer(content, self.storage.dtype)
-        if not math.prod(self.shape):
-            return np.zeros(self.shape, numbers.dtype)
+        dtype, size = self.storage.dtype, math.prod(self.shape)
         last = self.offset + sum(
-            (size - 1) * stride
-            for size, stride in zip(self.shape, self.strides, strict=True)
+            (length - 1) * stride
+            for length, stride in zip(self.shape, self.strides, strict=True)
         )
         # With strides of 0 a tensor could be much larger than its storage.
-        if last >= len(numbers) or math.prod(self.shape) > len(numbers):
+        if size and max(last + 1, size) > self.storage.count:
             raise ValueError("a tensor reaches beyond its storage")
-        strides = [stride * numbers.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(
-            numbers[self.offset :], self.shape, strides
-        ).copy()
+        start = self.offset * dtype.itemsize
+        strides = [stride * dtype.itemsize for stride in self.strides]
+        return np.ndarray(self.shape, dtype, content, start, strides).copy()
 
 
-class TorchFile(collections.abc.Mapping):
-    """The tensors of a file as arrays, by name, read when they are asked for.
+def open_torch_file(file, size):
+    """Opens a file of `torch.save`, of `size` bytes.
 
-    Tensors of a dict inside a dict are named `outer/inner`.
-
-    Args:
-        file: an open binary file.
-        size: its length in bytes.
+    Returns:
+        Tuple of the names of its tensors, and a function that reads one as an
+        array. Tensors of a dict inside a dict are named `outer/inner`.
 
     Raises:
         ValueError: saying what is wrong with it.
     """
+    if file.read(2) == b"PK":
+        read_storage, state = _open_archive(file)
+    else:
+        read_storage, state = _open_legacy(file, size)
+    tensors = dict(_tensors(state, set()))
 
-    def __init__(self, file, size):
-        if file.read(2) == b"PK":
-            self._read, state = _open_archive(file)
-        else:
-            self._read, state = _open_legacy(file, size)
-        self._tensors = dict(_tensors(state, set()))
-
-    def __getitem__(self, name):
-        tensor = self._tensors[name]
-        content = self._read(tensor.storage)
+    def read(name):
+        tensor = tensors[name]
+        content = read_storage(tensor.storage)
         if len(content) != tensor.storage.bytes:
             raise ValueError(
                 f"the numbers of {name} are expected to be "
@@ -103,11 +97,7 @@ class TorchFile(collections.abc.Mapping):
             )
         return tensor.array(content)
 
-    def __iter__(self):
-        return iter(self._tensors)
-
-    def __len__(self):
-        return len(self._tensors)
+    return tensors.keys(), read
 
 
 def _open_archive(file):
@@ -117,12 +107,7 @@ def _open_archive(file):
     if len(names) != 1 or names[0].count("/") != 1:
         raise ValueError("it is expected to hold one data.pkl")
     folder = names[0].removesuffix("data.pkl")
-    for member in archive.infolist():
-        # PyTorch compresses nothing: a member that grows is a bomb.
-        if member.compress_type != zipfile.ZIP_STORED or (
-            member.file_size != member.compress_size
-        ):
-            raise ValueError(f"{member.filename} is compressed")
+    refuse_compressed(archive)
     order = folder + "byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise ValueError("it was written by a big-endian machine")
@@ -183,14 +168,12 @@ PLAIN = {
 }
 VALUES = {"NEWTRUE": True, "NEWFALSE": False}
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def _interpret(file):
-    """Return the value that a pickle describes; leave the file behind it.
+    """Return the value that a pickle describes, and its storages by key.
 
-    Returns:
-        Tuple of a plain value and of a dict of the storages it names, by key.
+    The file is left behind the pickle.
     """
     try:
         return _follow(pickletools.genops(file))
@@ -217,9 +200,9 @@ def _follow(instructions):
             marks.append(len(stack))
         elif name == "TUPLE":
             stack.append(tuple(above_mark()))
-        elif name in TUPLES:
-            values = tuple(stack[-TUPLES[name] :])
-            stack[-TUPLES[name] :] = [values]
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -290,13 +273,9 @@ def _tensor(storage, offset, shape, strides, *_):
     return Tensor(_of_type(Storage, storage), offset, shape, strides)
 
 
-def _parameter(data, *_):
-    return _of_type(Tensor, data)
-
-
 BUILDERS = {
     "collections OrderedDict": lambda: {},
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
-    "torch._utils _rebuild_parameter": _parameter,
+    "torch._utils _rebuild_parameter": lambda data, *_: _of_type(Tensor, data),
 }

@@ -12,8 +12,7 @@ from keras_glow.checks import printable_path
 def partial_folder(path, shared=False):
     """Return where a file is written until it is whole: see `atomic_file`.
 
-    It is a folder, since Keras puts temporary files of its own beside a large
-    one.
+    It is a folder: Keras puts temporary files of its own beside a large one.
     """
     path = real_path(path)
     process = f".{os.getpid()}" if shared else ""
@@ -31,12 +30,7 @@ def remove_partial(path):
 
 
 def remove_partials(folder, name="*"):
-    """Remove the remains of killed saves in a folder.
-
-    Args:
-        folder: its path.
-        name: pattern of `pathlib.Path.glob` for the names of the files.
-    """
+    """Remove the remains of killed saves; `name` is a pattern for `glob`."""
     for partial in pathlib.Path(folder).glob(f".{name}.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -76,17 +70,7 @@ def atomic_file(path, previous=None, shared=False):
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """Write a new folder that is there whole, or not at all: see `atomic_file`.
-
-    Args:
-        path: of the folder, where there is nothing yet.
-
-    Yields:
-        The folder to write to.
-
-    Raises:
-        OSError: naming the folder and the reason.
-    """
+    """Write a new folder, where there is nothing yet: see `atomic_file`."""
     path = pathlib.Path(os.fsdecode(path))
     if os.path.lexists(path):
         shown = printable_path(path)
@@ -128,25 +112,17 @@ def _partial_file(path, shared=False):
 
 
 def save_atomically(model, path, members=None, previous=None):
-    """Save a model as an `atomic_file`, with more members in it if asked.
+    """Save a keras.Model as an `atomic_file`, with more members if asked.
 
-    Args:
-        model: a keras.Model.
-        path: of the file; ends in `.keras`. Missing folders are made.
-        members: dict of names and texts to add to the file.
-        previous: where to move the file that is replaced; None to drop it.
-
-    Raises:
-        OSError: naming the file and the reason; the previous one is kept.
+    `members` is a dict of names and texts to add to the `.keras` file.
     """
     import keras  # The other functions do without.
 
     with atomic_file(path, previous) as partial:
         keras.Model.save(model, partial)
-        if members:
-            with zipfile.ZipFile(partial, "a") as archive:
-                for name, text in members.items():
-                    archive.writestr(name, text)
+        with zipfile.ZipFile(partial, "a") as archive:
+            for name, text in (members or {}).items():
+                archive.writestr(name, text)
 
 
 def _sync(path):

@@ -11,7 +11,8 @@ from keras import ops
 from keras_glow.checks import check_choice, refuse
 from keras_glow.files.atomic import atomic_folder
 from keras_glow.flow.architecture import Level, build_decoder, build_encoder
-from keras_glow.layers.bijection import Bijection
+from keras_glow.flow.pixels import dequantize
+from keras_glow.layers.bijection import Bijection, pixel_count
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.losses import LogProb
@@ -34,9 +35,16 @@ def export(model, path, format="tf_saved_model", verbose=False):
     """Write a model that runs without this package: see `Glow.export`."""
     check_choice("format", format, sorted(SUFFIXES))
     verbose = check_choice("verbose", verbose, (True, False, None))
-    _check_backend(model)
-    if format == "onnx":
-        _check_packages("tf2onnx", "onnx")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Export expects the TensorFlow backend, which loads the files of "
+            f"every other. Received: {keras.backend.backend()}"
+        )
+    if model.dtype != "float32":
+        refuse("dtype", "float32 in a model to export", model.dtype)
+    packages = ("tf2onnx", "onnx") if format == "onnx" else ()
+    if not all(map(importlib.util.find_spec, packages)):
+        raise ImportError("Export to ONNX expects: pip install tf2onnx onnx")
     signature = {
         "format": format,
         "bits": model.bits,
@@ -87,27 +95,25 @@ def standalone(model):
     for start in range(0, len(model.bijections), size):
         squeeze, *steps, prior = model.bijections[start : start + size]
         parts = [_fixed(part) for step in steps for part in step.parts()]
-        flow.append(Level(_Row([squeeze]), _Row(parts), _Row([prior])))
-    return _encoder(model, flow), _decoder(model, flow)
-
-
-def _encoder(model, flow):
+        flow.append(Level(_Row(squeeze), _Row(*parts), _Row(prior)))
     arguments = flow, model.image_shape, model.num_classes, model.dtype
-    inputs, z, log_det = build_encoder(*arguments)
-    encode = keras.Model(inputs, [z, log_det])
+    return _encoder(model, arguments), _decoder(model, arguments)
+
+
+def _encoder(model, arguments):
+    image, z, log_det = build_encoder(*arguments)
+    encode = keras.Model(image, [z, log_det])
     shape = model.image_shape
     inputs = {"images": keras.Input(shape, dtype="uint8", name="images")}
-    # `Glow.dequantize` with `seed="center"` does this, but on the host.
-    bins = ops.cast(inputs["images"], model.dtype) / 2 ** (8 - model.bits)
-    x = (ops.floor(bins) + 0.5) / 2**model.bits - 0.5
+    centre = ops.convert_to_tensor(0.5, model.dtype)
+    x = dequantize(inputs["images"], centre, model.bits)
     z, log_det = encode(_with_labels(model, x, inputs))
     log_det = log_det - model.dimensions * model.bits * math.log(2)
     log_prob = LogProb(dtype=model.dtype)(z, log_det)
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
 
 
-def _decoder(model, flow):
-    arguments = flow, model.image_shape, model.num_classes, model.dtype
+def _decoder(model, arguments):
     decode = keras.Model(*build_decoder(*arguments))
     shapes = {"z": (None, model.dimensions), "temperature": ()}
     inputs = {
@@ -145,7 +151,7 @@ class _Row(Bijection):
     It is a layer of its own, and no part of the model that they belong to.
     """
 
-    def __init__(self, bijections):
+    def __init__(self, *bijections):
         super().__init__(dtype=bijections[0].dtype)
         # A prior, alone in its row, may take labels beside the inputs.
         self.num_classes = getattr(bijections[0], "num_classes", None)
@@ -186,18 +192,16 @@ class _FixedMatrix(Bijection):
         self.log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
 
     def _forward(self, x):
-        _, height, width, _ = x.shape
-        log_det = self.zero_log_det(x) + height * width * self.log_abs_det
-        return _mix(x, self.matrix), log_det
+        log_det = pixel_count(x) * self.log_abs_det
+        return _mix(x, self.matrix), self.zero_log_det(x) + log_det
 
     def _inverse(self, z):
         return _mix(z, self.inverse_matrix)
 
 
 def _mix(x, matrix):
-    _, height, width, channels = x.shape
-    mixed = ops.reshape(x, (-1, channels)) @ ops.convert_to_tensor(matrix)
-    return ops.reshape(mixed, (-1, height, width, channels))
+    mixed = ops.reshape(x, (-1, x.shape[-1])) @ ops.convert_to_tensor(matrix)
+    return ops.reshape(mixed, (-1, *x.shape[1:]))
 
 
 class _FixedOrder(Bijection):
@@ -213,25 +217,6 @@ class _FixedOrder(Bijection):
 
     def _inverse(self, z):
         return ops.take(z, self.inverse_order, axis=-1)
-
-
-def _check_backend(model):
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Export expects the TensorFlow backend, which loads the files of "
-            f"every other. Received: {keras.backend.backend()}"
-        )
-    if model.dtype != "float32":
-        refuse("dtype", "float32 in a model to export", model.dtype)
-
-
-def _check_packages(*names):
-    missing = [name for name in names if not importlib.util.find_spec(name)]
-    if missing:
-        raise ImportError(
-            f"Export to ONNX expects {' and '.join(missing)}: "
-            f"pip install {' '.join(missing)}"
-        )
 
 
 def _describe(tensors):

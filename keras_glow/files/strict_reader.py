@@ -52,8 +52,6 @@ COMPILE_MODULES = {
     "keras_glow.optimizer",  # in older files
     "keras_glow.training.optimizer",
 }
-# Larger numbers need no limit of their own: the file has to hold the weights.
-MAX_INTEGER = 2**31 - 1
 DTYPES = ("float32", "float64")
 
 
@@ -68,17 +66,12 @@ class ModelFileError(ValueError, OSError):
 def read_model(path, sha256=None):
     """Reads a `.keras` file that `Glow.save` wrote, and refuses all others.
 
-    Args:
-        path: of the file.
-        sha256: hexadecimal digest that it must have, or None.
-
     Returns:
         Tuple of the configuration for `Glow.from_config` and a dict of arrays
         for `assign_weights`.
 
     Raises:
-        ModelFileError: naming the file and what is wrong with it.
-        FileNotFoundError: if there is none.
+        ModelFileError, FileNotFoundError: see `keras_glow.load_model`.
     """
     with reading(path, sha256) as file, _archive(file) as archive:
         config = _read_config(archive)
@@ -107,14 +100,10 @@ def load_weights(model, path, sha256=None):
 def training_steps(path):
     """Returns how many steps the optimiser in a `.keras` file has made.
 
-    Args:
-        path: as in `load_model`.
-
-    Returns:
-        An int; None if the file holds no optimiser.
+    It is None if the file holds no optimiser.
 
     Raises:
-        ModelFileError: naming the file and what is wrong with it.
+        ModelFileError, FileNotFoundError: see `keras_glow.load_model`.
     """
     with reading(path) as file, _archive(file) as archive:
         layout = weights_layout(_read_config(archive))
@@ -133,7 +122,7 @@ def training_steps(path):
 
 @contextlib.contextmanager
 def refusing(path):
-    """Turns every error inside into a `ModelFileError` that names the file."""
+    """Turns every error inside into a `ModelFileError` of the file."""
     try:
         yield
     except Exception as error:
@@ -183,21 +172,13 @@ def _archive(file):
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = sorted(member.filename for member in members)
-        if set(names) - {OPTIONAL_MEMBER} != MEMBERS or (
-            len(names) != len(set(names))
-        ):
+        if names not in (sorted(MEMBERS), sorted({*MEMBERS, OPTIONAL_MEMBER})):
             raise ValueError(
                 f"it is expected to hold {sorted(MEMBERS)}, and holds "
                 f"{names[:5]}"
             )
+        refuse_compressed(archive)
         for member in members:
-            # Keras compresses nothing: a member that grows is a bomb.
-            if member.compress_type != zipfile.ZIP_STORED or (
-                member.file_size != member.compress_size
-            ):
-                raise ValueError(f"{member.filename} is compressed")
-            if member.flag_bits & 1:
-                raise ValueError(f"{member.filename} is encrypted")
             if member.file_size > MAX_CONFIG_BYTES and (
                 member.filename in MEMBERS - {WEIGHTS}
             ):
@@ -207,8 +188,16 @@ def _archive(file):
         yield archive
 
 
+def refuse_compressed(archive):
+    """Refuses a zip whose writer compresses nothing: what grows is a bomb."""
+    for member in archive.infolist():
+        if member.compress_type != zipfile.ZIP_STORED or (
+            member.file_size != member.compress_size
+        ):
+            raise ValueError(f"{member.filename} is compressed")
+
+
 def _read_member(archive, layout):
-    """Reads the weights file in an archive."""
     _check_size(WEIGHTS, archive.getinfo(WEIGHTS).file_size, layout)
     return archive.read(WEIGHTS)
 
@@ -216,8 +205,7 @@ def _read_member(archive, layout):
 def _check_size(name, size, layout):
     """Refuses a file that cannot hold the weights, or much more than them.
 
-    So a small file cannot ask for a large model, and no file can make the
-    loader read much more than its weights.
+    So a small file cannot ask for a large model, nor make the loader read more.
     """
     least = sum(weight.bytes for weight in layout.values())
     # An optimiser keeps several numbers for each weight.
@@ -248,7 +236,9 @@ def _read_config(archive):
     if isinstance(config, dict):
         config = {**OLDER, **config}
     _check_keys(config, {*ARGUMENTS, "name", "dtype"})
-    _check_values(config)
+    check_name(config["name"])
+    check_choice("dtype", config["dtype"], DTYPES)
+    check_arguments(config)
     return config
 
 
@@ -286,37 +276,14 @@ def _check_modules(value):
         _check_modules(item)
 
 
-def _check_values(config):
-    check_name(config["name"])
-    check_choice("dtype", config["dtype"], DTYPES)
-    shape = config["image_shape"]
-    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
-        raise ValueError(
-            "`image_shape` is expected to be a list of integers. "
-            f"Received: image_shape={shape!r}"
-        )
-    for key, value in config.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number > MAX_INTEGER:
-                raise ValueError(f"{key}={number} is over {MAX_INTEGER}")
-    check_arguments(config)
-
-
 # The weights
 
 
 def _read_weights(content, layout, optimizer=None):
-    """Reads the values of a weights file.
+    """Returns the arrays that a layout asks for, by name.
 
-    Args:
-        content: bytes.
-        layout: dict of `Weight` by name; the file must hold these.
-        optimizer: dict of `Weight` by name, for an optimiser. Its state is read
-            if the file holds exactly these, as it does if it was saved with the
-            same optimiser.
-
-    Returns:
-        Dict of arrays by name.
+    The state of an optimiser is read only if the file holds exactly what the
+    layout of `optimizer` asks for: then the same optimiser was saved.
     """
     with h5py.File(io.BytesIO(content), "r") as file:
         datasets = _datasets(file)
@@ -325,10 +292,10 @@ def _read_weights(content, layout, optimizer=None):
             for name in list(datasets)
             if name.startswith("optimizer/")
         }
-        odd = sorted(layout.keys() ^ datasets.keys())
-        if odd:
-            verb = "missing" if odd[0] in layout else "not of this model"
-            raise ValueError(f"weight {odd[0]} is {verb}")
+        odd = min(layout.keys() ^ datasets.keys(), default=None)
+        if odd is not None:
+            verb = "missing" if odd in layout else "not of this model"
+            raise ValueError(f"weight {odd} is {verb}")
         for name, weight in layout.items():
             dtype, shape = str(datasets[name].dtype), datasets[name].shape
             if (dtype, shape) != (weight.dtype, weight.shape):

@@ -72,12 +72,7 @@ def build_flow(
 
 
 def build_encoder(flow, image_shape, num_classes, dtype):
-    """Builds the graph from image to latents.
-
-    Returns:
-        Tuple of the inputs, the flat latents `(batch, D)` and the
-        log-determinant `(batch,)`, all symbolic.
-    """
+    """Returns symbolic inputs, latents `(batch, D)`, log-dets `(batch,)`."""
     image = keras.Input(image_shape, dtype=dtype, name="image")
     labels = _labels(num_classes)
     layers_in_order = (layer for level in flow for layer in level)
@@ -88,20 +83,14 @@ def build_encoder(flow, image_shape, num_classes, dtype):
         keras.layers.Flatten(data_format="channels_last", dtype=dtype)(latent)
         for latent in (*latents, top)
     ]
-    z = (
-        flat[0]
-        if len(flat) == 1
-        else keras.layers.Concatenate(dtype=dtype)(flat)
-    )
+    z, *others = flat
+    if others:
+        z = keras.layers.Concatenate(dtype=dtype)(flat)
     return image if labels is None else [image, labels], z, log_det
 
 
 def build_decoder(flow, image_shape, num_classes, dtype):
-    """Builds the graph from latents to image, through the same layers.
-
-    Returns:
-        Tuple of the inputs and the image, symbolic.
-    """
+    """Returns symbolic inputs and the image, through the same layers."""
     z = keras.Input((math.prod(image_shape),), dtype=dtype, name="z")
     labels = _labels(num_classes)
     shapes = latent_shapes(image_shape, len(flow))
@@ -109,21 +98,18 @@ def build_decoder(flow, image_shape, num_classes, dtype):
         keras.layers.Reshape(shape, dtype=dtype)(z[:, part])
         for shape, part in zip(shapes, latent_slices(shapes), strict=True)
     ]
-    h = call_with_labels(flow[-1].prior, latents.pop(), labels, inverse=True)
-    for level in reversed(flow):
-        if level is not flow[-1]:
-            h = call_with_labels(
-                level.prior, [h, latents.pop()], labels, inverse=True
-            )
-        for layer in (level.steps, level.squeeze):
-            h = layer.inverse(h)
+    h = None
+    for level, latent in zip(reversed(flow), reversed(latents), strict=True):
+        out = latent if h is None else [h, latent]
+        h = call_with_labels(level.prior, out, labels, inverse=True)
+        h = level.squeeze.inverse(level.steps.inverse(h))
     return z if labels is None else [z, labels], h
 
 
 def _labels(num_classes):
-    return (
-        keras.Input((), dtype="int32", name="labels") if num_classes else None
-    )
+    if num_classes:
+        return keras.Input((), dtype="int32", name="labels")
+    return None
 
 
 def assemble(flow, image_shape, num_classes, dtype, name):

@@ -3,7 +3,13 @@
 import keras
 
 from keras_glow.backend.keras_internals import restore_weights_on_error
-from keras_glow.checks import kind_of, plain_arrays, refuse, shape_of
+from keras_glow.checks import (
+    kind_of,
+    plain_arrays,
+    refuse,
+    shape_fits,
+    shape_of,
+)
 from keras_glow.data import open_inputs
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
@@ -37,13 +43,8 @@ class FlowModel(keras.Model):
             refuse("inputs", names, tensors)
         for tensor, own in zip(tensors, self.inputs, strict=True):
             shape = shape_of(tensor) if kind_of(tensor) != "O" else ()
-            if own.ndim > 1 and (  # Keras takes labels as a column too.
-                len(shape) != own.ndim
-                or any(
-                    None not in pair and len({*pair}) > 1
-                    for pair in zip(shape, own.shape, strict=True)
-                )
-            ):
+            # Keras takes labels as a column too.
+            if own.ndim > 1 and not shape_fits(shape, own.shape):
                 shape = ", ".join(map(str, ("batch", *own.shape[1:])))
                 refuse(own.name, f"floats of shape ({shape})", tensor)
 

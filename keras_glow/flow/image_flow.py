@@ -149,8 +149,15 @@ class ImageFlow(keras.Model):
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed)
         deviations = standard_deviations(temperature, self.latent_shapes)
-        images = _allocate_images(count, self.image_shape)
-        count = len(images)
+        high = MAX_SAMPLE_BYTES // math.prod(self.image_shape)
+        try:
+            count = check_integer("count", count, 0, high)
+            images = np.empty((count, *self.image_shape), "uint8")
+        except (ValueError, MemoryError):
+            expected = (
+                f"an integer 0..{high}, as many images as fit into 16 GiB"
+            )
+            refuse("count", f"{expected} and into memory", count)
         if labels is not None:
             if np.ndim(labels) == 0:
                 labels = np.full(count, labels)
@@ -225,14 +232,3 @@ class ImageFlow(keras.Model):
         """
         log_prob = self.log_prob(images, **kwargs)
         return -log_prob / (self.dimensions * math.log(2))
-
-
-def _allocate_images(count, image_shape):
-    """Returns an array for `count` images, not yet filled, if there is room."""
-    high = MAX_SAMPLE_BYTES // math.prod(image_shape)
-    try:
-        count = check_integer("count", count, 0, high)
-        return np.empty((count, *image_shape), "uint8")
-    except (ValueError, MemoryError):
-        expected = f"an integer 0..{high}, as many images as fit into 16 GiB"
-        refuse("count", f"{expected} and into memory", count)

@@ -35,8 +35,7 @@ def initialize(model, inputs):
     assigned to a trainable weight inside `fit`.
 
     Args:
-        model: a functional model from images to latents, such as
-            `Glow.encoder`.
+        model: a functional model from images to latents.
         inputs: what the model takes; `INITIALIZATION_IMAGES` are plenty.
     """
     layers = _uninitialized(model)
@@ -50,11 +49,7 @@ def initialize(model, inputs):
 
 
 def _run_compiled(model, inputs):
-    """Calls a model as one program, and carries out its assignments.
-
-    Eagerly, JAX would compile each kind of operation for each shape, which
-    takes longer.
-    """
+    """Calls a model as one program: eagerly, JAX compiles each operation."""
 
     def run(values, inputs):
         with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
@@ -62,19 +57,14 @@ def _run_compiled(model, inputs):
         return [scope.get_current_value(variable) for variable in variables]
 
     variables = model.variables
-    values = compile_function(run)(
-        [variable.value for variable in variables], inputs
-    )
+    values = [variable.value for variable in variables]
+    values = compile_function(run)(values, inputs)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 def check_inverses(model, inputs):
     """Refuses inverses too inaccurate for `memory="reversible"`.
-
-    Args:
-        model: a functional model from images to latents.
-        inputs: what the model takes; the first `CHECKED_IMAGES` are used.
 
     Raises:
         ValueError: naming the layer, see `Chain.check_inverses`.

@@ -6,19 +6,12 @@ import typing
 
 
 class LevelShape(typing.NamedTuple):
-    """One level of a Glow.
+    """One level of a Glow."""
 
-    Attributes:
-        height: of its squeezed images.
-        width: of its squeezed images.
-        channels: in its steps of flow.
-        latent_channels: number that leaves the flow at its end; all at the top.
-    """
-
-    height: int
+    height: int  # of its squeezed images
     width: int
-    channels: int
-    latent_channels: int
+    channels: int  # in its steps of flow
+    latent_channels: int  # that leave the flow at its end; all at the top
 
     @property
     def latent_shape(self):
@@ -31,10 +24,6 @@ def level_shapes(image_shape, levels):
 
     A squeeze halves height and width and turns one channel into four; at the
     end of each level but the top, half of the channels leave.
-
-    Args:
-        image_shape: (height, width, channels).
-        levels: int.
     """
     height, width, channels = image_shape
     shapes = []

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_glow.checks import as_array, refuse
+from keras_glow.checks import check_floats, refuse
 from keras_glow.flow.pixels import NOISE_STEPS
 
 
@@ -13,13 +13,8 @@ def keyed_generators(seed, count, stream=0, start=0):
     """Returns an independent random generator for each of `count` images.
 
     Generator i is a function of `(seed, stream, i)` alone, so what is drawn for
-    an image does not depend on how many are drawn beside it.
-
-    Args:
-        seed: int 0..2**32 - 1, or None to draw one.
-        count: int.
-        stream: int, to draw something else from the same seed.
-        start: int, the first of the images.
+    an image does not depend on how many are drawn beside it. Image `start` is
+    the first; a `seed` of None draws one.
     """
     if seed is None:
         seed = new_seed()
@@ -33,71 +28,44 @@ def new_seed():
 
 
 def standard_normal(shape, seed, stream=0, start=0):
-    """Draws standard normal numbers, see `keyed_generators`.
+    """Draws standard normal numbers, float32, see `keyed_generators`.
 
-    Args:
-        shape: of the result; its first axis is images.
-        seed: see `keyed_generators`, as for the rest.
-        stream: int.
-        start: int.
-
-    Returns:
-        float32 array of `shape`.
+    The first axis of their `shape` is images.
     """
-    generators = keyed_generators(seed, shape[0], stream, start)
-    return _draw(np.random.Generator.standard_normal, shape, generators)
+    return _draw("standard_normal", shape, seed, stream, start)
 
 
 def uniform(shape, seed, stream=0):
     """Draws noise in [0, 1); see `standard_normal`."""
-    generators = keyed_generators(seed, shape[0], stream)
-    return _draw(np.random.Generator.random, shape, generators)
+    return _draw("random", shape, seed, stream)
 
 
-def _draw(method, shape, generators):
+def _draw(method, shape, seed, stream, start=0):
     values = np.empty(shape, "float32")
+    generators = keyed_generators(seed, len(values), stream, start)
     for row, rng in zip(values, generators, strict=True):
-        row[:] = method(rng, row.shape, "float32")
+        row[:] = getattr(rng, method)(row.shape, "float32")
     return values
 
 
 def standard_deviations(temperature, latent_shapes):
-    """Returns the standard deviation of each latent at a temperature.
-
-    Args:
-        temperature: float >= 0, or a sequence of them, one per level, finest
-            level first.
-        latent_shapes: shape of each level's latent, finest level first.
-
-    Returns:
-        float32 array `(D,)`.
+    """Returns the standard deviation of each latent, float32 `(D,)`.
 
     Raises:
-        ValueError: if a temperature is negative or not finite, or if a
-            sequence does not have one for each level.
+        ValueError: if the temperature is not as `ImageFlow.sample` says.
     """
-    values = _check_temperature(temperature, len(latent_shapes))
-    return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
-
-
-def _check_temperature(temperature, levels):
-    """Returns one temperature for each level: float32 `(levels,)`."""
-    array = as_array(temperature)
-    values = np.array(np.nan)
-    if array is not None and array.dtype.kind in "iuf":
-        with np.errstate(over="ignore"):
-            values = array.astype("float32")
+    levels = len(latent_shapes)
+    expected = f"a number >= 0, or a sequence of {levels}, one per level"
+    values = check_floats("temperature", temperature, expected)
+    with np.errstate(over="ignore"):
+        values = values.astype("float32")
     if values.ndim == 0:
         values = np.full(levels, values)
     if values.shape != (levels,) or not np.all(
-        (values >= 0) & np.isfinite(values)
+        (values >= 0) & (values < np.inf)
     ):
-        refuse(
-            "temperature",
-            f"a number >= 0, or a sequence of {levels}, one per level",
-            temperature,
-        )
-    return values
+        refuse("temperature", expected, temperature)
+    return np.repeat(values, [math.prod(shape) for shape in latent_shapes])
 
 
 class IndexedNoise:

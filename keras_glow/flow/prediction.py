@@ -5,11 +5,7 @@ import concurrent.futures
 import keras
 import numpy as np
 
-from keras_glow.backend import (
-    compile_function,
-    expected_retracing,
-    has_gpu,
-)
+from keras_glow.backend import compile_function, expected_retracing, has_gpu
 from keras_glow.backend.devices import count_devices
 from keras_glow.backend.keras_internals import restore_weights_on_error
 
@@ -21,14 +17,8 @@ def predict(model, inputs, labels, batch_size):
     filled up to `batch_size`, a lone batch to a power of 2, and every batch to
     a size that the devices can share evenly.
 
-    Args:
-        model: a functional `keras.Model` of one output.
-        inputs: array `(count, ...)`.
-        labels: int array `(count,)`, or None for a model without classes.
-        batch_size: int >= 1.
-
-    Returns:
-        Array `(count, ...)`.
+    The model has one output; `inputs` are an array `(count, ...)`, `labels` int
+    `(count,)` or None, and the result is an array `(count, ...)`.
     """
     count = len(inputs)
     if not count:
@@ -59,16 +49,12 @@ def with_labels(inputs, labels):
 
 
 def _predict_batches(model, batches):
-    """Returns a list of the outputs for each batch.
+    """Returns the outputs for each batch; all are of one shape.
 
     `predict` would set up a pipeline, which costs more than it gains for
     arrays, and for a few images more than the model. On a CPU TensorFlow gets
     two batches at once: one alone leaves the second core idle for a third of
     the time, since most of its operations are small.
-
-    Args:
-        model: a functional `keras.Model`.
-        batches: iterable of inputs, all of one shape.
     """
     if keras.backend.backend() == "jax":
         return _predict_on_jax(model, batches)
@@ -83,7 +69,7 @@ def _predict_batches(model, batches):
 
 
 def _predict_on_jax(model, batches):
-    """Does the same on JAX, where Keras would look for all weights each time.
+    """Does without Keras, which would look for all weights each time.
 
     While one batch is computed, the result of the previous one is fetched.
     """
@@ -93,13 +79,8 @@ def _predict_on_jax(model, batches):
                 *state_and_inputs, training=False
             )[0]
         )
-    state = [
-        [variable.value for variable in variables]
-        for variables in (
-            model.trainable_variables,
-            model.non_trainable_variables,
-        )
-    ]
+    kinds = model.trainable_variables, model.non_trainable_variables
+    state = [[variable.value for variable in kind] for kind in kinds]
     outputs, before = [], None
     for batch in batches:
         output = model._predict_stateless(*state, batch)

@@ -17,15 +17,7 @@ REFUSED = {
 
 
 def refuse_arguments(**given):
-    """Refuses arguments that would have to be ignored.
-
-    Args:
-        **given: arguments of `REFUSED`; None, False and empty lists ask for
-            nothing.
-
-    Raises:
-        ValueError: naming the argument, and why it has no meaning.
-    """
+    """Refuses arguments of `REFUSED`, unless they ask for nothing."""
     for name, value in given.items():
         empty = isinstance(value, (list, tuple, dict)) and not value
         if not (value is None or value is False or empty):

@@ -23,21 +23,13 @@ MEMBER = "run.json"
 
 
 class Progress(typing.NamedTuple):
-    """Where a training stands.
+    """Where a training stands."""
 
-    Attributes:
-        epoch: int, the epoch to continue in, counted from 0.
-        batch: int, the batch of that epoch to continue with, counted from 0.
-        metrics: the values of `model.metrics_variables`, nested lists.
-        settings: dict of plain values that shape the run.
-        seconds: float, that the training took so far.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    metrics: list = []
-    settings: dict = {}
-    seconds: float = 0.0
+    epoch: int = 0  # to continue in, counted from 0
+    batch: int = 0  # of that epoch to continue with, counted from 0
+    metrics: list = []  # the values of `model.metrics_variables`, nested
+    settings: dict = {}  # plain values that shape the run
+    seconds: float = 0.0  # that the training took so far
 
 
 def previous_path(path):
@@ -49,13 +41,8 @@ def previous_path(path):
 def save_checkpoint(model, path, epoch, batch=0, settings=None, seconds=0.0):
     """Saves a checkpoint whole or not at all, and keeps the one before.
 
-    Args:
-        model: a compiled `Glow`.
-        path: where to; ends in `.keras`.
-        epoch: int, see `Progress`.
-        batch: int, see `Progress`.
-        settings: dict, see `Progress`.
-        seconds: float, see `Progress`.
+    `model` is a compiled `Glow`, `path` ends in `.keras`; for the rest see
+    `Progress`.
 
     Raises:
         FloatingPointError: if a weight is not finite; nothing is written.

@@ -6,6 +6,7 @@ layer where the trouble begins.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_glow.backend.keras_internals import synchronize
@@ -34,38 +35,25 @@ class NanIfEmptyMean(keras.metrics.Mean):
 def add_skipped_to_logs(model, result):
     """Adds the counters of the optimiser to the result of a `train_step`.
 
-    Args:
-        model: a compiled `Glow`.
-        result: logs or, on JAX, a tuple of logs and the state of training.
-
-    Returns:
-        The same result, in which the logs also hold `skipped_steps`, the number
-        of steps left out so far, and `skipped_in_a_row`, which only
-        `StopIfDiverged` reads; their loss is that of the steps that were not
-        left out. If nothing guards the steps, the result is unchanged.
+    The result is logs or, on JAX, a tuple of logs and the state of training.
+    The logs get `skipped_steps`, the number of steps left out so far, and
+    `skipped_in_a_row`, which only `StopIfDiverged` reads, if steps are guarded.
     """
     optimizer = model.optimizer
     if not hasattr(optimizer, "replicas"):
         return result
+    logs, on_jax = result, keras.backend.backend() == "jax"
     counters = [optimizer.skipped, optimizer.skipped_in_a_row]
-    if keras.backend.backend() != "jax":
-        return _logs(model, result, *counters)
-    logs, state = result
-    indices = {id(v): i for i, v in enumerate(optimizer.variables)}
-    counters = [state[2][indices[id(counter)]] for counter in counters]
-    return _logs(model, logs, *counters), state
-
-
-def _logs(model, logs, *counters):
-    # The counters become floats, like all other logs. If they were integers,
-    # XLA on JAX would give them the memory of flags of the model, and copy
-    # those flags in every layer instead.
-    skipped, skipped_in_a_row = (ops.cast(c, "float32") for c in counters)
-    return {
-        **logs,
-        "skipped_steps": skipped,
-        "skipped_in_a_row": skipped_in_a_row,
-    }
+    if on_jax:
+        logs, state = result
+        indices = {id(v): i for i, v in enumerate(optimizer.variables)}
+        counters = [state[2][indices[id(counter)]] for counter in counters]
+    # They become floats, like all other logs. If they were integers, XLA on JAX
+    # would give them the memory of flags of the model, and copy those flags in
+    # every layer instead.
+    skipped, in_a_row = (ops.cast(c, "float32") for c in counters)
+    logs = {**logs, "skipped_steps": skipped, "skipped_in_a_row": in_a_row}
+    return (logs, state) if on_jax else logs
 
 
 class StopIfDiverged(keras.callbacks.Callback):
@@ -140,24 +128,16 @@ class StopIfDiverged(keras.callbacks.Callback):
 def first_nonfinite_layer(model, images):
     """Runs a model layer by layer, eagerly, as in training.
 
-    Args:
-        model: a `Glow`.
-        images: integers 0..255, `(batch, height, width, channels)`.
-
-    Returns:
-        Name of the first layer, in the order of encoding, whose output or
-        log-determinant is not finite, such as `step_1_2/coupling`. None if
-        there is none.
+    Returns the name of the first layer, in the order of encoding, such as
+    `step_1_2/coupling`, whose output or log-determinant is not finite for these
+    images, integers 0..255; None if there is none.
     """
     parts = named_parts(model.bijections)
     x = model.dequantize(images, seed="center")
     labels = ops.zeros(len(images), "int32")
     steps = walk(parts.values(), x, labels, training=True)
     for name, (_, _, z, log_det) in zip(parts, steps, strict=True):
-        outputs = keras.tree.flatten([z, log_det])
-        if not all(
-            ops.convert_to_numpy(ops.all(ops.isfinite(output)))
-            for output in outputs
-        ):
+        outputs = map(ops.convert_to_numpy, keras.tree.flatten([z, log_det]))
+        if not all(np.isfinite(output).all() for output in outputs):
             return name
     return None

@@ -10,13 +10,13 @@ import contextlib
 
 import keras
 
+from keras_glow.backend.keras_internals import nested_optimizers
+
 
 def _guard(model):
     """Returns the `GuardedOptimizer` of a model, or None."""
-    optimizer = getattr(model, "optimizer", None)
-    while optimizer is not None and not hasattr(optimizer, "use_averages"):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer
+    optimizers = nested_optimizers(getattr(model, "optimizer", None))
+    return next((o for o in optimizers if hasattr(o, "use_averages")), None)
 
 
 @contextlib.contextmanager
@@ -25,9 +25,6 @@ def averaged_weights(model):
 
     Values are copied both ways, so they come back exactly. A model that is
     trained without averages, or holds them already, is left as it is.
-
-    Args:
-        model: a compiled keras.Model.
     """
     guard = _guard(model)
     if guard is None or guard.averaged:
@@ -38,16 +35,6 @@ def averaged_weights(model):
         yield
     finally:
         guard.use_averages(False)
-
-
-@contextlib.contextmanager
-def own_weights_on_error(model):
-    """Puts a model's own weights back after an error in this context."""
-    try:
-        yield
-    except BaseException:
-        put_averages(model, False)
-        raise
 
 
 def put_averages(model, wanted):
@@ -71,21 +58,15 @@ class HoldAverages(keras.callbacks.Callback):
 
 
 def without_swaps(model, callbacks):
-    """Takes `keras.callbacks.SwapEMAWeights` out of callbacks.
+    """Returns callbacks without `SwapEMAWeights`, and whether it was there.
 
     `HoldAverages` does its work. Without averages it stays, since Keras says
     then that it needs `use_ema=True`.
-
-    Returns:
-        Tuple of the other callbacks, a list, and whether it was there.
     """
     callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
     guard = _guard(model)
     if guard is None or not guard.keeps_averages:
         return callbacks, False
-    others = [
-        callback
-        for callback in callbacks
-        if not isinstance(callback, keras.callbacks.SwapEMAWeights)
-    ]
+    swap = keras.callbacks.SwapEMAWeights
+    others = [c for c in callbacks if not isinstance(c, swap)]
     return others, len(others) < len(callbacks)

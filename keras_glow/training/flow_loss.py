@@ -1,6 +1,5 @@
 """What a flow minimises, and what Keras runs on one batch."""
 
-import contextlib
 import math
 
 import keras
@@ -18,6 +17,7 @@ from keras_glow.flow.pixels import dequantize, nan_where_outside
 from keras_glow.flow.prediction import with_labels
 from keras_glow.losses import (
     batch_mean,
+    count_of,
     negative_mean,
     standard_normal_log_prob,
 )
@@ -30,8 +30,7 @@ ANY_NUMBER = 2**31 - 1  # of images, where none is there to fill a batch up
 class FlowLoss(ImageFlow):
     """Computes the negative log-likelihood of batches of images.
 
-    A subclass builds the flow, sets the attributes, and then calls
-    `_build_state`.
+    A subclass sets the attributes and then calls `_build_state`.
 
     Attributes:
         seed: int, for the order of the images and for the noise.
@@ -49,8 +48,9 @@ class FlowLoss(ImageFlow):
         )
         # In evaluation: how many images count, and the number of the next.
         self.test_count = keras.random.SeedGenerator(0, name="test_count")
-        self._count = None  # see `counting`
-        self._counted = None  # of the batch that `call` was given
+        # How many images count in the evaluation that begins, None for all: the
+        # others fill up the last batch. And which of the batch in `call`.
+        self._count = self._counted = None
         self.test_noise = IndexedNoise(self.image_shape, self.seed)
         self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
         self.classifier = None
@@ -67,21 +67,7 @@ class FlowLoss(ImageFlow):
             )
 
     def __call__(self, inputs, *args, **kwargs):
-        # Keras makes several lines of an error that `call` raises. That checks
-        # again, since `predict` on JAX goes straight to it.
-        inputs = plain_arrays(inputs)
-        self._images_and_labels(inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def _images_and_labels(self, inputs):
-        """Returns the images and the labels, or None for these, checked."""
-        images, labels = inputs, None
-        if self.num_classes is not None:
-            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-                refuse("inputs", "(images, labels)", inputs)
-            images, labels = inputs
-        check_batch(images, labels, self.image_shape, self.num_classes)
-        return images, labels
+        return super().__call__(plain_arrays(inputs), *args, **kwargs)
 
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
@@ -89,7 +75,12 @@ class FlowLoss(ImageFlow):
         Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
         `(images, labels)`.
         """
-        images, labels = self._images_and_labels(inputs)
+        images, labels = inputs, None
+        if self.num_classes is not None:
+            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+                refuse("inputs", "(images, labels)", inputs)
+            images, labels = inputs
+        check_batch(images, labels, self.image_shape, self.num_classes)
         counted = None
         if training:
             noise = keras.random.uniform(
@@ -105,18 +96,13 @@ class FlowLoss(ImageFlow):
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
             # Backends differ in what a class that there is not would do.
             labels = ops.clip(labels, 0, self.num_classes - 1)
-        log_det_loss = self.encoder.get_layer("log_det_loss")
-        log_det_loss.counted = self._counted = counted
-        try:
-            return self.encoder(with_labels(x, labels), training=training)
-        finally:
-            log_det_loss.counted = None
+        self._counted = counted
+        return self.encoder(
+            with_labels(x, labels), training=training, counted=counted
+        )
 
     def _image_numbers(self, images):
-        """Returns the numbers of the images, counted since evaluation began.
-
-        And whether each counts, or only fills up the last batch.
-        """
+        """Returns numbers of images since evaluation began, and which count."""
         state = self.test_count.state
         count = ops.shape(images)[0]
         total, first = ops.unstack(ops.convert_to_tensor(state), 2)
@@ -150,17 +136,13 @@ class FlowLoss(ImageFlow):
             loss += self.classifier_weight * self.dimensions * cross_entropy
             means[self.classifier_loss_tracker] = cross_entropy
             means[self.classifier_accuracy_tracker] = accuracy
-        if counted is None:
-            count = ops.cast(ops.shape(y_pred)[0], self.dtype)
-        else:
-            count = ops.sum(ops.cast(counted, self.dtype))
+        count = count_of(log_prob, counted)
         taken = True
         if training:
             taken = ops.isfinite(loss)  # the optimiser leaves out the others
             count = ops.where(taken, count, 0.0)
         for tracker, value in means.items():
-            value = ops.where(taken, value, 0.0)
-            tracker.update_state(value, sample_weight=count)
+            tracker.update_state(ops.where(taken, value, 0.0), count)
         # Each of n replicas of `tf.distribute` adds its part.
         return loss / count_replicas()
 
@@ -205,36 +187,20 @@ class FlowLoss(ImageFlow):
         # A conditional model takes labels as inputs, an unconditional one none.
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         refuse_arguments(sample_weight=sample_weight)
-        check_batch(x, y, self.image_shape, self.num_classes)
         return (x if self.num_classes is None else (x, y)), None, None
 
     # Keras begins with one of these in all of its methods that run a model
     # without training it. The noise of image i then is the same each time.
 
     def make_test_function(self, force=False):
-        self._restart_test_noise()
+        self._restart_test_noise(self._count)
         return super().make_test_function(force)
 
     def make_predict_function(self, force=False):
         self._restart_test_noise()
         return super().make_predict_function(force)
 
-    def _restart_test_noise(self):
+    def _restart_test_noise(self, count=None):
         state = self.test_count.state
-        start = [ANY_NUMBER if self._count is None else self._count, 0]
+        start = [ANY_NUMBER if count is None else count, 0]
         state.assign(ops.convert_to_tensor(start, state.dtype))
-
-    @contextlib.contextmanager
-    def counting(self, count):
-        """Has an evaluation in this context count its first images only.
-
-        The others fill up the last batch.
-
-        Args:
-            count: int, or None for all.
-        """
-        self._count = count
-        try:
-            yield
-        finally:
-            self._count = None

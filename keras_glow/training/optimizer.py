@@ -1,5 +1,6 @@
 """The optimiser that `Glow.compile` wraps around the one it is given."""
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -42,19 +43,17 @@ def guarded(optimizer, network_dtype=None, current=None):
             it holds the optimiser, it is returned with all its state.
     """
     optimizer = keras.optimizers.get(optimizer)
-    inside = current
-    while inside is not None:
-        inside = getattr(inside, "inner_optimizer", None)
-        if inside is optimizer:
-            return current
-    guards = (GuardedOptimizer, keras.optimizers.LossScaleOptimizer)
-    if not isinstance(optimizer, guards):
-        optimizer = GuardedOptimizer(optimizer)
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if not isinstance(optimizer, GuardedOptimizer) and inner.use_ema:
-        if not isinstance(inner, GuardedOptimizer):
+    inside = [*keras_internals.nested_optimizers(current)][1:]
+    if any(inner is optimizer for inner in inside):
+        return current
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+        if inner.use_ema and not isinstance(inner, GuardedOptimizer):
             optimizer.inner_optimizer = GuardedOptimizer(inner)
-    if network_dtype == "float16" and isinstance(optimizer, GuardedOptimizer):
+        return optimizer
+    if not isinstance(optimizer, GuardedOptimizer):
+        optimizer = GuardedOptimizer(optimizer)
+    if network_dtype == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
@@ -64,11 +63,9 @@ def batches_seen(optimizer):
 
     What a `LossScaleOptimizer` skips is counted nowhere, and so not here.
     """
-    skipped = 0
-    while hasattr(optimizer, "inner_optimizer"):
-        skipped = getattr(optimizer, "skipped", skipped)
-        optimizer = optimizer.inner_optimizer
-    counts = (keras_internals.iterations(optimizer), skipped)
+    *guards, inner = keras_internals.nested_optimizers(optimizer)
+    counts = [keras_internals.iterations(inner)]
+    counts += [g.skipped for g in guards if isinstance(g, GuardedOptimizer)]
     return sum(int(ops.convert_to_numpy(count)) for count in counts)
 
 
@@ -127,10 +124,9 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def build(self, variables):
         if self.built:
             return
-        known = keras_internals.optimized(self.inner_optimizer)
-        if known is not None and not same_variables(known, variables):
-            refuse_optimizer()
-        self.replicas = devices.optimizer_replicas(self)
+        _check_optimized(self.inner_optimizer, variables)
+        distribution = keras_internals.strategy(self)
+        self.replicas = getattr(distribution, "num_replicas_in_sync", 1)
         self.packed = self.replicas == 1 and self._may_pack(variables)
         if self.packed:
             # Averages are kept weight by weight, where Keras looks for them.
@@ -146,7 +142,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             object.__setattr__(self, "_row", row)
         else:
             self.use_ema = False
-        with devices.optimizer_scope(self):
+        with distribution.scope() if distribution else contextlib.nullcontext():
             inner_variables = [self._row] if self.packed else variables
             self.inner_optimizer.build(inner_variables)
             super().build(variables)
@@ -172,18 +168,14 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             self.build(variables)
         # There is no condition here: with one, XLA takes minutes to compile on
         # TensorFlow. The effect of a bad gradient is undone instead.
-        if not self.packed:
-            finite = _all_finite(g for g in grads if g is not None)
-            finite = self._apply_inner(grads, variables, finite)
-        else:
-            grads = self._pack_gradients(grads, variables)
-            finite = _all_finite([grads])
-            finite = self._apply_packed(grads, variables, finite)
+        apply = self._apply_packed if self.packed else self._apply_inner
+        finite = apply(grads, variables)
         skipped = 1 - ops.cast(finite, "int32")
         self.skipped.assign_add(skipped)
         self.skipped_in_a_row.assign((self.skipped_in_a_row + 1) * skipped)
 
-    def _apply_inner(self, grads, variables, finite):
+    def _apply_inner(self, grads, variables):
+        finite = _all_finite(g for g in grads if g is not None)
         state = [*variables, *self.inner_optimizer.variables]
         before = [ops.copy(v) for v in state]
         self.inner_optimizer.apply(grads, variables)
@@ -198,21 +190,18 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         ]
         if self.replicas > 1:
             devices.assign_on_each(self, state, taken)
-            return finite
-        for variable, value in zip(state, taken, strict=True):
-            self.assign(variable, value)
+        else:
+            for variable, value in zip(state, taken, strict=True):
+                self.assign(variable, value)
         return finite
 
-    def _pack_gradients(self, grads, variables):
+    def _apply_packed(self, grads, variables):
         given = dict(zip(map(id, variables), grads, strict=True))
-        grads = [given.get(id(v)) for v in self._trainable_variables]
-        pairs = zip(grads, self._trainable_variables, strict=True)
-        return _pack(ops.zeros_like(v) if g is None else g for g, v in pairs)
-
-    def _apply_packed(self, grads, variables, finite):
+        pairs = [(given.get(id(v)), v) for v in self._trainable_variables]
+        grads = _pack(ops.zeros_like(v) if g is None else g for g, v in pairs)
         row, first = self._row, ops.equal(self.iterations, 0)
         self.assign(row, _pack(self._trainable_variables))
-        finite = self._apply_inner([grads], [row], finite)
+        finite = self._apply_inner([grads], [row])
         self._unpack(row, self._trainable_variables, only=variables)
         if self.use_ema:
             averages = self._model_variables_moving_average
@@ -255,11 +244,9 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         """Exchanges the model's weights and their averages.
 
         Weights that somebody has assigned while the model held the averages
-        are its own from then on, and its averages too.
-
-        Args:
-            wanted: bool, whether the model is to hold the averages. Nothing
-                happens if it does, if there are none, or before the first step.
+        are its own from then on, and its averages too. Nothing happens if the
+        model holds what is wanted, if there are no averages, or before the
+        first step.
         """
         averages = self._averages()
         if not averages or wanted == bool(self.averaged):
@@ -267,9 +254,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         if wanted and not ops.convert_to_numpy(self.iterations):
             return
         variables = self._trainable_variables
-        assigned = not wanted and self.averaged != _checksum(variables)
-        self.averaged = 0
-        if assigned:
+        before, self.averaged = self.averaged, 0
+        if not wanted and before != _checksum(variables):
             return self._restart_averages()
         # These are copies, because on JAX a variable keeps the very array that
         # it is assigned, and a compiled step may free that array.
@@ -320,10 +306,9 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
             return
         for number, variable in enumerate(self._variables):
             variable.assign(store[str(number)])
+        self.averaged = 0
         if "averaged" in store.keys():
             self.averaged = int(np.array(store["averaged"]))
-        else:
-            self.averaged = 0
 
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
@@ -347,35 +332,30 @@ def check_trained(model):
     What is trained is settled when the optimiser is built and the step is
     compiled: layers that are frozen or unfrozen later would stay as they were.
 
-    Args:
-        model: a compiled keras.Model.
-
     Raises:
-        ValueError: if no weight is trainable, or others than before are.
+        ValueError: if it is not compiled, no weight is trainable, or others
+            than before are.
     """
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("`compile()` is expected to be called before.")
     variables = model.trainable_variables
     if not variables:
         raise ValueError(
             "`trainable` is expected to be True for one weight or more. "
             "Received: trainable=False for all"
         )
-    known = keras_internals.optimized(model.optimizer)
-    if known is not None and not same_variables(known, variables):
-        refuse_optimizer()
+    _check_optimized(model.optimizer, variables)
 
 
-def same_variables(some, others):
-    """Returns whether two sequences hold the same variables in one order."""
-    return list(map(id, some)) == list(map(id, others))
-
-
-def refuse_optimizer():
-    """Raises the ValueError of an optimiser of other weights."""
-    raise ValueError(
-        "`compile` is expected to be called with a new optimizer after "
-        "`trainable` has changed or for another model. Received: an optimizer "
-        "of other weights than those that are trainable now"
-    )
+def _check_optimized(optimizer, variables):
+    """Refuses an optimiser that was built for other variables."""
+    known = keras_internals.optimized(optimizer)
+    if known is not None and [*map(id, known)] != [*map(id, variables)]:
+        raise ValueError(
+            "`compile` is expected to be called with a new optimizer after "
+            "`trainable` has changed or for another model. Received: an "
+            "optimizer of other weights than those that are trainable now"
+        )
 
 
 def _checksum(variables):

@@ -33,7 +33,6 @@ from keras_glow.training.divergence import StopIfDiverged
 from keras_glow.training.ema import (
     HoldAverages,
     averaged_weights,
-    own_weights_on_error,
     put_averages,
     without_swaps,
 )
@@ -81,7 +80,10 @@ class TrainableFlow(FlowLoss):
         Raises:
             ValueError: naming the argument that is not as described.
         """
-        _check_loss(loss)
+        if not (loss is None or isinstance(loss, StandardNormalNLL)):
+            refuse(
+                "loss", "None or a keras_glow.losses.StandardNormalNLL", loss
+            )
         flow_dtype()  # refuses a floatx of half precision
         refuse_arguments(
             loss_weights=loss_weights,
@@ -177,21 +179,16 @@ class TrainableFlow(FlowLoss):
                 values in later batches of a dataset make the loss NaN.
             TrainingDiverged: after ten steps left out in a row.
         """
-        if getattr(self, "optimizer", None) is None:
-            raise ValueError("`compile()` is expected to be called before.")
+        check_trained(self)
         refuse_arguments(class_weight=class_weight, sample_weight=sample_weight)
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
         epochs = check_integer("epochs", epochs, 1)
         shuffle = check_boolean("shuffle", shuffle)
-        source, validation = self._open_both(
-            x, y, validation_data, validation_split
+        validation_size = kwargs.get("validation_batch_size") or batch_size
+        source, validation_data = self._open_both(
+            x, y, validation_data, validation_split, validation_size
         )
-        if validation is not None:
-            validation_data, self._validated = self._to_evaluate(
-                validation, kwargs.get("validation_batch_size") or batch_size
-            )
-        check_trained(self)
         self._set_up(source)
         batches = source.for_training(
             batch_size or 32,
@@ -203,7 +200,7 @@ class TrainableFlow(FlowLoss):
         self._build_optimizer()
         keeps_memory = self.memory == "store" and keep_freed_memory()
         try:
-            with own_weights_on_error(self), restore_weights_on_error(self):
+            with restore_weights_on_error(self):
                 return super().fit(
                     batches.data,
                     epochs=epochs,
@@ -219,27 +216,31 @@ class TrainableFlow(FlowLoss):
                     shuffle=batches.shuffle,
                     **kwargs,
                 )
+        except BaseException:
+            put_averages(self, False)
+            raise
         finally:
             if keeps_memory:
                 return_freed_memory()
 
-    def _open_both(self, x, y, validation_data, fraction):
-        """Returns the source of training, and that of validation or None."""
+    def _open_both(self, x, y, validation_data, fraction, batch_size):
+        """Returns the source of training, and the data to validate on."""
         source = open_images(x, y, self.image_shape, self.num_classes)
-        if validation_data is None:
-            if check_fraction("validation_split", fraction):
-                return source.split(fraction)
+        if validation_data is not None:
+            validation = open_validation_data(
+                validation_data, self.image_shape, self.num_classes
+            )
+            validation.peek()  # before the first epoch, not after it
+        elif check_fraction("validation_split", fraction):
+            source, validation = source.split(fraction)
+        else:
             return source, None
-        validation = open_validation_data(
-            validation_data, self.image_shape, self.num_classes
-        )
-        validation.peek()  # It is checked before the first epoch, not after it.
-        return source, validation
+        data, self._validated = self._to_evaluate(validation, batch_size)
+        return source, data
 
     def _build_optimizer(self):
-        # Building the slots here takes a third of the time that it would take
-        # inside the traced step. A loss scale that was built twice would have
-        # its variables twice, and begin anew.
+        # Inside the traced step it would take three times as long. A loss scale
+        # that was built twice would have its variables twice, and begin anew.
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -269,9 +270,9 @@ class TrainableFlow(FlowLoss):
 
         Before a model's very first step, ActNorm is set from the batch.
         """
+        check_trained(self)
         refuse_arguments(class_weight=class_weight, sample_weight=sample_weight)
         batch = self._open_batch(x, y)
-        check_trained(self)
         self._set_up(batch)
         self._build_optimizer()
         put_averages(self, False)
@@ -284,6 +285,7 @@ class TrainableFlow(FlowLoss):
         """Returns loss and bits/dim of a batch, the same at every call."""
         refuse_arguments(sample_weight=sample_weight)
         batch = self._open_batch(x, y)
+        self._count = None
         with restore_weights_on_error(self):
             return super().test_on_batch(
                 batch.images, batch.labels, return_dict=return_dict
@@ -295,8 +297,6 @@ class TrainableFlow(FlowLoss):
             return super().predict(x, *args, **kwargs)
 
     def _open_batch(self, x, y):
-        if getattr(self, "optimizer", None) is None:
-            raise ValueError("`compile()` is expected to be called before.")
         batch = open_images(x, y, self.image_shape, self.num_classes)
         if not hasattr(batch, "images"):
             refuse("x", "one batch of images", x)
@@ -337,30 +337,25 @@ class TrainableFlow(FlowLoss):
         refuse_arguments(sample_weight=sample_weight)
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
-        arguments = {
-            "verbose": verbose,
-            "steps": steps,
-            "return_dict": return_dict,
-            **kwargs,
-        }
+        swap = False
         if is_called_by_fit(kwargs):  # which has checked x
-            with self.counting(self._validated):
-                return super().evaluate(x, y, callbacks=callbacks, **arguments)
-        source = open_images(x, y, self.image_shape, self.num_classes)
-        source.peek()
-        (x, _), count = self._to_evaluate(source, batch_size)
-        callbacks, swap = without_swaps(self, callbacks)
+            self._count = self._validated
+        else:
+            source = open_images(x, y, self.image_shape, self.num_classes)
+            source.peek()
+            (x, y), self._count = self._to_evaluate(source, batch_size)
+            callbacks, swap = without_swaps(self, callbacks)
         weights = averaged_weights(self) if swap else contextlib.nullcontext()
-        with (
-            weights,
-            restore_weights_on_error(self),
-            self.counting(count),
-        ):
+        with weights, restore_weights_on_error(self):
             return super().evaluate(
                 x,
-                batch_size=batch_size,
+                y,
+                batch_size,
+                verbose,
+                steps=steps,
                 callbacks=callbacks,
-                **arguments,
+                return_dict=return_dict,
+                **kwargs,
             )
 
     def _equal_batches(self):
@@ -391,9 +386,3 @@ class _Begin(keras.callbacks.Callback):
         if self.first:
             self.source.seek(batches_seen(self.model.optimizer))
             self.first = False
-
-
-def _check_loss(loss):
-    """Refuses losses that compare with targets: latents have none."""
-    if not (loss is None or isinstance(loss, StandardNormalNLL)):
-        refuse("loss", "None or a keras_glow.losses.StandardNormalNLL", loss)
