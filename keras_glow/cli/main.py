@@ -10,18 +10,18 @@ from keras_glow.cli.completion import completion
 from keras_glow.cli.quiet import filter_stderr
 
 COMMANDS = (
-    train.CHECK_DATA,
-    train.TRAIN,
-    models.SAMPLE,
-    models.EVALUATE,
-    models.RECONSTRUCT,
-    models.INTERPOLATE,
-    models.INFO,
-    models.CONVERT,
-    models.EXPORT,
-    models.DOCTOR,
-    models.DEMO,
-    models.LIST_PRESETS,
+    train.check_data,
+    train.train,
+    models.sample,
+    models.evaluate,
+    models.reconstruct,
+    models.interpolate,
+    models.info,
+    models.convert,
+    models.export,
+    models.doctor,
+    models.demo,
+    models.presets,
     completion,
 )
 
@@ -83,4 +83,5 @@ def _parser():
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
+    parser.set_defaults(commands=commands.choices)
     return parser
