@@ -1,6 +1,7 @@
 """The program `keras-glow`: its commands, and how it fails."""
 
 import argparse
+import gc
 import os
 import sys
 
@@ -35,7 +36,10 @@ def console():
         # TensorFlow leaves oneDNN out on processors without AVX-512, and then
         # trains 1.3 to 1.5 times slower, unless this is set before its import.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    return main()
+    code = main()
+    # TensorFlow complains of datasets that only the end of the process deletes.
+    gc.collect()
+    return code
 
 
 def main(arguments=None):
