@@ -77,16 +77,13 @@ def common_size(image_shape):
 
 
 def labels_for(model, labels, count, needed=True):
-    """Returns the classes of `count` images.
+    """Returns the classes of `count` images, int `(count,)`, or None.
 
     Args:
         model: a `Glow`.
         labels: list of one class, or of one for each image, or None.
-        count: int, number of images.
+        count: int.
         needed: bool, whether a model with classes cannot do without.
-
-    Returns:
-        int array `(count,)`, or None.
     """
     if labels is None and not (needed and model.num_classes):
         return None

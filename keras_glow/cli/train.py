@@ -156,12 +156,13 @@ def train(options):
         raise ValueError(
             f"--out is expected to be another folder than the images in {out}"
         )
-    if run.is_run(out) != options.resume:
-        if not options.resume:
-            raise ValueError(
-                f"{out} holds a run already: go on with it by --resume, or "
-                "choose another folder"
-            )
+    begun = run.is_run(out)
+    if begun and not options.resume:
+        raise ValueError(
+            f"{out} holds a run already: go on with it by --resume, or choose "
+            "another folder"
+        )
+    if options.resume and not begun:
         print(f"{out} holds no run yet: starting anew")
     callbacks = []
     if options.tensorboard:
@@ -172,7 +173,7 @@ def train(options):
     # A run goes on with its own settings, unless others are given.
     settings = dataclasses.replace(
         run.earlier_settings(out)
-        if run.is_run(out)
+        if begun
         else default_settings(given.get("minutes")),
         **given,
     )
