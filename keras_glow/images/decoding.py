@@ -58,22 +58,15 @@ def file_identity(status):
 
 
 def read_picture(path, size=None, channels=3, expected=None):
-    """Read an image file.
+    """Read an image file as a `Picture`, or raise a `BadImage`.
 
     It is turned upright as its EXIF data say; for the rest see `fit_pixels`.
 
     Args:
         path: of a regular file; nothing is read from anything else.
-        size: int, height and width to crop and resize to; None to keep those
-            of the file.
+        size: int, height and width to crop and resize to, or None.
         channels: 3 for colour or 1 for grey.
         expected: the `file_identity` that the file should have, if known.
-
-    Returns:
-        A `Picture`.
-
-    Raises:
-        BadImage: if it cannot be used.
     """
     with _bad_image_on_error(), open(path, "rb", opener=_open) as file:
         status = os.fstat(file.fileno())
@@ -88,20 +81,7 @@ def read_picture(path, size=None, channels=3, expected=None):
 
 
 def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
-    """Read an image file that is in memory.
-
-    Args:
-        content: bytes.
-        size: see `read_picture`, as for `channels`.
-        channels: 3 or 1.
-        max_pixels: int, how many pixels the file may have.
-
-    Returns:
-        A `Picture`.
-
-    Raises:
-        BadImage: if it cannot be used.
-    """
+    """Read the bytes of an image file: see `read_picture`."""
     with _bad_image_on_error():
         return _read(io.BytesIO(content), size, channels, max_pixels)
 
@@ -165,18 +145,10 @@ def fit_pixels(image, size, channels):
     """Convert a PIL image to an array of the size asked for.
 
     It is cropped to a centred square, resized with antialiasing, and laid on
-    white where it is transparent. Values of more than 8 bits are scaled.
+    white where it is transparent. Values of more than 8 bits are scaled, or a
+    `BadImage` is raised if they do not say which is white.
 
-    Args:
-        image: PIL image.
-        size: int, or None to keep height and width.
-        channels: 3 for colour or 1 for grey.
-
-    Returns:
-        Tuple of pixels and notes, see `Picture`.
-
-    Raises:
-        BadImage: if its values do not say which of them are black and white.
+    Returns the `pixels` and `notes` of a `Picture`.
     """
     notes = []
     width, height = image.size

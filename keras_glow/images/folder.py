@@ -37,19 +37,10 @@ DECODER_VERSION = 1
 
 
 def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
-    """Read every image of a folder, and report.
+    """Read every image of a folder, and return a `Report`.
 
-    Args:
-        folder: its path. Images count at any depth, by their content. Hidden
-            files do not.
-        size: int, the height and width to train at, or None: then no image is
-            too small.
-        channels: 3 for colour or 1 for grey.
-        upscale: bool, whether images smaller than `size` may be enlarged.
-        verbose: 1 for a progress bar.
-
-    Returns:
-        A `Report`.
+    Images count at any depth, by their content. Hidden files do not. The
+    arguments are those of `check_data`.
     """
     report = Report(os.fspath(folder))
     files = find_files(report)
@@ -61,16 +52,9 @@ def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
 def load_folder(folder, size, channels=3, upscale=False, cache=None, verbose=0):
     """Load the images of a folder that can be used, and report on all files.
 
-    Args:
-        folder: see `check_folder`.
-        size: int, height and width to crop and resize to.
-        channels: see `check_folder`, as for `upscale` and `verbose`.
-        upscale: bool.
-        cache: path of an `.npy` file, or None. If it was made from files of the
-            same names, sizes and times, with the same arguments, it is used as
-            it is; else it is written. If it cannot be written, a warning says
-            why.
-        verbose: 0 or 1.
+    The arguments are those of `load_images`. A cache that was made from files
+    of the same names, sizes and times, with the same arguments, is used as it
+    is; else it is written. If it cannot be written, a warning says why.
 
     Returns:
         Tuple of a uint8 array `(count, size, size, channels)`, with `cache` a
@@ -115,15 +99,10 @@ def _cache_key(files, report, shape, upscale):
 
 
 def find_files(report, cache=None):
-    """Find the files of a folder that may be images.
+    """Find the files of a folder that may be images; report the others.
 
-    Args:
-        report: `Report` on the folder. Entries that are not opened go into it.
-        cache: path of the cache file, or None. Its folder is left out if it
-            lies within this one: then it is the folder of a run.
-
-    Returns:
-        Dict of names and `file_identity`, in the order of names.
+    The folder of the cache is left out: within this one, it is that of a run.
+    Returns a dict of names and `file_identity`, in the order of names.
     """
     root = os.path.realpath(report.path)
     excluded = set()
@@ -194,14 +173,8 @@ def _named_like_an_image(name):
 def read_images(files, report, size, channels, upscale, verbose):
     """Yield the pixels of each file that can be used, and report on all.
 
-    Args:
-        files: see `find_files`.
-        report: `Report` on the folder, complete once the last image was taken.
-        size: see `check_folder`, as for the rest. Without it the pixels are
-            None: they could be large, and nobody wants them.
-        channels: 3 or 1.
-        upscale: bool.
-        verbose: 0 or 1.
+    The report is complete once the last image was taken. Without `size` the
+    pixels are None: they could be large, and nobody wants them.
     """
 
     def read(name):
