@@ -411,11 +411,11 @@ def _as_keras_input(sequence, shuffle=False):
     """Returns the `Batches` of a `keras.utils.PyDataset`.
 
     An `ImageSequence` has its own order. On TensorFlow it becomes a
-    `tf.data.Dataset` of its current epoch when Keras begins to read. Keras would make one too, but with autotuning,
-    whose thread can sleep through the end of an epoch: the epoch then waits for
-    it to wake, for up to its own duration (docs/performance.md). A single
-    generator leaves nothing to tune. A shortened epoch, or several workers, are
-    left to Keras's own reader.
+    `tf.data.Dataset` of its current epoch when Keras begins to read. Keras
+    would make one too, but with autotuning, whose thread can sleep through the
+    end of an epoch: the epoch then waits for it to wake, for up to its own
+    duration (docs/performance.md). A single generator leaves nothing to tune. A
+    shortened epoch, or several workers, are left to Keras's own reader.
     """
     if not isinstance(sequence, ImageSequence):
         return Batches(sequence, shuffle)
