@@ -12,11 +12,10 @@ from keras import ops
 from keras_glow.analysis.probes import (
     check_inputs,
     condition_number,
-    decode,
-    encode,
     errors_by_kind,
     half_grey_level,
     out_of_distribution_images,
+    run,
 )
 from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
@@ -92,7 +91,7 @@ def _measure(model, parts, images, labels, batch_size):
         errors = np.abs(back - x)
         largest_errors.append(np.max(errors))
         values_lost += int(np.sum(~(errors < half_grey_level(model))))
-        latents.append(encode(model, noisy[batch], batch_labels))
+        latents.append(run(model.encoder, noisy[batch], batch_labels))
     layers = [
         _layer_report(name, part, layer_rows)
         for (name, part), layer_rows in zip(
@@ -101,7 +100,7 @@ def _measure(model, parts, images, labels, batch_size):
     ]
     ratio_labels = None if labels is None else labels[:RATIO_IMAGES]
     x = model.dequantize(images[:RATIO_IMAGES], seed="center")
-    z = encode(model, x, ratio_labels)
+    z = run(model.encoder, x, ratio_labels)
     return {
         "values_lost": values_lost,
         "reconstruction_error": float(np.max(largest_errors)),
@@ -110,8 +109,8 @@ def _measure(model, parts, images, labels, batch_size):
             out_of_distribution_images(model.image_shape, images),
             labels,
         ),
-        "forward_ratio": _ratio(model, encode, x, ratio_labels),
-        "inverse_ratio": _ratio(model, decode, z, ratio_labels),
+        "forward_ratio": _ratio(model.encoder, x, ratio_labels),
+        "inverse_ratio": _ratio(model.decoder, z, ratio_labels),
         "worst_layer": _worst_layer(layers, np.finfo(model.dtype).eps),
         "layers": layers,
         "levels": _level_reports(np.concatenate(latents), model.latent_shapes),
@@ -165,7 +164,7 @@ def _level_reports(z, latent_shapes):
     return reports
 
 
-def _ratio(model, call, x, labels):
+def _ratio(model, x, labels):
     """Return the largest |f(x + d) - f(x)| / |d| over a few random d."""
     directions = np.random.default_rng(0).normal(
         size=(RATIO_DIRECTIONS, len(x), x[0].size)
@@ -173,11 +172,9 @@ def _ratio(model, call, x, labels):
     directions *= RATIO_STEP / np.linalg.norm(directions, axis=2, keepdims=True)
     start = x.reshape(1, len(x), -1)
     points = np.concatenate([start, start + directions]).astype(x.dtype)
-    mapped = call(
-        model,
-        points.reshape(-1, *x.shape[1:]),
-        None if labels is None else np.tile(labels, len(points)),
-    ).reshape(points.shape)
+    labels = None if labels is None else np.tile(labels, len(points))
+    mapped = run(model, points.reshape(-1, *x.shape[1:]), labels)
+    mapped = mapped.reshape(points.shape)
     changes, steps = (
         np.linalg.norm((array[1:] - array[0]).astype("float64"), axis=2)
         for array in (mapped, points)
