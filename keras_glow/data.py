@@ -144,17 +144,11 @@ class _Filled(ImageSequence):
 
 
 class Batches(typing.NamedTuple):
-    """The data that Keras is to train on.
+    """The data that Keras is to train on."""
 
-    Attributes:
-        data: anything that `keras.Model.fit` reads batches from.
-        shuffle: bool, whether Keras is to shuffle the batches.
-        callbacks: sequence of callbacks that have to run beside it.
-    """
-
-    data: typing.Any
-    shuffle: bool = False
-    callbacks: typing.Sequence = ()
+    data: typing.Any  # that `keras.Model.fit` reads batches from
+    shuffle: bool = False  # whether Keras is to shuffle the batches
+    callbacks: typing.Sequence = ()  # that have to run beside it
 
 
 class Source:
@@ -246,18 +240,13 @@ class Source:
         return Batches(self.data)
 
     def seek(self, batches_seen):
-        """Moves the order of training to where `for_training` would begin.
-
-        It is for a callback that restores a model when training begins.
-        """
+        """Moves training to another place, once a callback restores a model."""
 
     def for_evaluation(self, batch_size, equal=False):
         """Returns the data that Keras is to evaluate on, labels included.
 
-        Args:
-            batch_size: int or None.
-            equal: bool, see `for_training`: the last batch is filled up, and
-                only the first `count` images of all batches are to be counted.
+        With `equal` the last batch is filled up, and only the first `count`
+        images of all batches are to be counted.
         """
         return self.data
 
@@ -344,7 +333,10 @@ class _Array(_Sequence):
 
 
 def open_images(x, y, image_shape, num_classes, names=("x", "y")):
-    """Opens any images that `fit` and `evaluate` take.
+    """Opens any images that `fit` and `evaluate` take as a `Source`.
+
+    A ValueError names the argument and what is wrong with it. Datasets are
+    checked by `Source.peek` and `Source.first`.
 
     Args:
         x: integer images, or a dataset: a `tf.data.Dataset`, a
@@ -353,13 +345,6 @@ def open_images(x, y, image_shape, num_classes, names=("x", "y")):
         image_shape: shape of one image, (height, width, channels).
         num_classes: int; if it is None, labels beside images are dropped.
         names: names of the two arguments, for messages.
-
-    Returns:
-        A `Source`.
-
-    Raises:
-        ValueError: naming the argument and what is wrong with it. Datasets are
-            checked by `Source.peek` and `Source.first`.
     """
     if _is_dataset(x):
         if y is not None:
@@ -384,11 +369,7 @@ def open_validation_data(data, image_shape, num_classes):
 
 
 def open_inputs(x):
-    """Opens inputs of a model, arrays or a dataset, without checking them.
-
-    Returns:
-        A `Source`. After `first`, its `data` still yields all of x.
-    """
+    """Opens inputs of a model, arrays or a dataset, without checking them."""
     if hasattr(x, "shape"):
         source = _Array(as_array(x))
         source.data = x  # A tensor stays one for the model.

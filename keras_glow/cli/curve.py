@@ -14,11 +14,7 @@ GREY, BLACK = "#d0d0d0", "#202020"
 def draw_curve(curves, path, title="bits/dim"):
     """Draws values over the epochs.
 
-    Args:
-        curves: dict of names to lists of floats, one value for each epoch; nan
-            leaves a gap.
-        path: of the picture.
-        title: str, what the values are.
+    `curves` has a list of values for each name; nan leaves a gap.
     """
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)

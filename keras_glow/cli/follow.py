@@ -79,14 +79,8 @@ def written_each_epoch(folder, size):
 class ProgressOfTraining(keras.callbacks.Callback):
     """Shows one line that is written anew, and keeps a line for each epoch.
 
-    Args:
-        epochs: int, of the whole run.
-        images: int, in an epoch.
-        batch_size: int.
-
-    Attributes:
-        seconds: None; set it to the time that a run by time has left, and the
-            line shows the share that is over.
+    Set `seconds` to the time that a run by time has left, and the line shows
+    the share that is over.
     """
 
     async_safe = True  # Keras need not wait for the batch before it calls.

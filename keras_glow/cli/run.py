@@ -119,32 +119,24 @@ def train(
 ):
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
-    After every epoch it writes a row of `history.csv` and, under `samples/`, a
-    grid, and redraws `curve.png`; `checkpoint.keras` if the latest one is a
-    minute old; at the end that and `model.keras`, with the averaged weights if
-    there are any. See `follow.RunPictures` for the rest. It can be stopped at
-    any time. SIGINT (Ctrl-C) and SIGTERM save a checkpoint after the batch at
-    work before they end it.
+    `written_each_epoch` is written after every epoch, `checkpoint.keras` if the
+    latest one is a minute old; at the end that and `model.keras`, with the
+    averaged weights if there are any. It can be stopped at any time. SIGINT
+    (Ctrl-C) and SIGTERM save a checkpoint after the batch at work before they
+    end it by a KeyboardInterrupt.
 
     Args:
-        folder: of the run; made if it is missing.
+        folder: of the run; made if it is missing. A ValueError says if its run
+            has other settings or images, or is at work in another process.
         images: uint8 array to train on.
         validation: uint8 array, or None.
         settings: `Settings`.
         callbacks: Keras callbacks, beside its own.
-        labels: int array of classes, one an image, if `settings` has
-            `num_classes`.
-        validation_labels: int array of the classes of the validation images.
+        labels: int array `(count,)`, for `num_classes` in the settings.
+        validation_labels: int array `(count,)`, of the validation images.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: if the run in the folder has other settings or images, or is
-            at work in another process.
-        OSError: if the folder cannot be written to.
-        TrainingDiverged: see `Glow.fit`.
-        KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
     identity = _identity(settings, images, labels)

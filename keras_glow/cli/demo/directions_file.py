@@ -20,12 +20,7 @@ def directions_path(model_file):
 
 
 def write_directions(path, directions):
-    """Writes a file for `read_directions`, in half precision.
-
-    Args:
-        path: of an `.npz` file.
-        directions: dict of names to float arrays `(D,)`.
-    """
+    """Writes a dict of names to arrays `(D,)` as `.npz`, in half precision."""
     np.savez_compressed(
         path,
         names=np.array(list(directions)),

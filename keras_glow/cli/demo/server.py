@@ -46,18 +46,12 @@ class Refused(Exception):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves the page on 127.0.0.1.
+    """Serves the page on 127.0.0.1, at `url`.
 
     Args:
-        port: int; 0 for any that is free.
+        port: int; 0 for any that is free. An OSError says if it is taken.
         workshop: a `Workshop`, or None, to be set before `serve_forever`
             takes the first request.
-
-    Attributes:
-        url: str, of the page.
-
-    Raises:
-        OSError: if the port is taken.
     """
 
     daemon_threads = True

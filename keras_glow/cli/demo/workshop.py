@@ -110,8 +110,7 @@ class Workshop:
             b: str, another face in the same form.
             share: float 0..1, of b.
             spherical: bool, see `keras_glow.latent.interpolate`.
-            strengths: dict of names of attributes to floats -3..3; those left
-                out are 0.
+            strengths: dict of names of attributes to floats -3..3, or none.
 
         Returns:
             Dict of `picture`; `differing`, a list of two: the number of values
