@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -102,5 +103,6 @@ def condition_number(layer):
 
 def run(model, inputs, labels):
     """Encode or decode eagerly, so that nothing is compiled; a numpy array."""
-    inputs = ops.convert_to_tensor(inputs)
-    return ops.convert_to_numpy(model(with_labels(inputs, labels)))
+    inputs = with_labels(inputs, labels)
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
+    return ops.convert_to_numpy(model(inputs))
