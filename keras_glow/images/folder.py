@@ -113,53 +113,49 @@ def find_files(report, cache=None):
             for path in (cache, cache.parent)
             if path.is_relative_to(root)
         }
-    files, folders = {}, [""]
-    while folders:
-        folder = folders.pop()
+    files, names = {}, [""]
+
+    def visit(name):
+        """Take a file or look into a folder, or return why neither is done."""
+        path = os.path.join(report.path, name)
+        if name and os.path.islink(path):
+            target = pathlib.Path(os.path.realpath(path))
+            if not target.exists():
+                return "is a link that leads nowhere"
+            if not target.is_relative_to(root):
+                return "is a link that leads out of the folder"
+            if target.is_dir():
+                return "is a link to a folder"
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            files[name] = file_identity(status)
+        elif not stat.S_ISDIR(status.st_mode):
+            kind = stat.S_IFMT(status.st_mode)
+            return f"is {NOT_REGULAR.get(kind, 'no file')}"
+        elif name and _named_like_an_image(name):
+            return "is a folder"
+        else:
+            inside = (
+                os.path.join(name, entry)
+                for entry in os.listdir(path)
+                if not entry.startswith(".")
+                and entry.lower() not in SYSTEM_FILES
+            )
+            names.extend(name for name in inside if name not in excluded)
+        return None
+
+    while names:
+        name = names.pop()
         try:
-            with os.scandir(os.path.join(report.path, folder)) as entries:
-                entries = list(entries)
+            reason = visit(name)
         except OSError as error:
-            report.bad.append((folder, f"cannot be read: {error.strerror}"))
-            continue
-        for entry in entries:
-            name = os.path.join(folder, entry.name)
-            hidden = entry.name.startswith(".")
-            if hidden or entry.name.lower() in SYSTEM_FILES or name in excluded:
-                continue
-            try:
-                reason = _classify_entry(entry, root, name, files, folders)
-            except OSError as error:
-                report.bad.append((name, f"cannot be read: {error.strerror}"))
-                continue
+            report.bad.append((name, f"cannot be read: {error.strerror}"))
+        else:
             if reason:
                 report.skipped.append((name, reason))
     report.bad.sort(key=_by_name)
     report.skipped.sort(key=_by_name)
     return dict(sorted(files.items(), key=_by_name))
-
-
-def _classify_entry(entry, root, name, files, folders):
-    """Add an entry to the files or folders, or return why it is skipped."""
-    if entry.is_symlink():
-        target = os.path.realpath(entry.path)
-        if not os.path.exists(target):
-            return "is a link that leads nowhere"
-        if not pathlib.Path(target).is_relative_to(root):
-            return "is a link that leads out of the folder"
-        if entry.is_dir():
-            return "is a link to a folder"
-    elif entry.is_dir():
-        if _named_like_an_image(name):
-            return "is a folder"
-        folders.append(name)
-        return None
-    status = os.stat(entry.path)  # entry.stat() leaves fields out on Windows.
-    if not stat.S_ISREG(status.st_mode):
-        kind = stat.S_IFMT(status.st_mode)
-        return f"is {NOT_REGULAR.get(kind, 'no file')}"
-    files[name] = file_identity(status)
-    return None
 
 
 def _by_name(item):
