@@ -108,12 +108,9 @@ class ImageSequence(keras.utils.PyDataset):
         )
         return batches - self.batch
 
-    def _rows(self, index):
-        start = (self.batch + index) * self.batch_size
-        return self._order[start : start + self.batch_size]
-
     def __getitem__(self, index):
-        chosen = self._rows(index)
+        start = (self.batch + index) * self.batch_size
+        chosen = self._order[start : start + self.batch_size]
         images = self.images[chosen]  # a copy
         if self.flip:
             flipped = self._flipped[chosen]
@@ -137,10 +134,10 @@ class _Filled(ImageSequence):
     All batches have one size then, so a program is compiled for one only.
     """
 
-    def _rows(self, index):
-        count = len(self.images)
-        size = min(self.batch_size, count)
-        return np.minimum(index * size + np.arange(size), count - 1)
+    def _start(self, epoch, batch):
+        super()._start(epoch, batch)
+        batches = padded_batches(len(self.images), self.batch_size)
+        self._order = np.concatenate(list(batches))
 
 
 class Batches(typing.NamedTuple):
@@ -346,10 +343,16 @@ def open_images(x, y, image_shape, num_classes, names=("x", "y")):
         num_classes: int; if it is None, labels beside images are dropped.
         names: names of the two arguments, for messages.
     """
-    if _is_dataset(x):
+    sequence = isinstance(x, keras.utils.PyDataset)
+    if sequence or (
+        # It yields batches, and is not a batch itself.
+        hasattr(x, "__iter__")
+        and not hasattr(x, "shape")
+        and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
+    ):
         if y is not None:
             refuse(names[1], "None beside a dataset, which yields labels", y)
-        kind = _Sequence if isinstance(x, keras.utils.PyDataset) else Source
+        kind = _Sequence if sequence else Source
         return kind(x, image_shape, num_classes)
     x = check_images(x, image_shape, names[0], least=1)
     if num_classes is not None:
@@ -375,17 +378,6 @@ def open_inputs(x):
         source.data = x  # A tensor stays one for the model.
         return source
     return Source(x)
-
-
-def _is_dataset(x):
-    """Returns whether x yields batches, and is not a batch itself."""
-    if isinstance(x, keras.utils.PyDataset):
-        return True
-    return (
-        hasattr(x, "__iter__")
-        and not hasattr(x, "shape")
-        and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
-    )
 
 
 def _as_keras_input(sequence, shuffle=False):
