@@ -79,11 +79,8 @@ def common_size(image_shape):
 def labels_for(model, labels, count, needed=True):
     """Returns the classes of `count` images, int `(count,)`, or None.
 
-    Args:
-        model: a `Glow`.
-        labels: list of one class, or of one for each image, or None.
-        count: int.
-        needed: bool, whether a model with classes cannot do without.
+    `labels` is a list of one class, or of one for each image; or None, unless
+    they are `needed` for a model with classes.
     """
     if labels is None and not (needed and model.num_classes):
         return None

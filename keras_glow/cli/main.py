@@ -43,14 +43,10 @@ def console():
 
 
 def main(arguments=None):
-    """Runs one command.
+    """Runs one command, by default that of the process.
 
-    Args:
-        arguments: list of str, or None for those of the process.
-
-    Returns:
-        The exit code: 0 on success, 1 on failure, 130 if it was interrupted.
-        Wrong use raises SystemExit(2).
+    Returns the exit code: 0 on success, 1 on failure, 130 if it was
+    interrupted. Wrong use raises SystemExit(2).
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -68,7 +68,12 @@ def read_picture(path, size=None, channels=3, expected=None):
         channels: 3 for colour or 1 for grey.
         expected: the `file_identity` that the file should have, if known.
     """
-    with _bad_image_on_error(), open(path, "rb", opener=_open) as file:
+
+    def opener(path, flags):
+        # Opening a FIFO would wait for somebody to write to it.
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with _bad_image_on_error(), open(path, "rb", opener=opener) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("is not a regular file")
@@ -116,11 +121,6 @@ def _read(file, size, channels, max_pixels):
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()
     return Picture(pixels, *about, notes, digest)
-
-
-def _open(path, flags):
-    # Opening a FIFO would wait for somebody to write to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode(image, size, channels, max_pixels):

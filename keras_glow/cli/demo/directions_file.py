@@ -37,10 +37,8 @@ def read_directions(path, dimensions):
         dimensions: int, D of the model.
 
     Returns:
-        Dict of names to float32 arrays `(D,)`.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
+        Dict of names to float32 arrays `(D,)`. A ValueError names the file and
+        what is wrong with it.
     """
     most = MAX_DIRECTIONS * (4 * MAX_NAME + 8 * dimensions) + HEADERS
     try:
