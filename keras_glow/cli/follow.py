@@ -42,10 +42,7 @@ def read_history(file):
 
 
 def best_epoch(rows):
-    """Returns the row with the fewest bits/dim on validation images, or None.
-
-    The first of several counts.
-    """
+    """Returns the first row with the fewest bits/dim on validation images."""
     rows = [row for row in rows if math.isfinite(row.get(VALIDATION, math.nan))]
     return min(rows, key=lambda row: row[VALIDATION], default=None)
 

@@ -23,7 +23,8 @@ def open_cache(path, key):
     Returns a read-only memory map, uint8 `(count, height, width, channels)`,
     and the report as a dict.
     """
-    try:
+    # Whatever is wrong with the file, it will be made anew.
+    with contextlib.suppress(Exception):
         images = np.load(path, mmap_mode="r")
         with open(path, "rb") as file:
             file.seek(images.offset + images.nbytes)
@@ -34,8 +35,6 @@ def open_cache(path, key):
             and about["crc32"] == _checksum(zlib.crc32(images), about["report"])
         ):
             return images, about["report"]
-    except Exception:  # noqa: S110
-        pass  # Whatever is wrong with the file, it will be made anew.
     return None
 
 

@@ -105,5 +105,4 @@ def load_labels(path, keys=TRAIN_KEYS):
     """
     path = pathlib.Path(path)
     key, _ = read_npz(path, keys)
-    _, labels = read_npz(path, (LABEL_KEYS[key],))
-    return labels
+    return read_npz(path, (LABEL_KEYS[key],))[1]

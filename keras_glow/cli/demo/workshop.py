@@ -81,7 +81,8 @@ class Workshop:
         if deviations.max() > MAX_TEMPERATURE:
             refuse("temperature", f"at most {MAX_TEMPERATURE}", temperature)
         z = standard_normal((SAMPLES, self.model.dimensions), seed)
-        return {"pictures": self._pictures(self._decode(z * deviations))}
+        drawn = self.model.decode(z * deviations, batch_size=SAMPLES)
+        return {"pictures": self._pictures(drawn)}
 
     def inspect(self, content):
         """Fits the bytes of an image file to the model, encodes and decodes it.
@@ -93,7 +94,8 @@ class Workshop:
         size, _, channels = self.model.image_shape
         file = decode_picture(content, size, channels, MAX_UPLOAD_PIXELS)
         face = self._quantized(file.pixels[None])
-        decoded = self._decode(self._encode(face))
+        z = self.model.encode(face, batch_size=SAMPLES)
+        decoded = self.model.decode(z, batch_size=SAMPLES)
         picture, again = self._pictures(np.concatenate([face, decoded]))
         return {
             "picture": picture,
@@ -121,9 +123,9 @@ class Workshop:
         share = _number("share", share, 0, 1)
         spherical = check_boolean("spherical", spherical)
         change = self._change(strengths)
-        ends = self._encode(faces)
+        ends = self.model.encode(faces, batch_size=SAMPLES)
         z = latent.interpolate(ends, [share], spherical) + change
-        edited = self._decode(z)
+        edited = self.model.decode(z, batch_size=SAMPLES)
         (picture,) = self._pictures(edited)
         differing = np.sum(faces != edited, axis=(1, 2, 3))
         return {"picture": picture, "differing": differing.tolist()}
@@ -158,12 +160,6 @@ class Workshop:
         """Rounds images to the grey levels of the model."""
         centers = self.model.dequantize(images, seed="center")
         return self.model.quantize(centers)
-
-    def _encode(self, images):
-        return self.model.encode(images, batch_size=SAMPLES)
-
-    def _decode(self, z):
-        return self.model.decode(z, batch_size=SAMPLES)
 
     def _pictures(self, images):
         # Unlike in `Glow.bits_per_dim` all images have the same noise, so that
