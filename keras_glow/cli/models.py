@@ -64,8 +64,8 @@ def sample(options):
     from keras_glow import images
 
     model = inputs.load_model(options.model)
-    labels = inputs.labels_for(
-        model, options.labels, options.count, needed=False
+    labels = options.labels and inputs.labels_for(
+        model, options.labels, options.count
     )
     samples = model.sample(
         options.count, options.temperature, options.seed, labels
