@@ -35,21 +35,13 @@ class NotAnImage(BadImage):
 
 
 class Picture(typing.NamedTuple):
-    """The content of an image file.
+    """The content of an image file."""
 
-    Attributes:
-        pixels: uint8 array `(height, width, channels)`.
-        size: (width, height) in the file.
-        format: str, Pillow's name of the format.
-        notes: list of str, changes to it that may surprise.
-        digest: bytes, sha256 of the file.
-    """
-
-    pixels: np.ndarray
-    size: tuple
-    format: str
-    notes: list
-    digest: bytes
+    pixels: np.ndarray  # uint8 (height, width, channels)
+    size: tuple  # (width, height) in the file
+    format: str  # Pillow's name of the format
+    notes: list  # of str, changes to it that may surprise
+    digest: bytes  # sha256 of the file
 
 
 def file_identity(status):
