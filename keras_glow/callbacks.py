@@ -229,6 +229,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.path = pathlib.Path(path)
         self.settings = settings
         self.progress = progress
+        self.start = time.monotonic()
         self.seconds = check_integer("seconds", seconds, 0)
         self.saved = -math.inf  # time of the latest save
         self.stop = False

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 import weakref
 
 import keras
@@ -335,7 +334,7 @@ def test_no_dataset_is_left_to_the_end_of_the_process(monkeypatch):
     datasets = []
 
     def leave_one():
-        dataset = types.SimpleNamespace()
+        dataset = type("Dataset", (), {})()
         dataset.itself = dataset
         datasets.append(weakref.ref(dataset))
 
