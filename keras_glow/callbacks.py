@@ -171,10 +171,8 @@ class TimeBudget(keras.callbacks.Callback):
             left = max(self.end - self.start, 1e-9)
             share += (1 - share) * min(1.0, (now - self.start) / left)
         synchronize(self.model)
-        self.model.optimizer.learning_rate = self._rate(share)
-
-    def _rate(self, share):
-        return float(self.schedule(self.STEPS * max(share, 1e-4)))
+        rate = self.schedule(self.STEPS * max(share, 1e-4))
+        self.model.optimizer.learning_rate = float(rate)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -244,20 +242,16 @@ class Checkpoint(keras.callbacks.Callback):
         self.start = time.monotonic() - progress.seconds
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.batch = epoch, 0
-        self.first = self.progress.batch if self.progress else 0
-        if self.progress is not None:
+        self.epoch = epoch
+        progress, self.progress = self.progress or Progress(), None
+        self.first = self.batch = progress.batch
+        if progress.batch:
             # Keras has just set the metrics to zero: a resumed epoch has to
             # continue with the values that it had gathered.
-            self.batch = self.first
-            if self.batch:
-                for variable, value in zip(
-                    self.model.metrics_variables,
-                    self.progress.metrics,
-                    strict=True,
-                ):
-                    variable.assign(value)
-            self.progress = None
+            for variable, value in zip(
+                self.model.metrics_variables, progress.metrics, strict=True
+            ):
+                variable.assign(value)
         if self.stop:
             self._save()
             self._leave()

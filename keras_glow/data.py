@@ -108,12 +108,9 @@ class ImageSequence(keras.utils.PyDataset):
         )
         return batches - self.batch
 
-    def _rows(self, index):
-        start = (self.batch + index) * self.batch_size
-        return self._order[start : start + self.batch_size]
-
     def __getitem__(self, index):
-        chosen = self._rows(index)
+        start = (self.batch + index) * self.batch_size
+        chosen = self._order[start : start + self.batch_size]
         images = self.images[chosen]  # a copy
         if self.flip:
             flipped = self._flipped[chosen]
@@ -137,24 +134,18 @@ class _Filled(ImageSequence):
     All batches have one size then, so a program is compiled for one only.
     """
 
-    def _rows(self, index):
-        count = len(self.images)
-        size = min(self.batch_size, count)
-        return np.minimum(index * size + np.arange(size), count - 1)
+    def _start(self, epoch, batch):
+        super()._start(epoch, batch)
+        batches = padded_batches(len(self.images), self.batch_size)
+        self._order = np.concatenate(list(batches))
 
 
 class Batches(typing.NamedTuple):
-    """The data that Keras is to train on.
+    """The data that Keras is to train on."""
 
-    Attributes:
-        data: anything that `keras.Model.fit` reads batches from.
-        shuffle: bool, whether Keras is to shuffle the batches.
-        callbacks: sequence of callbacks that have to run beside it.
-    """
-
-    data: typing.Any
-    shuffle: bool = False
-    callbacks: typing.Sequence = ()
+    data: typing.Any  # that `keras.Model.fit` reads batches from
+    shuffle: bool = False  # whether Keras is to shuffle the batches
+    callbacks: typing.Sequence = ()  # that have to run beside it
 
 
 class Source:
@@ -166,18 +157,28 @@ class Source:
 
     Args:
         data: the data as the user gave it.
-        check: function of the images and the labels of a batch that returns
-            the images as an array, or raises a ValueError.
+        image_shape: (height, width, channels) that images must have; None for
+            inputs of a model, which are not checked.
+        num_classes: int, or None.
     """
 
     count = None  # how many images there are, if that is known
 
-    def __init__(self, data, check):
+    def __init__(self, data, image_shape=None, num_classes=None):
         if isinstance(data, types.GeneratorType):
             # Keras hands the arrays on to the backend as they are.
             data = (plain_arrays(batch, "x") for batch in data)
         self.data = data
-        self.check = check
+        self.image_shape, self.num_classes = image_shape, num_classes
+
+    def _check(self, images, labels):
+        """Returns the images of a batch as an array, if all is well."""
+        if self.image_shape is None:
+            return ops.convert_to_numpy(images)
+        images = check_images(images, self.image_shape, "x")
+        if self.num_classes is not None:
+            check_labels(labels, len(images), self.num_classes, "y")
+        return images
 
     def peek(self):
         """Checks the first images, or the specification if that is known."""
@@ -186,26 +187,21 @@ class Source:
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(
                 self.data.element_spec
             )
-            self.check.specification(images, labels)
+            check_batch(images, labels, self.image_shape, self.num_classes)
         else:
             self.first(1, seed=0)
 
     def first(self, count, seed):
         """Returns an array of the first images: `count`, or all if fewer.
 
-        Args:
-            count: int.
-            seed: int, with which an array chooses its images at random.
-
-        Raises:
-            ValueError: if there are no images, or the check refuses one.
+        An array chooses them at random, by `seed`. None at all is an error.
         """
         batches = iter(self.data)
         taken, images = [], []
         for batch in batches:
             taken.append(batch)
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            images.append(self.check(x, y))
+            images.append(self._check(x, y))
             if sum(map(len, images)) >= count:
                 break
         if not sum(map(len, images)):
@@ -220,14 +216,7 @@ class Source:
     def split(self, fraction):
         """Splits a part off the end, as `validation_split` of `fit` does.
 
-        Args:
-            fraction: float in (0, 1).
-
-        Returns:
-            Tuple of two sources: the rest, and the part.
-
-        Raises:
-            ValueError: if there is no end to split off, or a part is empty.
+        Returns two sources, the rest and the part; only an array has an end.
         """
         refuse("validation_split", "0 for a dataset", fraction)
 
@@ -248,27 +237,20 @@ class Source:
         return Batches(self.data)
 
     def seek(self, batches_seen):
-        """Moves the order of training to where `for_training` would begin.
-
-        It is for a callback that restores a model when training begins.
-        """
+        """Moves training to another place, once a callback restores a model."""
 
     def for_evaluation(self, batch_size, equal=False):
         """Returns the data that Keras is to evaluate on, labels included.
 
-        Args:
-            batch_size: int or None.
-            equal: bool, see `for_training`: the last batch is filled up, and
-                only the first `count` images of all batches are to be counted.
+        With `equal` the last batch is filled up, and only the first `count`
+        images of all batches are to be counted.
         """
         return self.data
 
     def images_of_step(self, step):
         """Returns images to find out why a step failed, and if it saw them.
 
-        Returns:
-            Tuple of images, or None if they are no longer available, and
-            whether they are those of the step.
+        The images are None if they are no longer available.
         """
         if iter(self.data) is self.data:
             return None, False
@@ -281,15 +263,11 @@ class _Sequence(Source):
     def for_training(
         self, batch_size, seed, batches_seen, shuffle, equal=False
     ):
-        if isinstance(self.data, ImageSequence):
-            return _as_keras_input(self.data)
-        return Batches(self.data, shuffle)
+        return _as_keras_input(self.data, shuffle)
 
     def for_evaluation(self, batch_size, equal=False):
         # Each evaluation sees the current epoch of an `ImageSequence`.
-        if isinstance(self.data, ImageSequence):
-            return _as_keras_input(self.data).data
-        return self.data
+        return _as_keras_input(self.data).data
 
     def images_of_step(self, step):
         count = self.data.num_batches
@@ -297,14 +275,13 @@ class _Sequence(Source):
         return keras.utils.unpack_x_y_sample_weight(batch)[0], True
 
 
-class _Array(Source):
+class _Array(_Sequence):
     """Arrays of images and of labels; `labels` may be None."""
 
-    def __init__(self, images, labels):
+    def __init__(self, images, labels=None):
         self.images = images
         self.labels = labels
         self.count = len(images)
-        self.sequence = None
 
     def peek(self):
         """Does nothing: an array has already been checked in full."""
@@ -320,18 +297,16 @@ class _Array(Source):
         if not 0 < stop < count:
             expected = f"such that of {count} images some are on either side"
             refuse("validation_split", expected, fraction)
-        labels = (None, None)
-        if self.labels is not None:
-            labels = self.labels[:stop], self.labels[stop:]
+        arrays = [a for a in (self.images, self.labels) if a is not None]
         return (
-            _Array(self.images[:stop], labels[0]),
-            _Array(self.images[stop:], labels[1]),
+            _Array(*(array[:stop] for array in arrays)),
+            _Array(*(array[stop:] for array in arrays)),
         )
 
     def for_training(
         self, batch_size, seed, batches_seen, shuffle, equal=False
     ):
-        self.sequence = ImageSequence(
+        self.data = ImageSequence(
             self.images,
             self.labels,
             batch_size,
@@ -340,13 +315,12 @@ class _Array(Source):
             drop_remainder=shuffle and equal,
         )
         self.seek(batches_seen)
-        return _as_keras_input(self.sequence)
+        return super().for_training(batch_size, seed, batches_seen, shuffle)
 
     def seek(self, batches_seen):
         # It is rounded, because nothing counts the steps that a loss scale left
         # out.
-        epoch = round(batches_seen / len(self.sequence))
-        self.sequence._start(epoch, batch=0)
+        self.data._start(round(batches_seen / len(self.data)), batch=0)
 
     def for_evaluation(self, batch_size, equal=False):
         sequence = (_Filled if equal else ImageSequence)(
@@ -354,29 +328,12 @@ class _Array(Source):
         )
         return _as_keras_input(sequence).data
 
-    def images_of_step(self, step):
-        return _Sequence(self.sequence, None).images_of_step(step)
-
-
-class _Check:
-    """Checks batches of a dataset for a model: see `Source`."""
-
-    def __init__(self, image_shape, num_classes):
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-
-    def __call__(self, images, labels):
-        images = check_images(images, self.image_shape, "x")
-        if self.num_classes is not None:
-            check_labels(labels, len(images), self.num_classes, "y")
-        return images
-
-    def specification(self, images, labels):
-        check_batch(images, labels, self.image_shape, self.num_classes)
-
 
 def open_images(x, y, image_shape, num_classes, names=("x", "y")):
-    """Opens any images that `fit` and `evaluate` take.
+    """Opens any images that `fit` and `evaluate` take as a `Source`.
+
+    A ValueError names the argument and what is wrong with it. Datasets are
+    checked by `Source.peek` and `Source.first`.
 
     Args:
         x: integer images, or a dataset: a `tf.data.Dataset`, a
@@ -385,19 +342,18 @@ def open_images(x, y, image_shape, num_classes, names=("x", "y")):
         image_shape: shape of one image, (height, width, channels).
         num_classes: int; if it is None, labels beside images are dropped.
         names: names of the two arguments, for messages.
-
-    Returns:
-        A `Source`.
-
-    Raises:
-        ValueError: naming the argument and what is wrong with it. Datasets are
-            checked by `Source.peek` and `Source.first`.
     """
-    if _is_dataset(x):
+    sequence = isinstance(x, keras.utils.PyDataset)
+    if sequence or (
+        # It yields batches, and is not a batch itself.
+        hasattr(x, "__iter__")
+        and not hasattr(x, "shape")
+        and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
+    ):
         if y is not None:
             refuse(names[1], "None beside a dataset, which yields labels", y)
-        kind = _Sequence if isinstance(x, keras.utils.PyDataset) else Source
-        return kind(x, _Check(image_shape, num_classes))
+        kind = _Sequence if sequence else Source
+        return kind(x, image_shape, num_classes)
     x = check_images(x, image_shape, names[0], least=1)
     if num_classes is not None:
         y = check_labels(y, len(x), num_classes, names[1])
@@ -416,39 +372,26 @@ def open_validation_data(data, image_shape, num_classes):
 
 
 def open_inputs(x):
-    """Opens inputs of a model, arrays or a dataset, without checking them.
-
-    Returns:
-        A `Source`. After `first`, its `data` still yields all of x.
-    """
+    """Opens inputs of a model, arrays or a dataset, without checking them."""
     if hasattr(x, "shape"):
-        source = _Array(as_array(x), None)
+        source = _Array(as_array(x))
         source.data = x  # A tensor stays one for the model.
         return source
-    return Source(x, lambda images, labels: ops.convert_to_numpy(images))
+    return Source(x)
 
 
-def _is_dataset(x):
-    """Returns whether x yields batches, and is not a batch itself."""
-    if isinstance(x, keras.utils.PyDataset):
-        return True
-    return (
-        hasattr(x, "__iter__")
-        and not hasattr(x, "shape")
-        and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
-    )
+def _as_keras_input(sequence, shuffle=False):
+    """Returns the `Batches` of a `keras.utils.PyDataset`.
 
-
-def _as_keras_input(sequence):
-    """Returns the `Batches` of an `ImageSequence`.
-
-    On TensorFlow they are a `tf.data.Dataset` of the sequence's current epoch
-    when Keras begins to read. Keras would make one too, but with autotuning,
-    whose thread can sleep through the end of an epoch: the epoch then waits for
-    it to wake, for up to its own duration (docs/performance.md). A single
-    generator leaves nothing to tune. A shortened epoch, or several workers, are
-    left to Keras's own reader.
+    An `ImageSequence` has its own order. On TensorFlow it becomes a
+    `tf.data.Dataset` of its current epoch when Keras begins to read. Keras
+    would make one too, but with autotuning, whose thread can sleep through the
+    end of an epoch: the epoch then waits for it to wake, for up to its own
+    duration (docs/performance.md). A single generator leaves nothing to tune. A
+    shortened epoch, or several workers, are left to Keras's own reader.
     """
+    if not isinstance(sequence, ImageSequence):
+        return Batches(sequence, shuffle)
     if (
         keras.backend.backend() != "tensorflow"
         or sequence.batch

@@ -12,11 +12,10 @@ from keras import ops
 from keras_glow.analysis.probes import (
     check_inputs,
     condition_number,
-    decode,
-    encode,
     errors_by_kind,
     half_grey_level,
     out_of_distribution_images,
+    run,
 )
 from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
@@ -81,74 +80,55 @@ def diagnose(model, images, labels=None, batch_size=32):
 
 def _measure(model, parts, images, labels, batch_size):
     """Return the fields of a `Diagnosis` that need images there and back."""
-    rows, largest_errors, values_lost, latents = [], [], 0, []
+    x = model.dequantize(images, seed="center")
     noisy = model.dequantize(images, seed=0)
-    for start in range(0, len(images), batch_size):
+    rows, back, latents = [], [], []
+    for start in range(0, len(x), batch_size):
         batch = slice(start, start + batch_size)
-        batch_labels = None if labels is None else labels[batch]
-        x = model.dequantize(images[batch], seed="center")
-        batch_rows, back = _measure_layers(parts, x, batch_labels)
-        rows.append(batch_rows)
-        errors = np.abs(back - x)
-        largest_errors.append(np.max(errors))
-        values_lost += int(np.sum(~(errors < half_grey_level(model))))
-        latents.append(encode(model, noisy[batch], batch_labels))
-    layers = [
-        _layer_report(name, part, layer_rows)
-        for (name, part), layer_rows in zip(
-            parts.items(), np.stack(rows, axis=1), strict=True
-        )
-    ]
+        some = None if labels is None else labels[batch]
+        trip = list(round_trip(parts.values(), x[batch], some))
+        rows.append([_measure_layer(*stay, some) for stay in reversed(trip)])
+        back.append(ops.convert_to_numpy(trip[-1][-1]))
+        latents.append(run(model.encoder, noisy[batch], some))
+    layers = list(map(_layer_report, parts, zip(*rows, strict=True)))
+    errors = np.abs(np.concatenate(back) - x)
+    x = x[:RATIO_IMAGES]
     ratio_labels = None if labels is None else labels[:RATIO_IMAGES]
-    x = model.dequantize(images[:RATIO_IMAGES], seed="center")
-    z = encode(model, x, ratio_labels)
+    z = run(model.encoder, x, ratio_labels)
+    unlike = out_of_distribution_images(model.image_shape, images)
     return {
-        "values_lost": values_lost,
-        "reconstruction_error": float(np.max(largest_errors)),
-        "reconstruction_error_ood": errors_by_kind(
-            model,
-            out_of_distribution_images(model.image_shape, images),
-            labels,
-        ),
-        "forward_ratio": _ratio(model, encode, x, ratio_labels),
-        "inverse_ratio": _ratio(model, decode, z, ratio_labels),
+        "values_lost": int(np.sum(~(errors < half_grey_level(model)))),
+        "reconstruction_error": float(np.max(errors)),
+        "reconstruction_error_ood": errors_by_kind(model, unlike, labels),
+        "forward_ratio": _ratio(model.encoder, x, ratio_labels),
+        "inverse_ratio": _ratio(model.decoder, z, ratio_labels),
         "worst_layer": _worst_layer(layers, np.finfo(model.dtype).eps),
         "layers": layers,
         "levels": _level_reports(np.concatenate(latents), model.latent_shapes),
     }
 
 
-def _measure_layers(parts, image, labels):
-    """Return a row of numbers for each part, and the image that comes back.
-
-    A row holds the error alone, that on the way back, and the two scales.
-    """
-    rows = []
-    for part, x, z, back in round_trip(parts.values(), image, labels):
-        alone = call_with_labels(part, z, labels, inverse=True)
-        errors = relative_error(x, alone), relative_error(x, back)
-        rows.append((*errors, *_scales(part, x)))
-    return rows[::-1], ops.convert_to_numpy(back)
-
-
-def _scales(part, x):
-    """Return the smallest and the largest factor, nan if there are none."""
+def _measure_layer(part, x, z, back, labels):
+    """Return the errors alone and on the way back, and the factors if any."""
+    alone = call_with_labels(part, z, labels, inverse=True)
+    errors = relative_error(x, alone), relative_error(x, back)
     if isinstance(part, ActNorm):
         log_scale = part.log_scale
     elif isinstance(part, AffineCoupling):
         log_scale = part.log_scale(x)
     else:
-        return math.nan, math.nan
+        return errors
     scale = np.exp(ops.convert_to_numpy(log_scale).astype("float64"))
-    return np.min(scale), np.max(scale)
+    return (*errors, np.min(scale), np.max(scale))
 
 
-def _layer_report(name, part, rows):
-    error, way_back_error, _, largest = np.max(rows, axis=0).tolist()
-    report = LayerReport(name, error, way_back_error)
-    if isinstance(part, (ActNorm, AffineCoupling)):
-        report.smallest_scale = float(np.min(rows[:, 2]))
-        report.largest_scale = largest
+def _layer_report(name, rows):
+    """Return the `LayerReport` of the rows of all batches."""
+    error, way_back_error, *scales = np.transpose(rows)
+    report = LayerReport(name, float(error.max()), float(way_back_error.max()))
+    if scales:
+        report.smallest_scale = float(scales[0].min())
+        report.largest_scale = float(scales[1].max())
     return report
 
 
@@ -165,7 +145,7 @@ def _level_reports(z, latent_shapes):
     return reports
 
 
-def _ratio(model, call, x, labels):
+def _ratio(model, x, labels):
     """Return the largest |f(x + d) - f(x)| / |d| over a few random d."""
     directions = np.random.default_rng(0).normal(
         size=(RATIO_DIRECTIONS, len(x), x[0].size)
@@ -173,11 +153,9 @@ def _ratio(model, call, x, labels):
     directions *= RATIO_STEP / np.linalg.norm(directions, axis=2, keepdims=True)
     start = x.reshape(1, len(x), -1)
     points = np.concatenate([start, start + directions]).astype(x.dtype)
-    mapped = call(
-        model,
-        points.reshape(-1, *x.shape[1:]),
-        None if labels is None else np.tile(labels, len(points)),
-    ).reshape(points.shape)
+    labels = None if labels is None else np.tile(labels, len(points))
+    mapped = run(model, points.reshape(-1, *x.shape[1:]), labels)
+    mapped = mapped.reshape(points.shape)
     changes, steps = (
         np.linalg.norm((array[1:] - array[0]).astype("float64"), axis=2)
         for array in (mapped, points)

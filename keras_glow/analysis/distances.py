@@ -70,11 +70,9 @@ def kernel_distance(real, generated, features=None, subsets=10, seed=0):
     gives too small an error.
 
     Args:
-        real: images `(count, ...)`, or features `(count, d)` if `features` is
-            None.
-        generated: images or features, as `real`; the count may be another one.
-        features: function of images that returns their features `(count, d)`,
-            or None.
+        real: see `frechet_distance`, as for `generated` and `features`.
+        generated: images or features.
+        features: function, or None.
         subsets: int >= 1. More subsets take less memory and estimate the error
             better; fewer estimate the distance between close distributions
             better.

@@ -2,10 +2,12 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_images, check_labels
+from keras_glow.flow.prediction import with_labels
 
 
 def check_inputs(model, images, labels):
@@ -20,19 +22,12 @@ def half_grey_level(model):
 
 
 def reconstruction_errors(model, images, labels=None):
-    """Return the largest |x - decoder(encoder(x))| of each image.
+    """Return the largest |x - decoder(encoder(x))| of each image, `(batch,)`.
 
-    Args:
-        model: a `Glow`.
-        images: integers 0..255, `(batch, height, width, channels)`; x is at the
-            centres of their bins.
-        labels: int array `(batch,)`, or None.
-
-    Returns:
-        Float array `(batch,)`, in units of continuous images, which span 1.
+    x are the centres of the bins of the images, which span 1.
     """
     x = model.dequantize(images, seed="center")
-    back = decode(model, encode(model, x, labels), labels)
+    back = run(model.decoder, run(model.encoder, x, labels), labels)
     return np.max(np.abs(back - x), axis=(1, 2, 3))
 
 
@@ -73,24 +68,14 @@ def out_of_distribution_images(image_shape, images=None, count=4, seed=0):
 def errors_by_kind(model, kinds, labels=None):
     """Return the largest of `reconstruction_errors` for each kind of images.
 
-    Args:
-        model: a `Glow`.
-        kinds: dict of images, such as that of `out_of_distribution_images`.
-        labels: see `labels_for`.
-
-    Returns:
-        Dict of floats.
+    `kinds` is a dict such as that of `out_of_distribution_images`.
     """
     images = np.concatenate(list(kinds.values()))
     labels = labels_for(model, len(images), labels)
     errors = reconstruction_errors(model, images, labels)
-    ends = np.cumsum([len(images) for images in kinds.values()])[:-1]
-    return {
-        kind: float(np.max(errors_of_kind))
-        for kind, errors_of_kind in zip(
-            kinds, np.split(errors, ends), strict=True
-        )
-    }
+    starts = np.cumsum([0, *map(len, kinds.values())])[:-1]
+    worst = np.maximum.reduceat(errors, starts).tolist()
+    return dict(zip(kinds, worst, strict=True))
 
 
 def labels_for(model, count, labels=None):
@@ -116,17 +101,8 @@ def condition_number(layer):
     return float(np.linalg.cond(matrix))
 
 
-def encode(model, x, labels):
-    """Encode eagerly, so that nothing has to be compiled; a numpy array."""
-    return _call(model.encoder, x, labels)
-
-
-def decode(model, z, labels):
-    """Decode eagerly, so that nothing has to be compiled; a numpy array."""
-    return _call(model.decoder, z, labels)
-
-
-def _call(model, tensor, labels):
-    inputs = [tensor] if labels is None else [tensor, labels]
-    inputs = [ops.convert_to_tensor(tensor) for tensor in inputs]
-    return ops.convert_to_numpy(model(inputs if inputs[1:] else inputs[0]))
+def run(model, inputs, labels):
+    """Encode or decode eagerly, so that nothing is compiled; a numpy array."""
+    inputs = with_labels(inputs, labels)
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
+    return ops.convert_to_numpy(model(inputs))

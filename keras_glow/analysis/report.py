@@ -13,9 +13,8 @@ class LayerReport:
         error: of the input after the layer and its own inverse, alone.
         way_back_error: of the input after the rest of the flow as well, there
             and back.
-        smallest_scale: the smallest factor of an ActNorm, or of an affine
+        smallest_scale, largest_scale: factors of an ActNorm, or of an affine
             coupling over all images; None for other layers.
-        largest_scale: the largest factor of these layers.
         condition: condition number of W, None for other layers.
     """
 
@@ -44,8 +43,7 @@ class LevelReport:
     """Moments of all latents of a level: 0, 1 and 0 if they are standard.
 
     Attributes:
-        mean: over images and dimensions.
-        deviation: standard deviation over images and dimensions.
+        mean, deviation: over images and dimensions.
         divergence: KL divergence, in nats per dimension, of a Gaussian with
             these moments from the standard normal. It sees neither correlations
             nor whether the latents are Gaussian at all.

@@ -1,6 +1,5 @@
 """The command that prints a completion for the shell."""
 
-import functools
 import re
 
 from keras_glow.cli.options import command
@@ -18,21 +17,17 @@ SCRIPT = """_keras_glow() {{
 complete -o default -F _keras_glow keras-glow"""
 
 
-def _completion(commands, options):
+@command()
+def completion(options):
+    """Print a completion for bash; zsh takes it after bashcompinit.
+
+    To try it: eval "$(keras-glow completion)".
+    """
     cases = []
-    for name, parser in commands.items():
+    for name, parser in options.commands.items():
         text = parser.format_help()
         words = sorted({*re.findall(r"(?<!\S)--[a-z][a-z-]*", text)})
         words += PRESETS if "MODEL" in text else ()
         cases.append(f'            {name}) words="{" ".join(words)}" ;;')
-    print(SCRIPT.format(commands=" ".join(commands), cases="\n".join(cases)))
-
-
-def completion(commands):
-    """Adds the command for all that were added before."""
-    command(
-        "completion",
-        functools.partial(_completion, commands.choices),
-        "Print a completion for bash; zsh takes it after bashcompinit. "
-        'To try it: eval "$(keras-glow completion)".',
-    )(commands)
+    commands = " ".join(options.commands)
+    print(SCRIPT.format(commands=commands, cases="\n".join(cases)))

@@ -11,14 +11,10 @@ COLORS = "#1f77b4", "#d95f02"
 GREY, BLACK = "#d0d0d0", "#202020"
 
 
-def draw_curve(curves, path, title="bits/dim"):
-    """Draws values over the epochs.
+def draw_curve(curves, path):
+    """Draws bits/dim over the epochs.
 
-    Args:
-        curves: dict of names to lists of floats, one value for each epoch; nan
-            leaves a gap.
-        path: of the picture.
-        title: str, what the values are.
+    `curves` has a list of them for each name; nan leaves a gap.
     """
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
@@ -39,7 +35,7 @@ def draw_curve(curves, path, title="bits/dim"):
     for epoch in sorted({1, *range(0, epochs + 1, max(1, epochs // 8))} - {0}):
         x = place(epoch, ticks[0])[0]
         draw.text((x, BOTTOM + 8), str(epoch), BLACK, font, anchor="mt")
-    draw.text((LEFT, 12), title, BLACK, font)
+    draw.text((LEFT, 12), "bits/dim", BLACK, font)
     draw.text((RIGHT, BOTTOM + 28), "epoch", BLACK, font, anchor="rt")
     x = RIGHT
     for (name, values), color in zip(curves.items(), COLORS, strict=False):

@@ -25,31 +25,30 @@ PICTURE = 128  # pixels that a sample is enlarged to, about
 
 def read_history(file):
     """Returns the rows of a `history.csv` as dicts of floats, nan for none."""
+
+    def number(text):
+        try:
+            return float(text)
+        except (TypeError, ValueError):  # "NA", or a row that was cut off
+            return math.nan
+
     if not pathlib.Path(file).exists():
         return []
     with open(file, newline="") as lines:
         return [
-            {name: _number(text) for name, text in row.items()}
+            {name: number(text) for name, text in row.items()}
             for row in csv.DictReader(lines)
         ]
 
 
 def best_epoch(rows):
-    """Returns the row with the fewest bits/dim on validation images, or None.
-
-    The first of several counts.
-    """
+    """Returns the first row with the fewest bits/dim on validation images."""
     rows = [row for row in rows if math.isfinite(row.get(VALIDATION, math.nan))]
     return min(rows, key=lambda row: row[VALIDATION], default=None)
 
 
 def summary(history, seconds):
-    """Returns a sentence on a run that has ended.
-
-    Args:
-        history: path of its `history.csv`.
-        seconds: float, that this process has trained.
-    """
+    """Returns a sentence on a run that has ended, after so many seconds."""
     rows = read_history(history)
     line = f"{len(rows)} epochs"
     if rows:
@@ -65,12 +64,7 @@ def summary(history, seconds):
 
 
 def written_each_epoch(folder, size):
-    """Returns the callbacks that write what one looks at in a run.
-
-    Args:
-        folder: pathlib.Path of the run.
-        size: (height, width) of its images.
-    """
+    """Returns the callbacks that write what one looks at in a run."""
     scale = max(1, PICTURE // max(size))
     return [
         HistoryFile(folder / "history.csv", append=True),
@@ -82,14 +76,8 @@ def written_each_epoch(folder, size):
 class ProgressOfTraining(keras.callbacks.Callback):
     """Shows one line that is written anew, and keeps a line for each epoch.
 
-    Args:
-        epochs: int, of the whole run.
-        images: int, in an epoch.
-        batch_size: int.
-
-    Attributes:
-        seconds: None; set it to the time that a run by time has left, and the
-            line shows the share that is over.
+    Set `seconds` to the time that a run by time has left, and the line shows
+    the share that is over.
     """
 
     async_safe = True  # Keras need not wait for the batch before it calls.
@@ -160,11 +148,8 @@ class RunPictures(keras.callbacks.Callback):
     """Keeps `curve.png`, `samples/latest.png` and `best.keras` up to date.
 
     `best.keras` has the weights, averaged if there are averages, of the epoch
-    with the fewest bits/dim on validation images. Put it after the callbacks
+    with the fewest bits/dim on validation images. It comes after the callbacks
     that write `history.csv` and the samples.
-
-    Args:
-        folder: pathlib.Path of the run.
     """
 
     def __init__(self, folder):
@@ -193,11 +178,7 @@ class RunPictures(keras.callbacks.Callback):
 
 
 def tensorboard(folder):
-    """Returns Keras' callback for TensorBoard.
-
-    Raises:
-        ImportError: naming the package that is missing.
-    """
+    """Returns Keras' callback for TensorBoard, or names what is missing."""
     for package in ("tensorboard", "tensorflow"):
         if not importlib.util.find_spec(package):
             raise ImportError(
@@ -225,10 +206,3 @@ def _figures(logs):
 def duration(seconds):
     """Returns a time in hours, minutes and seconds."""
     return str(datetime.timedelta(seconds=round(seconds)))
-
-
-def _number(text):
-    try:
-        return float(text)
-    except (TypeError, ValueError):  # "NA", or a row that was cut off
-        return math.nan

@@ -76,21 +76,15 @@ def common_size(image_shape):
     return height if height == width else None
 
 
-def labels_for(model, labels, count, needed=True):
-    """Returns the classes of `count` images.
+def labels_for(model, labels, count):
+    """Returns the classes of `count` images, int `(count,)`, or None.
 
-    Args:
-        model: a `Glow`.
-        labels: list of one class, or of one for each image, or None.
-        count: int, number of images.
-        needed: bool, whether a model with classes cannot do without.
-
-    Returns:
-        int array `(count,)`, or None.
+    `labels` is a list of one class, or of one for each image; or None, for a
+    model without classes.
     """
-    if labels is None and not (needed and model.num_classes):
-        return None
     if not model.num_classes:
+        if labels is None:
+            return None
         raise ValueError("--labels is expected with a model with classes only")
     if labels is None or len(labels) not in (1, count):
         raise ValueError(

@@ -1,6 +1,7 @@
 """The program `keras-glow`: its commands, and how it fails."""
 
 import argparse
+import gc
 import os
 import sys
 
@@ -10,18 +11,18 @@ from keras_glow.cli.completion import completion
 from keras_glow.cli.quiet import filter_stderr
 
 COMMANDS = (
-    train.CHECK_DATA,
-    train.TRAIN,
-    models.SAMPLE,
-    models.EVALUATE,
-    models.RECONSTRUCT,
-    models.INTERPOLATE,
-    models.INFO,
-    models.CONVERT,
-    models.EXPORT,
-    models.DOCTOR,
-    models.DEMO,
-    models.LIST_PRESETS,
+    train.check_data,
+    train.train,
+    models.sample,
+    models.evaluate,
+    models.reconstruct,
+    models.interpolate,
+    models.info,
+    models.convert,
+    models.export,
+    models.doctor,
+    models.demo,
+    models.presets,
     completion,
 )
 
@@ -35,18 +36,17 @@ def console():
         # TensorFlow leaves oneDNN out on processors without AVX-512, and then
         # trains 1.3 to 1.5 times slower, unless this is set before its import.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    return main()
+    code = main()
+    # TensorFlow complains of datasets that only the end of the process deletes.
+    gc.collect()
+    return code
 
 
 def main(arguments=None):
-    """Runs one command.
+    """Runs one command, by default that of the process.
 
-    Args:
-        arguments: list of str, or None for those of the process.
-
-    Returns:
-        The exit code: 0 on success, 1 on failure, 130 if it was interrupted.
-        Wrong use raises SystemExit(2).
+    Returns the exit code: 0 on success, 1 on failure, 130 if it was
+    interrupted. Wrong use raises SystemExit(2).
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -83,4 +83,5 @@ def _parser():
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
+    parser.set_defaults(commands=commands.choices)
     return parser

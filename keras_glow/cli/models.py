@@ -43,30 +43,7 @@ def _rows(labels, rows):
     return None if labels is None else labels[rows]
 
 
-def _sample(options):
-    from keras_glow import images
-
-    model = inputs.load_model(options.model)
-    labels = inputs.labels_for(
-        model, options.labels, options.count, needed=False
-    )
-    samples = model.sample(
-        options.count, options.temperature, options.seed, labels
-    )
-    if options.grid:
-        images.save_grid(samples, options.grid)
-        print(options.grid)
-    if options.out:
-        for i, sample in enumerate(samples):
-            path = pathlib.Path(options.out) / f"sample_{i:04d}.png"
-            images.save_image(sample, path)
-        print(options.out)
-
-
-SAMPLE = command(
-    "sample",
-    _sample,
-    "Draw images.",
+@command(
     MODEL,
     option("--count", type=COUNT, default=16),
     option(
@@ -82,6 +59,25 @@ SAMPLE = command(
         option("--out", metavar="DIR", help="a PNG for each image"),
     ),
 )
+def sample(options):
+    """Draw images."""
+    from keras_glow import images
+
+    model = inputs.load_model(options.model)
+    labels = options.labels and inputs.labels_for(
+        model, options.labels, options.count
+    )
+    samples = model.sample(
+        options.count, options.temperature, options.seed, labels
+    )
+    if options.grid:
+        images.save_grid(samples, options.grid)
+        print(options.grid)
+    if options.out:
+        for i, sample in enumerate(samples):
+            path = pathlib.Path(options.out) / f"sample_{i:04d}.png"
+            images.save_image(sample, path)
+        print(options.out)
 
 
 def _bits_per_dim(model, options):
@@ -107,7 +103,16 @@ def _bits_per_dim(model, options):
     return values
 
 
-def _evaluate(options):
+@command(
+    MODEL,
+    TEST_DATA,
+    UPSCALE,
+    option("--draws", type=COUNT, default=1, help="of noise for each image"),
+    option("--seed", type=SEED, default=0),
+    JSON,
+)
+def evaluate(options):
+    """Print bits/dim on images."""
     model = inputs.load_model(options.model)
     values = _bits_per_dim(model, options)
     mean = statistics.fmean(values)
@@ -131,20 +136,14 @@ def _evaluate(options):
         )
 
 
-EVALUATE = command(
-    "evaluate",
-    _evaluate,
-    "Print bits/dim on images.",
+@command(
     MODEL,
-    TEST_DATA,
-    UPSCALE,
-    option("--draws", type=COUNT, default=1, help="of noise for each image"),
-    option("--seed", type=SEED, default=0),
-    JSON,
+    LABELS,
+    option("images", nargs="+", metavar="IMAGE"),
+    grid(help="both, as a picture"),
 )
-
-
-def _reconstruct(options):
+def reconstruct(options):
+    """Encode images and decode them."""
     import numpy as np
 
     from keras_glow import images
@@ -168,18 +167,17 @@ def _reconstruct(options):
         raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")
 
 
-RECONSTRUCT = command(
-    "reconstruct",
-    _reconstruct,
-    "Encode images and decode them.",
+@command(
     MODEL,
+    option("a", metavar="A", help="image file"),
+    option("b", metavar="B", help="image file"),
     LABELS,
-    option("images", nargs="+", metavar="IMAGE"),
-    grid(help="both, as a picture"),
+    option("--steps", type=number(int, 2), default=8),
+    option("--spherical", action="store_true", help="along the great circle"),
+    grid(required=True),
 )
-
-
-def _interpolate(options):
+def interpolate(options):
+    """Draw images between two, along a line or an arc of latents."""
     import numpy as np
 
     from keras_glow import images, latent
@@ -198,21 +196,9 @@ def _interpolate(options):
     print(options.grid)
 
 
-INTERPOLATE = command(
-    "interpolate",
-    _interpolate,
-    "Draw images between two, along a line or an arc of latents.",
-    MODEL,
-    option("a", metavar="A", help="image file"),
-    option("b", metavar="B", help="image file"),
-    LABELS,
-    option("--steps", type=number(int, 2), default=8),
-    option("--spherical", action="store_true", help="along the great circle"),
-    grid(required=True),
-)
-
-
-def _info(options):
+@command(MODEL)
+def info(options):
+    """Describe a model file."""
     from keras_glow.files.strict_reader import read_model, training_steps
     from keras_glow.flow.arguments import ARGUMENTS
     from keras_glow.flow.levels import latent_shapes
@@ -233,10 +219,21 @@ def _info(options):
         print(f"{name}: {value}")
 
 
-INFO = command("info", _info, "Describe a model file.", MODEL)
-
-
-def _convert(options):
+@command(
+    option("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ..."),
+    option("--out", metavar="FILE.keras", required=True),
+    option("--format", choices=FORMATS, help="or told by the weights"),
+    option("--size", type=COUNT, help="height and width, if not in the file"),
+    option(
+        "--bits",
+        type=BITS,
+        default=8,
+        help="per subpixel that it was trained with, which no file holds",
+    ),
+    option("--prefix", help="what stands before the names of its weights"),
+)
+def convert(options):
+    """Convert a model that another project trained."""
     from keras_glow.conversion import convert
 
     out = pathlib.Path(options.out)
@@ -258,43 +255,31 @@ def _convert(options):
     print(out)
 
 
-CONVERT = command(
-    "convert",
-    _convert,
-    "Convert a model that another project trained.",
-    option("checkpoint", metavar="CHECKPOINT", help=".pt, .npz, .ckpt, ..."),
-    option("--out", metavar="FILE.keras", required=True),
-    option("--format", choices=FORMATS, help="or told by the weights"),
-    option("--size", type=COUNT, help="height and width, if not in the file"),
-    option(
-        "--bits",
-        type=BITS,
-        default=8,
-        help="per subpixel that it was trained with, which no file holds",
-    ),
-    option("--prefix", help="what stands before the names of its weights"),
+@command(
+    MODEL,
+    option("--format", choices=sorted(EXPORT_FORMATS), default="savedmodel"),
+    option("--out", metavar="DIR", required=True, help="folder to make"),
 )
+def export(options):
+    """Write encoder and decoder as files that run without this package.
 
-
-def _export(options):
+    signature.json beside them says what they take and give.
+    """
     inputs.load_model(options.model).export(
         options.out, EXPORT_FORMATS[options.format]
     )
     print(options.out)
 
 
-EXPORT = command(
-    "export",
-    _export,
-    "Write the encoder and the decoder as files that run without this "
-    "package, and what they take and give, signature.json.",
+@command(
     MODEL,
-    option("--format", choices=sorted(EXPORT_FORMATS), default="savedmodel"),
-    option("--out", metavar="DIR", required=True, help="folder to make"),
+    TEST_DATA,
+    option("--count", type=COUNT, default=64, help="images to look at"),
+    UPSCALE,
+    JSON,
 )
-
-
-def _doctor(options):
+def doctor(options):
+    """Find out whether images come back exactly, and what loses them."""
     model = inputs.load_model(options.model)
     data, labels = inputs.load_data(model, options.data, options.upscale)
     chosen = slice(options.count)
@@ -309,37 +294,7 @@ def _doctor(options):
         raise ValueError(diagnosis.verdict)
 
 
-DOCTOR = command(
-    "doctor",
-    _doctor,
-    "Find out whether images come back exactly, and what loses them.",
-    MODEL,
-    TEST_DATA,
-    option("--count", type=COUNT, default=64, help="images to look at"),
-    UPSCALE,
-    JSON,
-)
-
-
-def _demo(options):
-    from keras_glow.cli import demo
-
-    model, directions = options.model, options.directions
-    if directions is None:
-        directions = demo.directions_path(inputs.model_file(model))
-    demo.serve(
-        functools.partial(inputs.load_model, model),
-        model if model in PRESETS else pathlib.Path(model).name,
-        directions,
-        options.port,
-        options.browser,
-    )
-
-
-DEMO = command(
-    "demo",
-    _demo,
-    "Serve a page to this computer's browser: draw faces, edit and blend.",
+@command(
     option(
         "--model",
         metavar="MODEL",
@@ -364,13 +319,24 @@ DEMO = command(
         help="open no browser",
     ),
 )
+def demo(options):
+    """Serve a page to this computer's browser: draw faces, edit and blend."""
+    from keras_glow.cli import demo
+
+    model, directions = options.model, options.directions
+    if directions is None:
+        directions = demo.directions_path(inputs.model_file(model))
+    demo.serve(
+        functools.partial(inputs.load_model, model),
+        model if model in PRESETS else pathlib.Path(model).name,
+        directions,
+        options.port,
+        options.browser,
+    )
 
 
-def _presets(options):
+@command()
+def presets(options):
+    """List the models that come with it."""
     for name, preset in PRESETS.items():
         print(f"{name}: {preset.description}")
-
-
-LIST_PRESETS = command(
-    "presets", _presets, "List the models that come with it."
-)

@@ -10,28 +10,30 @@ import pathlib
 from keras_glow.flow.choices import MAX_WEIGHTS_SEED
 
 
-def command(name, run, help, *options):
-    """Returns a command.
+def command(*options):
+    """Makes a command of a function of the parsed options, which does the job.
+
+    The function gives it its name and, by its docstring, its help.
 
     Args:
-        name: str.
-        run: function of the parsed options, which does the job.
-        help: str, one sentence.
         *options: see `option` and `one_of`.
     """
 
-    def add(commands):
-        parser = commands.add_parser(
-            name,
-            help=help,
-            description=help,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        parser.set_defaults(run=run)
-        for add_option in options:
-            add_option(parser)
+    def decorate(run):
+        def add(commands):
+            parser = commands.add_parser(
+                run.__name__.replace("_", "-"),
+                help=(run.__doc__ or "").partition("\n")[0],  # none by -OO
+                description=run.__doc__,
+                formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            )
+            parser.set_defaults(run=run)
+            for add_option in options:
+                add_option(parser)
 
-    return add
+        return add
+
+    return decorate
 
 
 def option(*names, **settings):

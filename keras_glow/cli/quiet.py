@@ -4,10 +4,8 @@ import os
 import signal
 import sys
 
-# TensorFlow writes these before its log level counts,
+# TensorFlow writes these before its log level counts.
 NOISE = (b"WARNING: All log messages before absl::InitializeLog()", b"I0000 ")
-# and these two lines at the end of a process that left an epoch in its middle.
-AT_THE_END = (b"finalizing GeneratorDataset iterator", b"[[{{node PyFunc}}]]")
 
 
 def filter_stderr():
@@ -27,17 +25,8 @@ def filter_stderr():
     os.dup2(writer, 2)
     os.close(reader)
     os.close(writer)
-    sys.stderr = open(
-        own,
-        "w",
-        buffering=1,
-        encoding=sys.stderr.encoding,
-        errors="backslashreplace",
-    )
-
-
-def _is_noise(line):
-    return line.startswith(NOISE) or any(text in line for text in AT_THE_END)
+    encoding = sys.stderr.encoding
+    sys.stderr = open(own, "w", 1, encoding, errors="backslashreplace")
 
 
 def _copy(reader):
@@ -47,7 +36,7 @@ def _copy(reader):
     try:
         with open(reader, "rb") as lines:
             for line in lines:
-                if not _is_noise(line):
+                if not line.startswith(NOISE):
                     os.write(2, line)
     finally:
         os._exit(0)

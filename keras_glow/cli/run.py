@@ -40,13 +40,7 @@ def is_run(folder):
 
 
 def new_model(settings, image_shape, count):
-    """Returns a compiled model that is not trained yet.
-
-    Args:
-        settings: `Settings`.
-        image_shape: (height, width, channels).
-        count: int, images in an epoch.
-    """
+    """Returns a compiled, untrained model for epochs of `count` images."""
     arguments = dataclasses.asdict(settings)
     model = Glow(
         image_shape,
@@ -93,32 +87,20 @@ def earlier_settings(folder):
 def resume(folder, identity):
     """Loads the model of a run that was interrupted, and its `Progress`.
 
-    Args:
-        folder: of the run.
-        identity: dict of the run's settings and the fingerprints of its data,
-            as checkpoints hold it.
-
-    Returns:
-        Tuple of model and `Progress`, or None if there is no checkpoint yet.
-
-    Raises:
-        ValueError: if the run in the folder has another identity, or its
-            checkpoints cannot be read.
+    Returns None if there is no checkpoint yet, and refuses one of a run with
+    another `_identity`.
     """
     loaded = load_checkpoint(pathlib.Path(folder) / CHECKPOINT)
     if loaded is None:
         return None
     # Settings that the checkpoint does not mention had their defaults.
     before = {**dataclasses.asdict(Settings()), **loaded[1].settings}
-    different = [
-        f"{name} (was {before.get(name)}, is {identity.get(name)})"
-        for name in sorted({*before, *identity}.difference(LENGTH))
-        if before.get(name) != identity.get(name)
-    ]
-    if bool(before["minutes"]) != bool(identity["minutes"]):
-        different.append(
-            f"minutes (was {before['minutes']}, is {identity['minutes']})"
-        )
+    different = []
+    for name in sorted({*before, *identity}):
+        was, now = before.get(name), identity.get(name)
+        longer = name in LENGTH and bool(was) == bool(now)
+        if was != now and not longer:
+            different.append(f"{name} (was {was}, is {now})")
     if different:
         raise ValueError(
             f"The run in {folder} had other settings: {', '.join(different)}"
@@ -137,32 +119,24 @@ def train(
 ):
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
-    After every epoch it writes a row of `history.csv` and, under `samples/`, a
-    grid, and redraws `curve.png`; `checkpoint.keras` if the latest one is a
-    minute old; at the end that and `model.keras`, with the averaged weights if
-    there are any. See `follow.RunPictures` for the rest. It can be stopped at
-    any time. SIGINT (Ctrl-C) and SIGTERM save a checkpoint after the batch at
-    work before they end it.
+    `written_each_epoch` is written after every epoch, `checkpoint.keras` if the
+    latest one is a minute old; at the end that and `model.keras`, with the
+    averaged weights if there are any. It can be stopped at any time. SIGINT
+    (Ctrl-C) and SIGTERM save a checkpoint after the batch at work before they
+    end it by a KeyboardInterrupt.
 
     Args:
-        folder: of the run; made if it is missing.
+        folder: of the run; made if it is missing. A ValueError says if its run
+            has other settings or images, or is at work in another process.
         images: uint8 array to train on.
         validation: uint8 array, or None.
         settings: `Settings`.
         callbacks: Keras callbacks, beside its own.
-        labels: int array of classes, one an image, if `settings` has
-            `num_classes`.
-        validation_labels: int array of the classes of the validation images.
+        labels: int array `(count,)`, for `num_classes` in the settings.
+        validation_labels: int array `(count,)`, of the validation images.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: if the run in the folder has other settings or images, or is
-            at work in another process.
-        OSError: if the folder cannot be written to.
-        TrainingDiverged: see `Glow.fit`.
-        KeyboardInterrupt: after a signal, naming what was saved.
     """
     folder = pathlib.Path(folder)
     identity = _identity(settings, images, labels)
@@ -237,11 +211,13 @@ def _sequence(images, labels, settings, progress, model):
 
 
 def _identity(settings, images, labels):
-    """Returns a dict of all that shapes a run: settings, images, labels."""
+    """Returns a dict of all that shapes a run; of arrays, shape and hash."""
     identity = dataclasses.asdict(settings)
-    identity["images"] = fingerprint(images)
-    if labels is not None:
-        identity["labels"] = fingerprint(labels)
+    for name, array in (("images", images), ("labels", labels)):
+        if array is not None:
+            shape = " x ".join(map(str, array.shape))
+            digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+            identity[name] = f"{shape}, sha256 {digest[:12]}"
     return identity
 
 
@@ -256,54 +232,36 @@ def _divisible_by_devices(images, labels, batch_size):
     return images[:count], None if labels is None else labels[:count]
 
 
-def fingerprint(images):
-    """Returns the shape and a hash of an array, which tell it from others."""
-    digest = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
-    return f"{' x '.join(map(str, images.shape))}, sha256 {digest[:12]}"
-
-
 @contextlib.contextmanager
 def locked(folder):
     """Makes a folder, and refuses one in which another process is training.
 
     The lock ends with the process that holds it, however that ends.
-
-    Raises:
-        ValueError: if it is locked.
-        OSError: if the folder cannot be written to, naming it and the reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
+        file = open(folder / ".lock", "w")
     except OSError as error:
         raise OSError(
             f"{folder} cannot be written to: {error.strerror}"
         ) from error
     with file:
-        _lock(file, folder)
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows has no fcntl.
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} is in use: another process is training in it"
+            ) from None
         yield
-
-
-def _lock(file, folder):
-    try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"{folder} is in use: another process is training in it"
-        ) from None
 
 
 @contextlib.contextmanager
 def stopped_by_signals(checkpoint):
-    """Has SIGINT and SIGTERM save a checkpoint; a second one does not wait.
-
-    Args:
-        checkpoint: the `Checkpoint` callback of every `fit` in this context.
-    """
+    """Has SIGINT and SIGTERM save a checkpoint; a second one does not wait."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only.
         return

@@ -31,7 +31,14 @@ def _one_image(path):
     return f"{path} is expected to hold images to train on, and holds one only"
 
 
-def _check_data(options):
+@command(
+    TRAIN_DATA,
+    option("--size", type=COUNT, help="height and width to train at"),
+    UPSCALE,
+    JSON,
+)
+def check_data(options):
+    """Report files that cannot be trained on, and what becomes of others."""
     from keras_glow import images
 
     report = images.check_data(
@@ -52,78 +59,6 @@ def _check_data(options):
         raise ValueError(report.problem() or _one_image(options.data))
 
 
-CHECK_DATA = command(
-    "check-data",
-    _check_data,
-    "Report every file that cannot be trained on, and what is done to those "
-    "that can.",
-    TRAIN_DATA,
-    option("--size", type=COUNT, help="height and width to train at"),
-    UPSCALE,
-    JSON,
-)
-
-
-def _train(options):
-    from keras_glow import images
-    from keras_glow.backend.devices import devices
-    from keras_glow.cli import follow, inputs, run
-
-    out = pathlib.Path(options.out)
-    if out.resolve() == pathlib.Path(options.data).resolve():
-        raise ValueError(
-            f"--out is expected to be another folder than the images in {out}"
-        )
-    if run.is_run(out) != options.resume:
-        if not options.resume:
-            raise ValueError(
-                f"{out} holds a run already: go on with it by --resume, or "
-                "choose another folder"
-            )
-        print(f"{out} holds no run yet: starting anew")
-    callbacks = []
-    if options.tensorboard:
-        callbacks.append(follow.tensorboard(out / "tensorboard"))
-    given = {
-        name: value for name, value in vars(options).items() if name in SETTINGS
-    }
-    # A run goes on with its own settings, unless others are given.
-    settings = dataclasses.replace(
-        run.earlier_settings(out)
-        if run.is_run(out)
-        else default_settings(given.get("minutes")),
-        **given,
-    )
-    load = functools.partial(
-        images.load_images,
-        channels=1 if settings.grey else 3,
-        on_bad=options.on_bad,
-        upscale=options.upscale,
-        verbose=1,
-    )
-    train_images = load(options.data, settings.size, cache=out / "images.npy")
-    if len(train_images) < 2:
-        raise ValueError(_one_image(options.data))
-    print(f"{len(train_images)} images {train_images.shape[1:]}")
-    validation = None
-    if options.validation:
-        validation = load(
-            options.validation,
-            inputs.common_size(train_images.shape[1:]),
-            keys=images.TEST_KEYS,
-            cache=out / "validation.npy",
-        )
-        print(f"{len(validation)} images for validation")
-    start = time.monotonic()
-    with devices(options.devices):
-        run.train(out, train_images, validation, settings, callbacks)
-    print(follow.summary(out / "history.csv", time.monotonic() - start))
-    model = shlex.quote(str(out / "model.keras"))
-    print(f"Next: keras-glow sample {model} --grid samples.png")
-    print(f"      keras-glow demo --model {model}")
-    print(out / "model.keras")
-
-
 SETTINGS = dataclasses.asdict(Settings())
 
 
@@ -137,11 +72,7 @@ def _setting(flag, **arguments):
     return option(flag, default=argparse.SUPPRESS, **arguments)
 
 
-TRAIN = command(
-    "train",
-    _train,
-    "Train a model on a folder of images or an .npz file; leaves model.keras, "
-    "best.keras, history.csv, curve.png and samples/ in RUN.",
+@command(
     TRAIN_DATA,
     option("--out", metavar="RUN", default="run", help="folder of the run"),
     option(
@@ -216,3 +147,66 @@ TRAIN = command(
         help="of this machine that share each batch, on TensorFlow and JAX",
     ),
 )
+def train(options):
+    """Train a model on a folder of images or an .npz file.
+
+    Leaves model.keras, best.keras, history.csv, curve.png and samples/ in RUN.
+    """
+    from keras_glow import images
+    from keras_glow.backend.devices import devices
+    from keras_glow.cli import follow, inputs, run
+
+    out = pathlib.Path(options.out)
+    if out.resolve() == pathlib.Path(options.data).resolve():
+        raise ValueError(
+            f"--out is expected to be another folder than the images in {out}"
+        )
+    begun = run.is_run(out)
+    if begun and not options.resume:
+        raise ValueError(
+            f"{out} holds a run already: go on with it by --resume, or choose "
+            "another folder"
+        )
+    if options.resume and not begun:
+        print(f"{out} holds no run yet: starting anew")
+    callbacks = []
+    if options.tensorboard:
+        callbacks.append(follow.tensorboard(out / "tensorboard"))
+    given = {
+        name: value for name, value in vars(options).items() if name in SETTINGS
+    }
+    # A run goes on with its own settings, unless others are given.
+    settings = dataclasses.replace(
+        run.earlier_settings(out)
+        if begun
+        else default_settings(given.get("minutes")),
+        **given,
+    )
+    load = functools.partial(
+        images.load_images,
+        channels=1 if settings.grey else 3,
+        on_bad=options.on_bad,
+        upscale=options.upscale,
+        verbose=1,
+    )
+    train_images = load(options.data, settings.size, cache=out / "images.npy")
+    if len(train_images) < 2:
+        raise ValueError(_one_image(options.data))
+    print(f"{len(train_images)} images {train_images.shape[1:]}")
+    validation = None
+    if options.validation:
+        validation = load(
+            options.validation,
+            inputs.common_size(train_images.shape[1:]),
+            keys=images.TEST_KEYS,
+            cache=out / "validation.npy",
+        )
+        print(f"{len(validation)} images for validation")
+    start = time.monotonic()
+    with devices(options.devices):
+        run.train(out, train_images, validation, settings, callbacks)
+    print(follow.summary(out / "history.csv", time.monotonic() - start))
+    model = shlex.quote(str(out / "model.keras"))
+    print(f"Next: keras-glow sample {model} --grid samples.png")
+    print(f"      keras-glow demo --model {model}")
+    print(out / "model.keras")

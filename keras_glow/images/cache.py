@@ -18,18 +18,13 @@ from keras_glow.files.atomic import atomic_file, remove_partials
 
 
 def open_cache(path, key):
-    """Open a cache file.
+    """Open a cache file; None if it is missing, damaged, or has another key.
 
-    Args:
-        path: of the file.
-        key: str, which the file must have.
-
-    Returns:
-        Tuple of a read-only memory map, uint8 `(count, height, width,
-        channels)`, and the report as a dict; or None if the file is missing,
-        damaged, or has another key.
+    Returns a read-only memory map, uint8 `(count, height, width, channels)`,
+    and the report as a dict.
     """
-    try:
+    # Whatever is wrong with the file, it will be made anew.
+    with contextlib.suppress(Exception):
         images = np.load(path, mmap_mode="r")
         with open(path, "rb") as file:
             file.seek(images.offset + images.nbytes)
@@ -40,8 +35,6 @@ def open_cache(path, key):
             and about["crc32"] == _checksum(zlib.crc32(images), about["report"])
         ):
             return images, about["report"]
-    except Exception:  # noqa: S110
-        pass  # Whatever is wrong with the file, it will be made anew.
     return None
 
 
@@ -52,14 +45,11 @@ def write_cache(path, key, pixels, shape, report):
     those fail, while a memory map kills the process.
 
     Args:
-        path: of the file.
+        path: of the file. If it cannot be written, the previous one is kept.
         key: str, see `open_cache`.
         pixels: iterable of images. If there are none, no file is written.
         shape: (height, width, channels) of an image.
         report: `Report`, complete once the images have been taken.
-
-    Raises:
-        OSError: if the file cannot be written; the previous one is kept.
     """
     pixels = iter(pixels)
     first = next(pixels, None)
@@ -101,13 +91,7 @@ def cache_lock(path):
     """Let one process at a time prepare the cache files of a folder.
 
     The others wait, and then find the file ready. Remains of a killed process
-    are removed.
-
-    Args:
-        path: of the cache file; its folder is made if it is missing.
-
-    Raises:
-        OSError: if the folder cannot be made or opened.
+    are removed. The folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -35,21 +35,13 @@ class NotAnImage(BadImage):
 
 
 class Picture(typing.NamedTuple):
-    """The content of an image file.
+    """The content of an image file."""
 
-    Attributes:
-        pixels: uint8 array `(height, width, channels)`.
-        size: (width, height) in the file.
-        format: str, Pillow's name of the format.
-        notes: list of str, changes to it that may surprise.
-        digest: bytes, sha256 of the file.
-    """
-
-    pixels: np.ndarray
-    size: tuple
-    format: str
-    notes: list
-    digest: bytes
+    pixels: np.ndarray  # uint8 (height, width, channels)
+    size: tuple  # (width, height) in the file
+    format: str  # Pillow's name of the format
+    notes: list  # of str, changes to it that may surprise
+    digest: bytes  # sha256 of the file
 
 
 def file_identity(status):
@@ -58,24 +50,22 @@ def file_identity(status):
 
 
 def read_picture(path, size=None, channels=3, expected=None):
-    """Read an image file.
+    """Read an image file as a `Picture`, or raise a `BadImage`.
 
     It is turned upright as its EXIF data say; for the rest see `fit_pixels`.
 
     Args:
         path: of a regular file; nothing is read from anything else.
-        size: int, height and width to crop and resize to; None to keep those
-            of the file.
+        size: int, height and width to crop and resize to, or None.
         channels: 3 for colour or 1 for grey.
         expected: the `file_identity` that the file should have, if known.
-
-    Returns:
-        A `Picture`.
-
-    Raises:
-        BadImage: if it cannot be used.
     """
-    with _bad_image_on_error(), open(path, "rb", opener=_open) as file:
+
+    def opener(path, flags):
+        # Opening a FIFO would wait for somebody to write to it.
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with _bad_image_on_error(), open(path, "rb", opener=opener) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("is not a regular file")
@@ -88,20 +78,7 @@ def read_picture(path, size=None, channels=3, expected=None):
 
 
 def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
-    """Read an image file that is in memory.
-
-    Args:
-        content: bytes.
-        size: see `read_picture`, as for `channels`.
-        channels: 3 or 1.
-        max_pixels: int, how many pixels the file may have.
-
-    Returns:
-        A `Picture`.
-
-    Raises:
-        BadImage: if it cannot be used.
-    """
+    """Read the bytes of an image file: see `read_picture`."""
     with _bad_image_on_error():
         return _read(io.BytesIO(content), size, channels, max_pixels)
 
@@ -138,11 +115,6 @@ def _read(file, size, channels, max_pixels):
     return Picture(pixels, *about, notes, digest)
 
 
-def _open(path, flags):
-    # Opening a FIFO would wait for somebody to write to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _decode(image, size, channels, max_pixels):
     width, height = image.size  # The header holds it; nothing is decoded yet.
     if width * height > max_pixels:
@@ -165,18 +137,10 @@ def fit_pixels(image, size, channels):
     """Convert a PIL image to an array of the size asked for.
 
     It is cropped to a centred square, resized with antialiasing, and laid on
-    white where it is transparent. Values of more than 8 bits are scaled.
+    white where it is transparent. Values of more than 8 bits are scaled, or a
+    `BadImage` is raised if they do not say which is white.
 
-    Args:
-        image: PIL image.
-        size: int, or None to keep height and width.
-        channels: 3 for colour or 1 for grey.
-
-    Returns:
-        Tuple of pixels and notes, see `Picture`.
-
-    Raises:
-        BadImage: if its values do not say which of them are black and white.
+    Returns the `pixels` and `notes` of a `Picture`.
     """
     notes = []
     width, height = image.size

@@ -37,19 +37,10 @@ DECODER_VERSION = 1
 
 
 def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
-    """Read every image of a folder, and report.
+    """Read every image of a folder, and return a `Report`.
 
-    Args:
-        folder: its path. Images count at any depth, by their content. Hidden
-            files do not.
-        size: int, the height and width to train at, or None: then no image is
-            too small.
-        channels: 3 for colour or 1 for grey.
-        upscale: bool, whether images smaller than `size` may be enlarged.
-        verbose: 1 for a progress bar.
-
-    Returns:
-        A `Report`.
+    Images count at any depth, by their content. Hidden files do not. The
+    arguments are those of `check_data`.
     """
     report = Report(os.fspath(folder))
     files = find_files(report)
@@ -61,16 +52,9 @@ def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
 def load_folder(folder, size, channels=3, upscale=False, cache=None, verbose=0):
     """Load the images of a folder that can be used, and report on all files.
 
-    Args:
-        folder: see `check_folder`.
-        size: int, height and width to crop and resize to.
-        channels: see `check_folder`, as for `upscale` and `verbose`.
-        upscale: bool.
-        cache: path of an `.npy` file, or None. If it was made from files of the
-            same names, sizes and times, with the same arguments, it is used as
-            it is; else it is written. If it cannot be written, a warning says
-            why.
-        verbose: 0 or 1.
+    The arguments are those of `load_images`. A cache that was made from files
+    of the same names, sizes and times, with the same arguments, is used as it
+    is; else it is written. If it cannot be written, a warning says why.
 
     Returns:
         Tuple of a uint8 array `(count, size, size, channels)`, with `cache` a
@@ -115,15 +99,10 @@ def _cache_key(files, report, shape, upscale):
 
 
 def find_files(report, cache=None):
-    """Find the files of a folder that may be images.
+    """Find the files of a folder that may be images; report the others.
 
-    Args:
-        report: `Report` on the folder. Entries that are not opened go into it.
-        cache: path of the cache file, or None. Its folder is left out if it
-            lies within this one: then it is the folder of a run.
-
-    Returns:
-        Dict of names and `file_identity`, in the order of names.
+    The folder of the cache is left out: within this one, it is that of a run.
+    Returns a dict of names and `file_identity`, in the order of names.
     """
     root = os.path.realpath(report.path)
     excluded = set()
@@ -134,53 +113,49 @@ def find_files(report, cache=None):
             for path in (cache, cache.parent)
             if path.is_relative_to(root)
         }
-    files, folders = {}, [""]
-    while folders:
-        folder = folders.pop()
+    files, names = {}, [""]
+
+    def visit(name):
+        """Take a file or look into a folder, or return why neither is done."""
+        path = os.path.join(report.path, name)
+        if name and os.path.islink(path):
+            target = pathlib.Path(os.path.realpath(path))
+            if not target.exists():
+                return "is a link that leads nowhere"
+            if not target.is_relative_to(root):
+                return "is a link that leads out of the folder"
+            if target.is_dir():
+                return "is a link to a folder"
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            files[name] = file_identity(status)
+        elif not stat.S_ISDIR(status.st_mode):
+            kind = stat.S_IFMT(status.st_mode)
+            return f"is {NOT_REGULAR.get(kind, 'no file')}"
+        elif name and _named_like_an_image(name):
+            return "is a folder"
+        else:
+            inside = (
+                os.path.join(name, entry)
+                for entry in os.listdir(path)
+                if not entry.startswith(".")
+                and entry.lower() not in SYSTEM_FILES
+            )
+            names.extend(name for name in inside if name not in excluded)
+        return None
+
+    while names:
+        name = names.pop()
         try:
-            with os.scandir(os.path.join(report.path, folder)) as entries:
-                entries = list(entries)
+            reason = visit(name)
         except OSError as error:
-            report.bad.append((folder, f"cannot be read: {error.strerror}"))
-            continue
-        for entry in entries:
-            name = os.path.join(folder, entry.name)
-            hidden = entry.name.startswith(".")
-            if hidden or entry.name.lower() in SYSTEM_FILES or name in excluded:
-                continue
-            try:
-                reason = _classify_entry(entry, root, name, files, folders)
-            except OSError as error:
-                report.bad.append((name, f"cannot be read: {error.strerror}"))
-                continue
+            report.bad.append((name, f"cannot be read: {error.strerror}"))
+        else:
             if reason:
                 report.skipped.append((name, reason))
     report.bad.sort(key=_by_name)
     report.skipped.sort(key=_by_name)
     return dict(sorted(files.items(), key=_by_name))
-
-
-def _classify_entry(entry, root, name, files, folders):
-    """Add an entry to the files or folders, or return why it is skipped."""
-    if entry.is_symlink():
-        target = os.path.realpath(entry.path)
-        if not os.path.exists(target):
-            return "is a link that leads nowhere"
-        if not pathlib.Path(target).is_relative_to(root):
-            return "is a link that leads out of the folder"
-        if entry.is_dir():
-            return "is a link to a folder"
-    elif entry.is_dir():
-        if _named_like_an_image(name):
-            return "is a folder"
-        folders.append(name)
-        return None
-    status = os.stat(entry.path)  # entry.stat() leaves fields out on Windows.
-    if not stat.S_ISREG(status.st_mode):
-        kind = stat.S_IFMT(status.st_mode)
-        return f"is {NOT_REGULAR.get(kind, 'no file')}"
-    files[name] = file_identity(status)
-    return None
 
 
 def _by_name(item):
@@ -194,14 +169,8 @@ def _named_like_an_image(name):
 def read_images(files, report, size, channels, upscale, verbose):
     """Yield the pixels of each file that can be used, and report on all.
 
-    Args:
-        files: see `find_files`.
-        report: `Report` on the folder, complete once the last image was taken.
-        size: see `check_folder`, as for the rest. Without it the pixels are
-            None: they could be large, and nobody wants them.
-        channels: 3 or 1.
-        upscale: bool.
-        verbose: 0 or 1.
+    The report is complete once the last image was taken. Without `size` the
+    pixels are None: they could be large, and nobody wants them.
     """
 
     def read(name):

@@ -23,20 +23,17 @@ def image_grid(images, columns=None, padding=2, scale=1):
         uint8 array `(height, width, channels)`.
     """
     images = np.repeat(np.repeat(images, scale, axis=1), scale, axis=2)
-    count, height, width, channels = images.shape
+    count = len(images)
     columns = columns or max(1, int(np.ceil(np.sqrt(count))))
-    rows = -(-count // columns)
-    cell = (height + padding, width + padding)
-    grid = np.full(
-        (rows * cell[0] + padding, columns * cell[1] + padding, channels),
-        255,
-        "uint8",
+    empty = -count % columns  # places in the last row
+    above, none = (padding, 0), (0, 0)
+    images = np.pad(
+        images, ((0, empty), above, above, none), constant_values=255
     )
-    for i, image in enumerate(images):
-        y = padding + (i // columns) * cell[0]
-        x = padding + (i % columns) * cell[1]
-        grid[y : y + height, x : x + width] = image
-    return grid
+    rows, (_, height, width, channels) = len(images) // columns, images.shape
+    grid = images.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(rows * height, columns * width, channels)
+    return np.pad(grid, (above[::-1], above[::-1], none), constant_values=255)
 
 
 def save_grid(images, path, columns=None, padding=2, scale=1):
@@ -59,16 +56,11 @@ def save_image(image, path):
     """
     image = _pillow_image(image)
     path = pathlib.Path(os.fsdecode(path))
-    check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=95)
-
-
-def check_suffix(path):
-    """Refuse the name of a file whose suffix is of no image format."""
-    suffix = pathlib.Path(path).suffix.lower()
+    suffix = path.suffix.lower()
     if Image.registered_extensions().get(suffix) not in Image.SAVE:
         refuse("path", "a file such as .png or .jpg", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=95)
 
 
 def png_bytes(image, **options):

@@ -18,20 +18,11 @@ LABEL_KEYS = {"images": "labels", "x_train": "y_train", "x_test": "y_test"}
 
 
 def open_npz(file, max_bytes=math.inf):
-    """Open an `.npz` file.
+    """Open an `.npz` file, by its path or as a binary file: see `numpy.load`.
 
-    Args:
-        file: its path, or an open binary file.
-        max_bytes: how much memory its arrays may take in all. They may be
-            compressed, so a small file can hold a lot.
-
-    Returns:
-        A mapping from names to arrays, which are read when they are asked for;
-        also a context manager that closes it.
-
-    Raises:
-        ValueError: if the arrays are larger than that; NumPy and zipfile report
-            damage by many other types of exception.
+    Its arrays may be compressed, so a small file can hold a lot: a ValueError
+    says if it is more than `max_bytes`. NumPy and zipfile report damage by many
+    other types of exception.
     """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -45,17 +36,9 @@ def open_npz(file, max_bytes=math.inf):
 
 
 def read_npz(path, keys):
-    """Read one array of an `.npz` file.
+    """Read the first array of an `.npz` file that exists, of those named.
 
-    Args:
-        path: `pathlib.Path` of the file.
-        keys: names of the array; the first that exists is read.
-
-    Returns:
-        Tuple of the name and the array.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
+    Returns its name and the array; a ValueError says what is wrong.
     """
     shown = printable_path(path)
     if path.suffix != ".npz" or not path.is_file():
@@ -122,5 +105,4 @@ def load_labels(path, keys=TRAIN_KEYS):
     """
     path = pathlib.Path(path)
     key, _ = read_npz(path, keys)
-    _, labels = read_npz(path, (LABEL_KEYS[key],))
-    return labels
+    return read_npz(path, (LABEL_KEYS[key],))[1]

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -326,6 +327,22 @@ def test_training_has_onednn(monkeypatch, command, before, after):
     monkeypatch.setattr(main_module, "filter_stderr", lambda: None)
     assert main_module.console() == 3
     assert environment.get(ONEDNN) == after
+
+
+def test_no_dataset_is_left_to_the_end_of_the_process(monkeypatch):
+    """TensorFlow would write two lines about each, after all others."""
+    datasets = []
+
+    def leave_one():
+        dataset = type("Dataset", (), {})()
+        dataset.itself = dataset
+        datasets.append(weakref.ref(dataset))
+
+    monkeypatch.setattr(main_module, "main", leave_one)
+    monkeypatch.setattr(main_module, "filter_stderr", lambda: None)
+    monkeypatch.setattr(os, "environ", {})
+    main_module.console()
+    assert datasets[0]() is None
 
 
 @pytest.mark.parametrize(

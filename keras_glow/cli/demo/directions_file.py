@@ -20,12 +20,7 @@ def directions_path(model_file):
 
 
 def write_directions(path, directions):
-    """Writes a file for `read_directions`, in half precision.
-
-    Args:
-        path: of an `.npz` file.
-        directions: dict of names to float arrays `(D,)`.
-    """
+    """Writes a dict of names to arrays `(D,)` as `.npz`, in half precision."""
     np.savez_compressed(
         path,
         names=np.array(list(directions)),
@@ -42,10 +37,8 @@ def read_directions(path, dimensions):
         dimensions: int, D of the model.
 
     Returns:
-        Dict of names to float32 arrays `(D,)`.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
+        Dict of names to float32 arrays `(D,)`. A ValueError names the file and
+        what is wrong with it.
     """
     most = MAX_DIRECTIONS * (4 * MAX_NAME + 8 * dimensions) + HEADERS
     try:

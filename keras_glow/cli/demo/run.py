@@ -18,12 +18,8 @@ def serve(load, name, directions=None, port=8000, browser=True):
         name: str, what the page calls the model.
         directions: path of a file for `read_directions`, or None for a page
             without sliders.
-        port: int, of 127.0.0.1; 0 for any that is free.
+        port: int, see `Server`.
         browser: bool, whether to open a browser.
-
-    Raises:
-        OSError: if the port is taken.
-        ValueError: if the model or the directions cannot be used.
     """
     with Server(port) as server:
         print(f"Loading {name} ...", flush=True)

@@ -46,18 +46,12 @@ class Refused(Exception):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves the page on 127.0.0.1.
+    """Serves the page on 127.0.0.1, at `url`.
 
     Args:
-        port: int; 0 for any that is free.
+        port: int; 0 for any that is free. An OSError says if it is taken.
         workshop: a `Workshop`, or None, to be set before `serve_forever`
             takes the first request.
-
-    Attributes:
-        url: str, of the page.
-
-    Raises:
-        OSError: if the port is taken.
     """
 
     daemon_threads = True
@@ -71,6 +65,7 @@ class Server(http.server.ThreadingHTTPServer):
             raise OSError(f"Port {port} of {ADDRESS}: {reason}") from None
         self.workshop = workshop
         self.waiting = threading.BoundedSemaphore(MAX_WAITING)
+        self.working = threading.Lock()  # one question at a time
         folder = importlib.resources.files(__package__) / "page"
         self.files = {
             path: ((folder / name).read_bytes(), content_type)
@@ -118,10 +113,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             content_type, names, answer = questions[self.path]
             if self.headers.get_content_type() != content_type:
                 raise Refused(415, f"The type is expected to be {content_type}")
-            with self._queue_slot():
+            if not self.server.waiting.acquire(blocking=False):
+                raise Refused(503, "Too many questions at once")
+            try:
                 body = self._read_body()
                 arguments = (body,) if names is None else _parse(body, names)
-                self._send(200, *_json(answer(*arguments)))
+                with self.server.working:
+                    found = answer(*arguments)
+                self._send(200, *_json(found))
+            finally:
+                self.server.waiting.release()
 
     def send_error(self, code, message=None, explain=None):
         """Reports in JSON an error that http.server finds, such as a method."""
@@ -139,16 +140,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(403, "The host is expected to be this computer")
         if self.headers.get("Origin", f"http://{host}") != f"http://{host}":
             raise Refused(403, "Other sites may not ask")
-
-    @contextlib.contextmanager
-    def _queue_slot(self):
-        """Holds one of the places in the queue for the model."""
-        if not self.server.waiting.acquire(blocking=False):
-            raise Refused(503, "Too many questions at once")
-        try:
-            yield
-        finally:
-            self.server.waiting.release()
 
     def _read_body(self):
         text = self.headers.get("Content-Length", "")

@@ -4,9 +4,7 @@ It keeps nothing between two calls: the page holds each face, as its image.
 """
 
 import base64
-import functools
 import math
-import threading
 
 import numpy as np
 
@@ -24,22 +22,12 @@ MAX_STRENGTH = 3.0
 MAX_UPLOAD_PIXELS = 16_000_000
 
 
-def one_at_a_time(method):
-    """Makes a method wait while another thread is in a method like it."""
-
-    @functools.wraps(method)
-    def wrapper(self, *args, **kwargs):
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return wrapper
-
-
 class Workshop:
-    """Draws, inspects and edits faces, for one caller at a time.
+    """Draws, inspects and edits faces; only one thread may ask at a time.
 
     Every picture that it returns is a dict of `png`, the file in base64, and
-    `bits_per_dim`, a float, or None if it is not finite.
+    `bits_per_dim`, a float, or None if it is not finite. A ValueError names the
+    argument of a method that is not as described.
 
     Args:
         model: a `Glow` of square images, grey or in colour, without classes.
@@ -60,7 +48,6 @@ class Workshop:
         self.model = model
         self.name = name
         self.directions = dict(directions or {})
-        self._lock = threading.Lock()
 
     def describe(self):
         """Returns what the page needs to know about the model, as a dict."""
@@ -83,19 +70,10 @@ class Workshop:
         a, b = (picture["png"] for picture in drawn[:2])
         self.edit(a, b, 0.5, False, {})
 
-    @one_at_a_time
     def draw(self, seed, temperature):
-        """Draws `SAMPLES` images.
+        """Draws `SAMPLES` images; returns a dict of `pictures`, a list.
 
-        Args:
-            seed: int 0..2**32 - 1.
-            temperature: float 0..1.5, or one per level, finest first.
-
-        Returns:
-            Dict of `pictures`, a list.
-
-        Raises:
-            ValueError: naming the argument that is not as described.
+        `temperature` is a float 0..1.5, or one per level, finest first.
         """
         seed = check_seed(seed, or_none=False)
         shapes = self.model.latent_shapes
@@ -103,28 +81,21 @@ class Workshop:
         if deviations.max() > MAX_TEMPERATURE:
             refuse("temperature", f"at most {MAX_TEMPERATURE}", temperature)
         z = standard_normal((SAMPLES, self.model.dimensions), seed)
-        return {"pictures": self._pictures(self._decode(z * deviations))}
+        drawn = self.model.decode(z * deviations, batch_size=SAMPLES)
+        return {"pictures": self._pictures(drawn)}
 
-    @one_at_a_time
     def inspect(self, content):
-        """Fits an image file to the model, encodes and decodes it.
+        """Fits the bytes of an image file to the model, encodes and decodes it.
 
-        Args:
-            content: bytes of a file in one of the formats of
-                `keras_glow.images.decoding`.
-
-        Returns:
-            Dict of `picture`; `decoded`, the picture that its latents decode
-            to; `differing`, the number of values in which the two differ;
-            `notes`, a list of str: changes to the file that may surprise.
-
-        Raises:
-            ValueError: saying why the file cannot be used.
+        Returns a dict of `picture`; `decoded`, the picture that its latents
+        decode to; `differing`, the number of values in which the two differ;
+        `notes`, a list of str: changes to the file that may surprise.
         """
         size, _, channels = self.model.image_shape
         file = decode_picture(content, size, channels, MAX_UPLOAD_PIXELS)
         face = self._quantized(file.pixels[None])
-        decoded = self._decode(self._encode(face))
+        z = self.model.encode(face, batch_size=SAMPLES)
+        decoded = self.model.decode(z, batch_size=SAMPLES)
         picture, again = self._pictures(np.concatenate([face, decoded]))
         return {
             "picture": picture,
@@ -133,34 +104,28 @@ class Workshop:
             "notes": file.notes,
         }
 
-    @one_at_a_time
     def edit(self, a, b, share, spherical, strengths):
         """Blends two faces, and moves the blend along directions.
 
         Args:
-            a: str, a face as a PNG file in base64, as the other methods
-                return it.
+            a: str, a face as the other methods return it, PNG in base64.
             b: str, another face in the same form.
-            share: float 0..1, the share of b.
+            share: float 0..1, of b.
             spherical: bool, see `keras_glow.latent.interpolate`.
-            strengths: dict of names of attributes to floats -3..3; those left
-                out are 0.
+            strengths: dict of names of attributes to floats -3..3, or none.
 
         Returns:
             Dict of `picture`; `differing`, a list of two: the number of values
             in which it differs from a, and from b.
-
-        Raises:
-            ValueError: naming the argument that is not as described.
         """
         faces = np.stack([self._face("a", a), self._face("b", b)])
         faces = self._quantized(faces)
         share = _number("share", share, 0, 1)
         spherical = check_boolean("spherical", spherical)
         change = self._change(strengths)
-        ends = self._encode(faces)
+        ends = self.model.encode(faces, batch_size=SAMPLES)
         z = latent.interpolate(ends, [share], spherical) + change
-        edited = self._decode(z)
+        edited = self.model.decode(z, batch_size=SAMPLES)
         (picture,) = self._pictures(edited)
         differing = np.sum(faces != edited, axis=(1, 2, 3))
         return {"picture": picture, "differing": differing.tolist()}
@@ -196,24 +161,13 @@ class Workshop:
         centers = self.model.dequantize(images, seed="center")
         return self.model.quantize(centers)
 
-    def _encode(self, images):
-        return self.model.encode(images, batch_size=SAMPLES)
-
-    def _decode(self, z):
-        return self.model.decode(z, batch_size=SAMPLES)
-
-    def _bits_per_dim(self, images):
-        """Returns `Glow.bits_per_dim`, but the same value for equal images.
-
-        There each image has its own noise; here all have the same.
-        """
+    def _pictures(self, images):
+        # Unlike in `Glow.bits_per_dim` all images have the same noise, so that
+        # equal images have equal values.
         x = [self.model.dequantize(image[None], seed=0) for image in images]
         x = np.concatenate(x)
         nats = predict(self.model.scorer, x, None, len(x))
-        return self.model.bits - nats / (self.model.dimensions * math.log(2))
-
-    def _pictures(self, images):
-        bits = self._bits_per_dim(images)
+        bits = self.model.bits - nats / (self.model.dimensions * math.log(2))
         return [
             {
                 "png": base64.b64encode(png_bytes(image)).decode(),
