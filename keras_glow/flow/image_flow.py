@@ -22,7 +22,7 @@ from keras_glow.flow.noise import (
     uniform,
 )
 from keras_glow.flow.pixels import dequantize, quantize
-from keras_glow.flow.prediction import predict
+from keras_glow.flow.prediction import Rows, predict
 
 SAMPLES_AT_ONCE = 1024  # largest number of latents that `sample` holds
 MAX_SAMPLE_BYTES = 2**34  # 16 GiB
@@ -63,16 +63,22 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         seed = check_seed(seed, or_center=True)
-        return self._dequantize(check_images(images, self.image_shape), seed)
+        x = self._dequantized(check_images(images, self.image_shape), seed)
+        return ops.convert_to_numpy(x[np.arange(len(x))])
 
-    def _dequantize(self, images, seed, draw=0):
-        if seed == "center":
-            noise = np.full((1, 1, 1, 1), 0.5, self.dtype)
-        else:
-            # Streams 0 and 1 of a seed draw latents and labels.
-            noise = uniform(images.shape, seed, stream=2 + draw)
-        noise = ops.cast(noise, self.dtype)
-        return ops.convert_to_numpy(dequantize(images, noise, self.bits))
+    def _dequantized(self, images, seed, draw=0):
+        """Returns `Rows` of continuous images, tensors."""
+        if seed is None:
+            seed = new_seed()
+
+        def make(rows):
+            part, noise = images[rows], 0.5
+            if seed != "center":
+                # Streams 0 and 1 of a seed draw latents and labels.
+                noise = uniform(part.shape, seed, 2 + draw, rows)
+            return dequantize(part, ops.cast(noise, self.dtype), self.bits)
+
+        return Rows(len(images), make)
 
     def quantize(self, x):
         """Maps continuous images to uint8, each value to the bin that holds it.
@@ -98,8 +104,9 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         batch_size = check_integer("batch_size", batch_size, 1)
-        x = self.dequantize(images, seed="center")
-        labels = check_labels(labels, len(x), self.num_classes)
+        images = check_images(images, self.image_shape)
+        labels = check_labels(labels, len(images), self.num_classes)
+        x = self._dequantized(images, "center")
         return predict(self.encoder, x, labels, batch_size)
 
     def decode(self, z, labels=None, batch_size=32):
@@ -167,21 +174,27 @@ class ImageFlow(keras.Model):
         # Chunks are whole batches, so that their ends make no difference.
         chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
         for start in range(0, count, chunk):
-            stop = min(start + chunk, count)
-            images[start:stop] = self._draw(
-                start, stop, deviations, seed, labels, batch_size
+            numbers = np.arange(start, min(start + chunk, count))
+            images[numbers] = self._draw(
+                numbers, deviations, seed, labels, batch_size
             )
         return images
 
-    def _draw(self, start, stop, deviations, seed, labels, batch_size):
-        count = stop - start
+    def _draw(self, numbers, deviations, seed, labels, batch_size):
         if labels is not None:
-            labels = labels[start:stop]
+            labels = labels[numbers]
         elif self.num_classes is not None:
-            generators = keyed_generators(seed, count, 1, start)
+            generators = keyed_generators(seed, numbers, stream=1)
             labels = [rng.integers(self.num_classes) for rng in generators]
-        z = standard_normal((count, self.dimensions), seed, start=start)
-        return self.decode(z * deviations, labels, batch_size)
+            labels = np.array(labels, "int32")
+
+        def make(rows):
+            shape = len(rows), self.dimensions
+            z = standard_normal(shape, seed, numbers=numbers[rows])
+            return (z * deviations).astype(self.dtype)
+
+        z = Rows(len(numbers), make)
+        return self.quantize(predict(self.decoder, z, labels, batch_size))
 
     # These methods compute the likelihood.
 
@@ -213,7 +226,7 @@ class ImageFlow(keras.Model):
         log_probs = [
             predict(
                 self.scorer,
-                self._dequantize(images, seed, draw),
+                self._dequantized(images, seed, draw),
                 labels,
                 batch_size,
             ).astype("float64")

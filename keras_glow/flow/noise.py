@@ -9,17 +9,16 @@ from keras_glow.checks import check_floats, refuse
 from keras_glow.flow.pixels import NOISE_STEPS
 
 
-def keyed_generators(seed, count, stream=0, start=0):
-    """Returns an independent random generator for each of `count` images.
+def keyed_generators(seed, numbers, stream=0):
+    """Returns an independent random generator for each image, by its number.
 
     Generator i is a function of `(seed, stream, i)` alone, so what is drawn for
-    an image does not depend on how many are drawn beside it. Image `start` is
-    the first; a `seed` of None draws one.
+    an image does not depend on how many are drawn beside it. A `seed` of None
+    draws one.
     """
     if seed is None:
         seed = new_seed()
-    images = range(start, start + count)
-    return (np.random.default_rng([seed, stream, i]) for i in images)
+    return (np.random.default_rng([seed, stream, i]) for i in numbers)
 
 
 def new_seed():
@@ -27,22 +26,23 @@ def new_seed():
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def standard_normal(shape, seed, stream=0, start=0):
+def standard_normal(shape, seed, stream=0, numbers=None):
     """Draws standard normal numbers, float32, see `keyed_generators`.
 
-    The first axis of their `shape` is images.
+    The first axis of their `shape` is images, numbered from 0 by default.
     """
-    return _draw("standard_normal", shape, seed, stream, start)
+    return _draw("standard_normal", shape, seed, stream, numbers)
 
 
-def uniform(shape, seed, stream=0):
+def uniform(shape, seed, stream=0, numbers=None):
     """Draws noise in [0, 1); see `standard_normal`."""
-    return _draw("random", shape, seed, stream)
+    return _draw("random", shape, seed, stream, numbers)
 
 
-def _draw(method, shape, seed, stream, start=0):
+def _draw(method, shape, seed, stream, numbers):
     values = np.empty(shape, "float32")
-    generators = keyed_generators(seed, len(values), stream, start)
+    numbers = range(len(values)) if numbers is None else numbers
+    generators = keyed_generators(seed, numbers, stream)
     for row, rng in zip(values, generators, strict=True):
         row[:] = getattr(rng, method)(row.shape, "float32")
     return values

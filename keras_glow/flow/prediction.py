@@ -17,8 +17,8 @@ def predict(model, inputs, labels, batch_size):
     filled up to `batch_size`, a lone batch to a power of 2, and every batch to
     a size that the devices can share evenly.
 
-    The model has one output; `inputs` are an array `(count, ...)`, `labels` int
-    `(count,)` or None, and the result is an array `(count, ...)`.
+    The model has one output; `inputs` are an array `(count, ...)` or `Rows`,
+    `labels` int `(count,)` or None, and the result is an array `(count, ...)`.
     """
     count = len(inputs)
     if not count:
@@ -37,6 +37,27 @@ def predict(model, inputs, labels, batch_size):
         for rows in np.split(filled, len(filled) // size)
     )
     return np.concatenate(_predict_batches(model, batches))[:count]
+
+
+class Rows:
+    """Rows of an array that are made when a batch needs them.
+
+    A GPU computes one batch while the processor makes the next.
+
+    Args:
+        count: int, how many rows there are.
+        make: function of an array of row numbers that returns these rows.
+    """
+
+    def __init__(self, count, make):
+        self.count = count
+        self.make = make
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, rows):
+        return self.make(rows)
 
 
 def _rows(inputs, labels, rows):

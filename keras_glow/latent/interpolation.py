@@ -85,7 +85,7 @@ def random_walk(z, steps, angle=0.3, temperature=0.7, seed=None):
     steps = check_integer("steps", steps, 0)
     angle = check_positive("angle", angle)
     temperature = check_positive("temperature", temperature)
-    generators = list(keyed_generators(check_seed(seed), len(z)))
+    generators = list(keyed_generators(check_seed(seed), range(len(z))))
     walk = np.empty((steps + 1, *z.shape), "float32")
     walk[0] = z
     for before, after in zip(walk, walk[1:], strict=False):
