@@ -17,7 +17,7 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.data import padded_batches
-from keras_glow.flow.noise import new_seed, standard_normal
+from keras_glow.flow.noise import standard_normal
 from keras_glow.flow.pixels import dequantize
 from keras_glow.flow.prediction import predict
 
@@ -88,9 +88,8 @@ def inpaint(model, images, known, draws=1, labels=None, **search):
         Pressure Data; Bardsley et al., 2014, Randomize-then-Optimize,
         https://doi.org/10.1137/140964023
     """
-    images = check_images(images, model.image_shape)
-    known = _check_known(known, images.shape[:3])
     x = model.dequantize(images, seed="center")
+    known = _check_known(known, x.shape[:3])
     search = _Search(model, x, known, 1, draws, labels, **search)
     drawn, convergence = search.run()
     given = model.quantize(x)
@@ -156,8 +155,6 @@ class _Search:
         self.learning_rate = check_positive("learning_rate", learning_rate)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed)
-        if seed is None:
-            seed = new_seed()
         count = math.prod(self.shape)
         rows = np.arange(count) // draws
         self.labels = None if labels is None else labels[rows]
