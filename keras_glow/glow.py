@@ -4,6 +4,7 @@ import math
 import os
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_glow.analysis import diagnosis
@@ -314,6 +315,39 @@ class Glow(TrainableFlow):
     @classmethod
     def from_config(cls, config):
         return cls(**{**OLDER, **config})
+
+    def with_arguments(self, **arguments):
+        """Returns a copy with the same weights and other arguments.
+
+        What is trained on one size of images goes on with another: the weights
+        of a flow see neighbourhoods, whatever the size. The top prior, which
+        has a mean and a deviation for each position, gets their averages over
+        the positions; and each class those of a model without classes.
+
+        Args:
+            **arguments: those of `Glow` that change: `image_shape`, but for
+                its channels, or such as `network_dtype`, `memory`, `dropout`.
+
+        Raises:
+            ValueError: naming the weight that would be of another shape, or
+                the argument that is not as described.
+        """
+        copy = type(self).from_config({**self.get_config(), **arguments})
+        if [w.path for w in self.weights] != [w.path for w in copy.weights]:
+            refuse("arguments", "such that all weights stay", arguments)
+        for old, new in zip(self.weights, copy.weights, strict=True):
+            value = ops.convert_to_numpy(old)
+            if old.shape != new.shape and old.path.startswith("prior/"):
+                classes = new.shape[0] if len(value) == 1 else len(value)
+                value = np.broadcast_to(
+                    value.mean((1, 2), keepdims=True),
+                    (classes, *new.shape[1:3], value.shape[3]),
+                )
+            if value.shape != new.shape:
+                expected = f"such that {old.path} keeps its shape {old.shape}"
+                refuse("arguments", expected, arguments)
+            new.assign(value)
+        return copy
 
     @classmethod
     def from_preset(cls, name):

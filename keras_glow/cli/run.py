@@ -16,6 +16,7 @@ from keras_glow.backend.devices import count_shards
 from keras_glow.callbacks import Checkpoint, TimeBudget
 from keras_glow.checks import refuse
 from keras_glow.cli.follow import ProgressOfTraining, written_each_epoch
+from keras_glow.cli.inputs import common_size, load_model
 from keras_glow.cli.settings import LENGTH, Settings
 from keras_glow.data import ImageSequence, count_batches
 from keras_glow.files.atomic import atomic_file, remove_partials
@@ -42,10 +43,12 @@ def is_run(folder):
 def new_model(settings, image_shape, count):
     """Returns a compiled, untrained model for epochs of `count` images."""
     arguments = dataclasses.asdict(settings)
-    model = Glow(
-        image_shape,
-        **{name: arguments[name] for name in ARGUMENTS if name in arguments},
-    )
+    arguments = {n: arguments[n] for n in ARGUMENTS if n in arguments}
+    arguments["image_shape"] = image_shape
+    if settings.start:
+        model = load_model(settings.start).with_arguments(**arguments)
+    else:
+        model = Glow(**arguments)
     model.compile(
         keras.optimizers.Adam(
             _schedule(settings, model, count),
@@ -82,6 +85,31 @@ def earlier_settings(folder):
                 **{k: v for k, v in settings.items() if k in fields}
             )
     return Settings()
+
+
+def started_settings(settings, given):
+    """Returns settings with the architecture of the model to start from.
+
+    `given` are those that the user wants: `start`, and such as leave the
+    weights their shapes.
+    """
+    start = given["start"]
+    config = load_model(start).get_config()
+    if config["num_classes"]:
+        raise ValueError(f"{start} is expected to be a model without classes")
+    names = {field.name for field in dataclasses.fields(settings)}
+    fixed = names.intersection(config) - {"seed", "network_dtype", "dropout"}
+    for name in fixed.intersection(given):
+        if given[name] != config[name]:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"--{option} is expected to be that of {start}, {config[name]},"
+                f" or left out. Received: {given[name]}"
+            )
+    kept = {name: config[name] for name in [*fixed, "dropout"]}
+    kept["size"] = common_size(config["image_shape"])
+    kept["grey"] = config["image_shape"][-1] == 1
+    return dataclasses.replace(settings, **kept)
 
 
 def resume(folder, identity):

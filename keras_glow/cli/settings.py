@@ -12,6 +12,7 @@ class Settings:
     trained with.
 
     Attributes:
+        start: file or preset whose weights the run begins with, or None.
         size: int, height and width that the images were resized to, or None.
         grey: bool, whether they were read as grey images.
         flip: bool, whether half of them are mirrored in each epoch.
@@ -27,6 +28,7 @@ class Settings:
 
     epochs: int = 20
     minutes: float | None = None
+    start: str | None = None
     batch_size: int = 32
     size: int | None = None
     grey: bool = False

@@ -83,6 +83,14 @@ def _setting(flag, **arguments):
         action="store_true",
         help="go on with the run in RUN, if any",
     ),
+    option(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        default=argparse.SUPPRESS,
+        help="begin with the weights and the architecture of a .keras file or "
+        "a preset; --size may be another",
+    ),
     _setting("--epochs", type=COUNT),
     _setting(
         "--minutes",
@@ -176,12 +184,13 @@ def train(options):
         name: value for name, value in vars(options).items() if name in SETTINGS
     }
     # A run goes on with its own settings, unless others are given.
-    settings = dataclasses.replace(
-        run.earlier_settings(out)
-        if begun
-        else default_settings(given.get("minutes")),
-        **given,
-    )
+    if begun:
+        settings = run.earlier_settings(out)
+    else:
+        settings = default_settings(given.get("minutes"))
+        if "start" in given:
+            settings = run.started_settings(settings, given)
+    settings = dataclasses.replace(settings, **given)
     load = functools.partial(
         images.load_images,
         channels=1 if settings.grey else 3,

@@ -583,3 +583,38 @@ def test_every_command_fails_in_one_line(
     assert not wrong, "\n".join(wrong)
     pictures = [path for path in tmp_path.rglob("*.png") if path.is_file()]
     assert not pictures
+
+
+def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
+    model = Glow((8, 8, 3), levels=1, depth=1, width=4, seed=1)
+    move_weights(model, 0.1)
+    model.save(tmp_path / "start.keras")
+    start = ["--from", str(tmp_path / "start.keras")]
+    images = random_images(8, (16, 16, 3))
+    np.savez(tmp_path / "large.npz", images=images)
+    np.savez(tmp_path / "small.npz", images=images[:, ::2, ::2])
+    slow = ["--epochs", "1", "--batch-size", "8", "--learning-rate", "1e-9"]
+    for name, size in (("small", 8), ("large", 16)):
+        out = ["--out", str(tmp_path / name), "--size", str(size)]
+        data = ["train", str(tmp_path / f"{name}.npz"), *out]
+        assert main([*data, *start, *slow]) == 0
+        trained = load_model(tmp_path / name / "model.keras")
+        assert trained.image_shape == (size, size, 3)
+        expected = model.with_arguments(image_shape=(size, size, 3))
+        for one, two in zip(
+            trained.get_weights(), expected.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(one, two, atol=1e-6)
+        assert main([*data, "--resume", "--epochs", "2"]) == 0
+    labelled = Glow((8, 8, 3), levels=1, depth=1, width=4, num_classes=2)
+    labelled.save(tmp_path / "labelled.keras")
+    capsys.readouterr()
+    for wrong, message in (
+        ([*start, "--width", "5"], "--width is expected to be that of"),
+        (["--from", str(tmp_path / "labelled.keras")], "without classes"),
+        (["--from", "faces"], "is no preset"),
+    ):
+        new = ["--out", str(tmp_path / "new")]
+        assert main(["train", str(tmp_path / "small.npz"), *new, *wrong]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new" / "model.keras").exists()

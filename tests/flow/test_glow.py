@@ -792,3 +792,29 @@ def test_an_error_inside_keras_loses_nothing(images, monkeypatch):
         assert_array_equal(to_numpy(weight), value)
     assert_array_equal(model.encode(images[:4]), z)
     model.fit(images[:32], verbose=0)
+
+
+def test_a_copy_with_other_arguments_has_the_same_weights():
+    model = Glow((8, 8, 3), levels=2, depth=1, width=4, network="residual")
+    move_weights(model, 0.2)
+    images = random_images(4, (8, 8, 3))
+    copy = model.with_arguments(memory="remat", dropout=0.1, name="copy")
+    assert copy.name == "copy" and copy.memory == "remat"
+    assert_array_equal(copy.encode(images), model.encode(images))
+    large = model.with_arguments(image_shape=(16, 8, 3))
+    images = random_images(4, (16, 8, 3))
+    assert_array_equal(large.decode(large.encode(images)), images)
+    mu = [to_numpy(m.bijections[-1].mu) for m in (model, large)]
+    assert mu[1].shape == (1, 4, 2, 24)
+    expected = np.broadcast_to(mu[0].mean((1, 2), keepdims=True), mu[1].shape)
+    assert_allclose(mu[1], expected, atol=1e-6)
+    labelled = model.with_arguments(num_classes=3, class_priors="top")
+    assert labelled.sample(2, labels=[0, 2]).shape == (2, 8, 8, 3)
+    for wrong in (
+        {"image_shape": (8, 8, 1)},
+        {"width": 5},
+        {"levels": 1},
+        {"network": "paper"},
+    ):
+        with pytest.raises(ValueError, match="`arguments` is expected to be"):
+            model.with_arguments(**wrong)
