@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import itertools
+import math
 
 import keras
 from keras import ops
@@ -31,7 +33,7 @@ def differentiate(function, tensors, output_gradients):
     raise _no_gradients()
 
 
-def shared_trace(function):
+def shared_trace(function, programs):
     """Returns a function that a compiled program holds once, if it can."""
     return function
 
@@ -82,6 +84,49 @@ def set_tf32(allowed):
 def has_gpu():
     """Returns whether the backend sees a GPU."""
     return False
+
+
+def concatenate(tensors):
+    """Returns all tensors as one row."""
+    return ops.concatenate([_shaped(tensor, (-1,)) for tensor in tensors])
+
+
+def assign_parts(variables, row, wanted, assign):
+    """Assigns to each variable that is wanted its part of a row."""
+    sizes = [math.prod(v.shape) for v in variables]
+    parts = ops.split(row, list(itertools.accumulate(sizes))[:-1])
+    for variable, part, chosen in zip(variables, parts, wanted, strict=True):
+        if chosen:
+            assign(variable, _shaped(part, variable.shape))
+
+
+def _shaped(tensor, shape):
+    """Reshapes a tensor, unless it has the right rank already.
+
+    Half of the weights are vectors: TensorFlow has fewer operations to trace.
+    """
+    # Sparse gradients of TensorFlow have no `ndim`; `reshape` makes them dense.
+    same = getattr(tensor, "ndim", None) == len(shape)
+    return tensor if same else ops.reshape(tensor, shape)
+
+
+def flatten(tree):
+    """Returns the leaves of nested lists and tuples, far faster than Keras."""
+    if isinstance(tree, (list, tuple)):
+        return [leaf for branch in tree for leaf in flatten(branch)]
+    return [tree]
+
+
+def pack(tree, leaves):
+    """Returns leaves nested as those of a tree, in lists."""
+    leaves = iter(leaves)
+
+    def packed(branch):
+        if isinstance(branch, (list, tuple)):
+            return [packed(each) for each in branch]
+        return next(leaves)
+
+    return packed(tree)
 
 
 def is_float(tensor):

@@ -38,7 +38,7 @@ def differentiate(function, tensors, output_gradients):
     return extra, [next(gradients) if is_float(t) else None for t in tensors]
 
 
-def shared_trace(function):
+def shared_trace(function, programs):
     """See `keras_glow.backend`.
 
     Every operation of a graph costs start-up time and memory.

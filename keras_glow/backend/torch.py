@@ -1,9 +1,13 @@
-"""Torch: custom gradients, TensorFloat-32."""
+"""Torch: custom gradients, recorded functions, TensorFloat-32."""
+
+import itertools
 
 import keras
 import torch
+from keras import ops
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from keras_glow.backend.portable import is_float
+from keras_glow.backend.portable import flatten, is_float, pack
 
 
 def custom_gradient(forward, backward, tensors):
@@ -54,6 +58,31 @@ def differentiate(function, tensors, output_gradients):
     ]
 
 
+def shared_trace(function, programs):
+    """See `keras_glow.backend`.
+
+    Keras takes longer for an operation than Torch does, so the operations are
+    recorded once, and replayed from then on.
+    """
+    if programs is None:
+        return function
+
+    def replay(*arguments):
+        tensors = flatten(arguments)
+        key = tuple((t.shape, t.dtype, t.device) for t in tensors)
+        if key not in programs:
+
+            def flat(*tensors):
+                return function(*pack(arguments, tensors))
+
+            with torch.inference_mode(False), torch.no_grad():
+                examples = map(torch.zeros_like, tensors)
+                programs[key] = make_fx(flat)(*examples).forward
+        return programs[key](*tensors)
+
+    return replay
+
+
 _constants = {}
 
 
@@ -67,6 +96,23 @@ def constant(array, like):
         tensor = torch.as_tensor(array, dtype=like.dtype, device=like.device)
         _constants[key] = array, tensor  # the array keeps its id
     return _constants[key][1]
+
+
+def concatenate(tensors):
+    """See `keras_glow.backend`."""
+    return torch.cat([ops.convert_to_tensor(t).reshape(-1) for t in tensors])
+
+
+def assign_parts(variables, row, wanted, assign):
+    """See `keras_glow.backend`: one call instead of one for each weight."""
+    values = [variable.value for variable in variables]
+    parts = row.split([value.numel() for value in values])
+    parts = [p.view(v.shape) for p, v in zip(parts, values, strict=True)]
+    with torch.no_grad():
+        torch._foreach_copy_(
+            list(itertools.compress(values, wanted)),
+            list(itertools.compress(parts, wanted)),
+        )
 
 
 def set_tf32(allowed):

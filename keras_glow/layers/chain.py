@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import weakref
 
 import keras
 from keras import ops
@@ -9,8 +10,10 @@ from keras import ops
 from keras_glow.backend import (
     custom_gradient,
     differentiate,
+    flatten,
     is_float,
     order_after,
+    pack,
     shared_trace,
     token_of,
 )
@@ -96,16 +99,13 @@ class Chain(keras.layers.Layer):
             for bijection in self.bijections:
                 x, log_det = bijection(x, log_det=log_det)
             return x, log_det
-        steps = [
-            _Step(b, self.memory, training, self.share_traces)
-            for b in self.bijections
-        ]
+        steps = self._steps(training)
         if inverse:
             return _inverse(steps, x)
         if self.checking:
             self.check_inverses(x, training)
         variables = [step.variables for step in steps]
-        values = [v.value for v in keras.tree.flatten(variables)]
+        values = [v.value for v in flatten(variables)]
         if training and (networks := networks_with_dropout(self)):
             # Each step renews its masks, but forgets that it did. The backward
             # pass needs the states before, which Torch changes in place.
@@ -114,7 +114,7 @@ class Chain(keras.layers.Layer):
                 network.renew_masks()
 
         def forward(x, *values):
-            weights = keras.tree.pack_sequence_as(variables, values)
+            weights = pack(variables, values)
             return _forward(steps, x, weights)
 
         if self.memory == "store":
@@ -126,6 +126,17 @@ class Chain(keras.layers.Layer):
 
         z, own_log_det = custom_gradient(forward, backward, [x, *values])
         return z, log_det + own_log_det
+
+    def _steps(self, training):
+        """Returns a `_Step` of each bijection."""
+        settings = self.memory, training, self.share_traces
+        plans = _plans.setdefault(self, {})
+        if settings not in plans:
+            programs = {}
+            plans[settings] = [
+                _Step(b, *settings, programs) for b in self.bijections
+            ]
+        return plans[settings]
 
     def check_inverses(self, x, training=None):
         """Refuses bijections whose inverse is not accurate enough.
@@ -257,7 +268,12 @@ def _backward(steps, kept, weights, gradient, log_det_gradient):
         gradients.insert(0, own_gradients)
         if step.memory == "reversible":
             kept.append(x)
-    return [gradient, *keras.tree.flatten(gradients)]
+    return [gradient, *flatten(gradients)]
+
+
+# What the calls of a chain have in common, by `memory`, `training` and
+# `share_traces`: a list of `_Step`.
+_plans = weakref.WeakKeyDictionary()
 
 
 class _Step:
@@ -267,7 +283,7 @@ class _Step:
     one of them serve for all.
     """
 
-    def __init__(self, bijection, memory, training, share_traces):
+    def __init__(self, bijection, memory, training, share_traces, programs):
         self.memory = memory
         self.training = training
         self.share_traces = share_traces
@@ -280,12 +296,25 @@ class _Step:
         config = bijection.get_config()
         config = {k: config[k] for k in config if k not in ("name", "seed")}
         self.kind = f"{type(bijection)} {config}"
+        # The network of a user may do anything in Python, and masks are drawn.
+        own = all(
+            type(layer).__module__.startswith("keras_glow.")
+            and getattr(layer, "kind", "") is not None
+            for layer in all_layers(bijection)
+        )
+        drawn = training and networks_with_dropout(bijection)
+        self.programs = None
+        if own and not drawn:
+            self.programs = programs.setdefault(self.kind, {})
 
     def once(self, traced, function):
         """Returns the function, or the one of an earlier step of this kind."""
         if not self.share_traces:
             return function
-        return traced.setdefault(self.kind, shared_trace(function))
+        programs = self.programs
+        if programs is not None:
+            programs = programs.setdefault(function.__name__, {})
+        return traced.setdefault(self.kind, shared_trace(function, programs))
 
     def forward(self, x, weights):
         """Returns `(z, log_det)`."""
@@ -317,9 +346,9 @@ class _Step:
             Tuple of x, its gradient, the gradients of the weights, and a token
             that depends on these gradients.
         """
-        flat = [start, *keras.tree.flatten(weights)]
+        flat = [start, *flatten(weights)]
         x, *flat = [order_after(tensor, token) for tensor in flat]
-        weights = keras.tree.pack_sequence_as(weights, flat)
+        weights = pack(weights, flat)
         gradients = []
         for part, own in reversed(list(zip(self.parts, weights, strict=True))):
             if self.memory == "reversible":
@@ -332,7 +361,7 @@ class _Step:
                 function, tensors, (gradient, log_det_gradient)
             )
             gradients.insert(0, own_gradients)
-        token = token_of([gradient, *keras.tree.flatten(gradients)])
+        token = token_of([gradient, *flatten(gradients)])
         return x, gradient, gradients, token
 
     def _repeat(self, part, x, *weights):

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_glow.backend import keras_internals
 from keras_glow.backend.devices import (
     count_replicas,
     replica_of_strategy,
@@ -40,6 +41,8 @@ class FlowLoss(ImageFlow):
         classifier_weight: float, weight of the class's cross entropy in the
             loss.
     """
+
+    _in_step = False
 
     def _build_state(self):
         # It draws dequantisation noise. Its state is a counter that files hold.
@@ -178,7 +181,23 @@ class FlowLoss(ImageFlow):
 
     def train_step(self, *args):
         batch = self._labels_to_inputs(args[-1])
-        return add_skipped_to_logs(self, super().train_step(*args[:-1], batch))
+        self._in_step = True
+        try:
+            logs = super().train_step(*args[:-1], batch)
+        finally:
+            self._in_step = False
+        return add_skipped_to_logs(self, logs)
+
+    @property
+    def trainable_weights(self):
+        # On Torch a step asks for them three times. To look for them in all
+        # layers would take longer than the optimiser does.
+        known = None
+        if self._in_step:
+            known = keras_internals.optimized(self.optimizer)
+        if known is None:
+            return super().trainable_weights
+        return [variable for variable in known if variable.trainable]
 
     def test_step(self, *args):
         return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))

@@ -1,7 +1,6 @@
 """The optimiser that `Glow.compile` wraps around the one it is given."""
 
 import contextlib
-import itertools
 import math
 import warnings
 import zlib
@@ -10,7 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.backend import devices, keras_internals, materialize, select
+from keras_glow.backend import (
+    assign_parts,
+    concatenate,
+    devices,
+    keras_internals,
+    materialize,
+    select,
+)
 
 # Elementwise optimisers: concatenating all weights into one vector does not
 # change their updates.
@@ -213,13 +219,10 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         return finite
 
     def _unpack(self, row, variables, only=None):
-        sizes = [math.prod(v.shape) for v in variables]
-        parts = ops.split(row, list(itertools.accumulate(sizes))[:-1])
         chosen = {id(v) for v in only or variables}
-        for variable, part in zip(variables, parts, strict=True):
-            # A frozen weight keeps its value.
-            if id(variable) in chosen:
-                self.assign(variable, _shaped(part, variable.shape))
+        # A frozen weight keeps its value.
+        wanted = [id(v) in chosen for v in variables]
+        assign_parts(variables, row, wanted, self.assign)
 
     def scale_loss(self, loss):
         # A loss that is not finite may have a gradient that is.
@@ -386,14 +389,4 @@ def _all_finite(tensors):
 
 
 def _pack(tensors):
-    return materialize(ops.concatenate([_shaped(t, (-1,)) for t in tensors]))
-
-
-def _shaped(tensor, shape):
-    """Reshapes a tensor, unless it has the right rank already.
-
-    Half of the weights are vectors: TensorFlow has fewer operations to trace.
-    """
-    # Sparse gradients of TensorFlow have no `ndim`; `reshape` makes them dense.
-    same = getattr(tensor, "ndim", None) == len(shape)
-    return tensor if same else ops.reshape(tensor, shape)
+    return materialize(concatenate(list(tensors)))
