@@ -21,7 +21,6 @@ from keras_glow.checks import (
 from keras_glow.data import open_images, open_validation_data
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
-    check_inverses,
     initialize,
     is_initialized,
 )
@@ -254,9 +253,7 @@ class TrainableFlow(FlowLoss):
         inputs = self.dequantize(images, seed=self.seed)
         # The labels do not affect ActNorm: only the priors use them.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
-        inputs = with_labels(inputs, labels)
-        initialize(self.encoder, inputs)
-        check_inverses(self.encoder, inputs)
+        initialize(self.encoder, with_labels(inputs, labels))
 
     def train_on_batch(
         self,
