@@ -36,11 +36,7 @@ from keras_glow.training.ema import (
     without_swaps,
 )
 from keras_glow.training.flow_loss import FlowLoss
-from keras_glow.training.optimizer import (
-    batches_seen,
-    check_trained,
-    guarded,
-)
+from keras_glow.training.optimizer import batches_seen, check_trained, guarded
 
 
 class TrainableFlow(FlowLoss):
