@@ -66,13 +66,12 @@ def has_gpu():
 
 @contextlib.contextmanager
 def expected_retracing():
+    def other(record):
+        return "retracing" not in record.getMessage()
+
     logger = logging.getLogger("tensorflow")
-    logger.addFilter(_is_not_of_retracing)
+    logger.addFilter(other)
     try:
         yield
     finally:
-        logger.removeFilter(_is_not_of_retracing)
-
-
-def _is_not_of_retracing(record):
-    return "retracing" not in record.getMessage()
+        logger.removeFilter(other)

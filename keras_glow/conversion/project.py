@@ -48,8 +48,8 @@ class Project:
     names = None  # `Names`
     top = None  # the name of the convolution of the last latents
     classes = None  # that of their linear layer of one-hot labels
-    # The inputs for pixels 0 and 255, if they are not those of every `Glow`.
-    image_range = None
+    # The flow sees `scale * x + bias`, where x is what every `Glow` sees.
+    scale_and_bias = 1.0, 0.0
     # Whether shifts, or means, are the even outputs of a convolution, and h, or
     # log-scales, the odd ones.
     interleaved = True
