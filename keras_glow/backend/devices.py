@@ -16,15 +16,6 @@ from keras_glow.backend.keras_internals import strategy
 from keras_glow.checks import refuse
 
 
-def count_replicas():
-    """Returns how many replicas of `tf.distribute` share a batch, or else 1."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
 def count_shards():
     """Returns into how many equal parts JAX has to be able to cut a batch."""
     distribution = keras.distribution.distribution()
@@ -64,13 +55,15 @@ def gather_from_processes(images):
 
 def replica_of_strategy():
     """Returns the index of this `tf.distribute` replica, and their count."""
-    count = count_replicas()
-    if count == 1:
+    if keras.backend.backend() != "tensorflow":
         return 0, 1
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return (context.replica_id_in_sync_group, count) if context else (0, 1)
+    count = tf.distribute.get_strategy().num_replicas_in_sync
+    if count == 1 or context is None:
+        return 0, 1
+    return context.replica_id_in_sync_group, count
 
 
 def shift_noise_by_replica(noise):
@@ -95,11 +88,9 @@ def shift_noise_by_replica(noise):
 
 @contextlib.contextmanager
 def devices(count):
-    """Makes and trains models on several devices in this context.
+    """Makes and trains models on the first `count` devices of this machine.
 
-    Args:
-        count: int >= 1, the first devices of this machine: GPUs or, if there
-            are none, CPUs.
+    They are GPUs or, if there are none, CPUs.
 
     Raises:
         ValueError: if there are fewer devices, or the backend cannot do this.

@@ -6,7 +6,6 @@ from keras_glow.backend.portable import is_float
 
 
 def custom_gradient(forward, backward, tensors):
-    """See `keras_glow.backend`."""
     function = jax.custom_vjp(lambda *tensors: forward(*tensors)[0])
     function.defvjp(
         forward, lambda kept, gradients: tuple(backward(kept, *gradients))
@@ -15,7 +14,6 @@ def custom_gradient(forward, backward, tensors):
 
 
 def differentiate(function, tensors, output_gradients):
-    """See `keras_glow.backend`."""
     sources = [tensor for tensor in tensors if is_float(tensor)]
 
     def of_sources(*sources):
@@ -28,26 +26,19 @@ def differentiate(function, tensors, output_gradients):
 
 
 def compile_function(function):
-    """See `keras_glow.backend`."""
     return jax.jit(function)
 
 
 def materialize(tensor):
-    """See `keras_glow.backend`.
-
-    XLA would compute a row of hundreds of weights inside each computation that
-    reads it, and compile for minutes.
-    """
+    # XLA would compute a row of hundreds of weights inside each computation
+    # that reads it, and compile for minutes.
     return jax.lax.optimization_barrier(tensor)
 
 
 @jax.custom_jvp
 def relu(x):
-    """See `keras_glow.backend`.
-
-    When JAX differentiates `jax.nn.relu`, it keeps the input, which nothing
-    else needs, besides the output, which the next layer keeps anyway.
-    """
+    # When JAX differentiates `jax.nn.relu`, it keeps the input, which nothing
+    # else needs, besides the output, which the next layer keeps anyway.
     # The barrier makes XLA keep the output instead of recomputing it from x.
     return materialize(jax.numpy.maximum(x, 0))
 
@@ -60,10 +51,8 @@ def _relu_jvp(primals, tangents):
 
 
 def exact_products():
-    """See `keras_glow.backend`."""
     return jax.default_matmul_precision("highest")
 
 
 def has_gpu():
-    """See `keras_glow.backend`."""
     return jax.default_backend() == "gpu"

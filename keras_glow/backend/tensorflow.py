@@ -9,8 +9,6 @@ from keras_glow.backend.portable import is_float
 
 
 def custom_gradient(forward, backward, tensors):
-    """See `keras_glow.backend`."""
-
     @tf.custom_gradient
     def function(*tensors):
         # No outer tape may record these operations: it would keep them all.
@@ -22,7 +20,6 @@ def custom_gradient(forward, backward, tensors):
 
 
 def differentiate(function, tensors, output_gradients):
-    """See `keras_glow.backend`."""
     sources = [tensor for tensor in tensors if is_float(tensor)]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(sources)
@@ -39,10 +36,7 @@ def differentiate(function, tensors, output_gradients):
 
 
 def shared_trace(function, programs):
-    """See `keras_glow.backend`.
-
-    Every operation of a graph costs start-up time and memory.
-    """
+    # Every operation of a graph costs start-up time and memory.
     if tf.executing_eagerly():
         return function
     return tf.function(
@@ -53,12 +47,10 @@ def shared_trace(function, programs):
 
 
 def compile_function(function):
-    """See `keras_glow.backend`."""
     return tf.function(function, autograph=False)
 
 
 def select(condition, one, other):
-    """See `keras_glow.backend`."""
     # `Select` passes one of them on; `tf.where` would write a third tensor.
     return tf.raw_ops.Select(condition=condition, x=one, y=other)
 
@@ -69,20 +61,17 @@ def set_tf32(allowed):
 
 
 def has_gpu():
-    """See `keras_glow.backend`."""
     return bool(tf.config.get_visible_devices("GPU"))
 
 
 @contextlib.contextmanager
 def expected_retracing():
-    """See `keras_glow.backend`."""
+    def other(record):
+        return "retracing" not in record.getMessage()
+
     logger = logging.getLogger("tensorflow")
-    logger.addFilter(_is_not_of_retracing)
+    logger.addFilter(other)
     try:
         yield
     finally:
-        logger.removeFilter(_is_not_of_retracing)
-
-
-def _is_not_of_retracing(record):
-    return "retracing" not in record.getMessage()
+        logger.removeFilter(other)

@@ -106,6 +106,7 @@ def concatenate(tensors):
 def assign_parts(variables, row, wanted, assign):
     """See `keras_glow.backend`: one call instead of one for each weight."""
     values = [variable.value for variable in variables]
+    row = ops.convert_to_tensor(row)
     parts = row.split([value.numel() for value in values])
     parts = [p.view(v.shape) for p, v in zip(parts, values, strict=True)]
     with torch.no_grad():

@@ -74,7 +74,8 @@ class Chaiyujin(Y0ast):
     """See `Project`."""
 
     first = "flow.layers.1.f.0.weight"
-    image_range = 0.0, 1.0
+    # It saw pixel p as p / 255, we the centre of its bin, (p - 127.5) / 256.
+    scale_and_bias = 256 / 255, 0.5
     network = "f.0.", "f.2.", "f.4."
     names = Names("weight", "bias", "logs")
     top = "learn_top."

@@ -46,12 +46,7 @@ def open_checkpoint(path):
 
 
 class Arrays(collections.abc.Mapping):
-    """Arrays by name, each read when it is asked for.
-
-    Args:
-        names: iterable of str.
-        read: function of a name to an array.
-    """
+    """Arrays by name, each read when it is asked for."""
 
     def __init__(self, names, read):
         self._names = dict.fromkeys(names)

@@ -95,11 +95,7 @@ def convert(
             expected = f"{size_in_file}, as in the checkpoint"
             refuse("image_size", expected, image_size)
         description = project.read(size or size_in_file)
-        scale, bias = 1.0, 0.0
-        if as_images and project.image_range:
-            # At the centre of its bin, pixel p is (p - 127.5) / 256 to us.
-            low, high = project.image_range
-            scale, bias = (high - low) * 256 / 255, (low + high) / 2
+        scale, bias = project.scale_and_bias if as_images else (1.0, 0.0)
         return to_glow(description, bits, scale, bias, dtype)
 
 

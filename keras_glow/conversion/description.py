@@ -76,19 +76,13 @@ class Step(typing.NamedTuple):
 class FlowDescription(typing.NamedTuple):
     """A whole Glow whose squeeze makes channel `4 c + 2 i + j` of a pixel.
 
-    The pixel is in row i and column j of its block, and c is its channel.
-
-    Attributes:
-        levels: list of lists of `Step`, finest level first.
-        splits: a `Convolution` for each level but the last: from the first half
-            of the channels it computes the means of the second, then their
-            log-scales.
-        top: means, then log-scales of the last latents:
-            `(1 or classes, height, width, 2 * channels)`.
-        image_shape: (height, width, channels).
+    The pixel is in row i and column j of its block, and c is its channel. Each
+    level but the last has a split, a `Convolution`: from the first half of the
+    channels it computes the means of the second, then their log-scales.
     """
 
-    levels: list
+    levels: list  # of lists of `Step`, finest level first
     splits: list
+    # Means, then log-scales: (1 or classes, height, width, 2 * channels).
     top: np.ndarray
-    image_shape: tuple
+    image_shape: tuple  # (height, width, channels)

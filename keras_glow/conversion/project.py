@@ -39,23 +39,19 @@ class Project:
     Args:
         arrays: mapping from names to arrays.
         prefix: str in front of every name.
-
-    Attributes:
-        first: the name of a weight that only checkpoints of the project have.
-        image_range: the inputs of the model for pixels 0 and 255, if they are
-            not the continuous images of every `Glow`.
-        ignored: regular expression of the names that are not of the flow.
-        first_bias: the name of the bias of the first ActNorm.
-        network: what a step calls the three convolutions of its network.
-        names: `Names`.
-        top: the name of the convolution of the last latents.
-        classes: the name of their linear layer of one-hot labels.
-        interleaved: whether shifts, or means, are the even outputs of their
-            convolution, and h, or log-scales, the odd ones.
     """
 
-    first = ignored = first_bias = network = names = top = classes = None
-    image_range = None
+    first = None  # the name of a weight that only its checkpoints have
+    first_bias = None  # that of the bias of the first ActNorm
+    ignored = None  # regular expression of the names that are not of the flow
+    network = None  # what a step calls the three convolutions of its network
+    names = None  # `Names`
+    top = None  # the name of the convolution of the last latents
+    classes = None  # that of their linear layer of one-hot labels
+    # The flow sees `scale * x + bias`, where x is what every `Glow` sees.
+    scale_and_bias = 1.0, 0.0
+    # Whether shifts, or means, are the even outputs of a convolution, and h, or
+    # log-scales, the odd ones.
     interleaved = True
 
     def __init__(self, arrays, prefix):
@@ -143,11 +139,7 @@ class Project:
         return top
 
     def take(self, name, *shape):
-        """Return a weight of a shape, in which None is any number.
-
-        Raises:
-            ValueError: if it is missing, of another shape, or not finite.
-        """
+        """Return a weight of a shape, in which None is any number."""
         value = self._numbers(name)
         if not shape_fits(value.shape, shape):
             self._refuse_shape(name, shape, value)
@@ -178,10 +170,8 @@ class Project:
     def lu_matrix(self, names, channels):
         """Return `P (L + I) (U + diag(sign exp(log_s)))`.
 
-        Args:
-            names: of P, L, U, the signs and log_s; of L and U only the strict
-                triangles count.
-            channels: int, the size of the matrix.
+        The names are those of P, L, U, the signs and log_s; of L and U only the
+        strict triangles count.
         """
         p, lower, upper = (self.take(n, channels, channels) for n in names[:3])
         sign, log_s = (self.row(n, channels) for n in names[3:])

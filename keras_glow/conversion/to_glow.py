@@ -10,15 +10,10 @@ from keras_glow.layers.split import MAX_LOG_SIGMA
 
 
 def to_glow(description, bits, input_scale, input_bias, dtype):
-    """Build a `Glow` that does the same.
+    """Build a `Glow` that does the same as a `FlowDescription`.
 
-    Args:
-        description: a `FlowDescription`.
-        bits: int 1..8.
-        input_scale: float; the image that the described flow sees is
-            `input_scale * x + input_bias`, where x is ours.
-        input_bias: float.
-        dtype: `"float32"` or `"float64"`.
+    The image that the described flow sees is `input_scale * x + input_bias`,
+    where x is ours.
 
     Raises:
         ValueError: if no `Glow` is like this.
@@ -111,10 +106,7 @@ def _fill_actnorm(layer, bias, log_scale):
 
 
 def _log(scales):
-    """Return the log of scales, none of which may be 0 or hardly more.
-
-    A step with such a scale has no inverse.
-    """
+    """Return the log of scales, none of which may be 0 or hardly more."""
     with np.errstate(divide="ignore", invalid="ignore"):
         log_scales = np.log(scales)
     # Written so that nan is refused as well.

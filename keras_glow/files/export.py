@@ -139,9 +139,16 @@ def _with_labels(model, tensor, inputs):
 def _fixed(bijection):
     """Replace a bijection whose inverse takes computing by its constants."""
     if isinstance(bijection, InvertibleConv1x1):
-        return _FixedMatrix(bijection)
+        matrix = ops.convert_to_numpy(bijection.matrix()).astype("float64")
+        # They are transposed, since pixels are rows.
+        matrices = matrix.T, np.linalg.inv(matrix).T
+        there, back = (m.astype(bijection.dtype) for m in matrices)
+        log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
+        return _Fixed(bijection, _mix, there, back, log_abs_det)
     if isinstance(bijection, Shuffle):
-        return _FixedOrder(bijection)
+        order = ops.convert_to_numpy(bijection.permutation)
+        back = np.argsort(order).astype("int32")
+        return _Fixed(bijection, _take, order, back)
     return bijection
 
 
@@ -180,23 +187,20 @@ class _Row(Bijection):
         return z
 
 
-class _FixedMatrix(Bijection):
-    """An `InvertibleConv1x1` with W and W^-1 as constants."""
+class _Fixed(Bijection):
+    """A function of x and of one constant there, of another one back."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, function, there, back, log_abs_det=0.0):
         super().__init__(name=layer.name, dtype=layer.dtype)
-        matrix = ops.convert_to_numpy(layer.matrix()).astype("float64")
-        # It is transposed, since pixels are rows.
-        self.matrix = matrix.T.astype(self.dtype)
-        self.inverse_matrix = np.linalg.inv(matrix).T.astype(self.dtype)
-        self.log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
+        self.function = function
+        self.there, self.back, self.log_abs_det = there, back, log_abs_det
 
     def _forward(self, x):
-        log_det = pixel_count(x) * self.log_abs_det
-        return _mix(x, self.matrix), self.zero_log_det(x) + log_det
+        log_det = self.zero_log_det(x) + pixel_count(x) * self.log_abs_det
+        return self.function(x, self.there), log_det
 
     def _inverse(self, z):
-        return _mix(z, self.inverse_matrix)
+        return self.function(z, self.back)
 
 
 def _mix(x, matrix):
@@ -204,19 +208,8 @@ def _mix(x, matrix):
     return ops.reshape(mixed, (-1, *x.shape[1:]))
 
 
-class _FixedOrder(Bijection):
-    """A `Shuffle` with its order and the inverse order as constants."""
-
-    def __init__(self, layer):
-        super().__init__(name=layer.name, dtype=layer.dtype)
-        self.order = ops.convert_to_numpy(layer.permutation)
-        self.inverse_order = np.argsort(self.order).astype("int32")
-
-    def _forward(self, x):
-        return ops.take(x, self.order, axis=-1), self.zero_log_det(x)
-
-    def _inverse(self, z):
-        return ops.take(z, self.inverse_order, axis=-1)
+def _take(x, order):
+    return ops.take(x, order, axis=-1)
 
 
 def _describe(tensors):

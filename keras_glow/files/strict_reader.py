@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import tempfile
 import zipfile
 
@@ -111,10 +112,9 @@ def training_steps(path):
         with h5py.File(content, "r") as weights:
             datasets = _datasets(weights)
             # The innermost optimiser counts the steps: its wrappers do not.
-            name, inner = "optimizer/vars/0", "optimizer/inner_optimizer/"
-            while name.replace("optimizer/", inner, 1) in datasets:
-                name = name.replace("optimizer/", inner, 1)
-            steps = datasets.get(name)
+            name = r"optimizer/(inner_optimizer/)*vars/0"
+            counters = [n for n in datasets if re.fullmatch(name, n)]
+            steps = datasets.get(max(counters, key=len, default=None))
             if steps is None or steps.shape or steps.dtype.kind != "i":
                 return None
             return int(steps[()])

@@ -36,9 +36,7 @@ def build_flow(
 ):
     """Builds all layers of a Glow: a list of `Level`, finest first.
 
-    `memory` is that of each `Chain`; `step` holds the arguments of each
-    `FlowStep`; `border` goes to these and to each `Split`; `class_priors`
-    says which of the priors know the class, see `Glow`.
+    `step` holds further arguments of each `FlowStep`.
     """
     split_classes = num_classes if class_priors == "all" else None
     # One seed gives independent seeds for all steps.

@@ -11,11 +11,7 @@ from keras_glow.checks import (
     shape_of,
 )
 from keras_glow.data import open_inputs
-from keras_glow.flow.initialization import (
-    INITIALIZATION_IMAGES,
-    check_inverses,
-    initialize,
-)
+from keras_glow.flow.initialization import INITIALIZATION_IMAGES, initialize
 from keras_glow.losses import flow_dtype
 
 
@@ -73,6 +69,5 @@ class Encoder(FlowModel):
             first = source.first(INITIALIZATION_IMAGES, seed=0)
             x = source.data
         initialize(self, first)
-        check_inverses(self, first)
         with restore_weights_on_error(self):
             return super().fit(x, *args, **kwargs)

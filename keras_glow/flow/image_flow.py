@@ -223,15 +223,10 @@ class ImageFlow(keras.Model):
         seed = check_seed(seed, or_center=True)
         images = check_images(images, self.image_shape)
         labels = check_labels(labels, len(images), self.num_classes)
-        log_probs = [
-            predict(
-                self.scorer,
-                self._dequantized(images, seed, draw),
-                labels,
-                batch_size,
-            ).astype("float64")
-            for draw in range(draws)
-        ]
+        log_probs = np.empty((draws, len(images)))
+        for draw in range(draws):
+            x = self._dequantized(images, seed, draw)
+            log_probs[draw] = predict(self.scorer, x, labels, batch_size)
         bound = np.logaddexp.reduce(log_probs) - math.log(draws)
         volume = -self.dimensions * self.bits * math.log(2)
         return (bound + volume).astype(self.dtype)

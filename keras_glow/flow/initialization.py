@@ -25,7 +25,7 @@ def is_initialized(model):
 
 
 def initialize(model, inputs):
-    """Sets every ActNorm of a model that was never set, in layer order.
+    """Sets every ActNorm of a model that was never set, and checks inverses.
 
     It takes one pass: each layer is set from the outputs of the layers before
     it, which are set already. ActNorm inside coupling networks is included;
@@ -34,18 +34,17 @@ def initialize(model, inputs):
     It has to be a pass of its own: on JAX, Keras discards values that are
     assigned to a trainable weight inside `fit`.
 
-    Args:
-        model: a functional model from images to latents.
-        inputs: what the model takes; `INITIALIZATION_IMAGES` are plenty.
+    The model is one from images to latents; of its inputs,
+    `INITIALIZATION_IMAGES` are plenty. Raises what `check_inverses` does.
     """
     layers = _uninitialized(model)
-    if not layers:
-        return
-    with adapting(layers):
-        if keras.backend.backend() == "jax":
-            _run_compiled(model, inputs)
-        else:
-            model(inputs)
+    if layers:
+        with adapting(layers):
+            if keras.backend.backend() == "jax":
+                _run_compiled(model, inputs)
+            else:
+                model(inputs)
+    check_inverses(model, inputs)
 
 
 def _run_compiled(model, inputs):

@@ -77,10 +77,6 @@ class IndexedNoise:
     does not depend on the batches. Unlike the same noise for all images, it
     gives an average that improves with their number. It repeats after 65,536
     images.
-
-    Args:
-        image_shape: (height, width, channels).
-        seed: int >= 0.
     """
 
     def __init__(self, image_shape, seed):

@@ -13,18 +13,10 @@ NOISE_STEPS = 2.0**16
 
 
 def dequantize(images, noise, bits=8):
-    """Maps integer pixels to continuous values inside their bin.
+    """Maps integer pixels to values in [-0.5, 0.5) inside their bin.
 
-    `x = (floor(images / 2**(8 - bits)) + noise) / 2**bits - 0.5`
-
-    Args:
-        images: tensor or array of integers 0..255.
-        noise: float tensor or array in [0, 1), of the same shape or
-            broadcastable; 0.5 is the centre of the bin.
-        bits: int 1..8, bits per subpixel.
-
-    Returns:
-        Float tensor of the same shape, in [-0.5, 0.5).
+    `x = (floor(images / 2**(8 - bits)) + noise) / 2**bits - 0.5`, where noise
+    is in [0, 1) and broadcastable; 0.5 is the centre of the bin.
     """
     noise = ops.floor(noise * NOISE_STEPS) / NOISE_STEPS
     bins = ops.floor(ops.cast(images, noise.dtype) / 2 ** (8 - bits))
@@ -36,10 +28,6 @@ def quantize(x, bits=8):
 
     Values outside [-0.5, 0.5) go to the nearest bin. With fewer than 8 bits
     the grey levels are multiples of `2**(8 - bits)`.
-
-    Args:
-        x: tensor or array of floats.
-        bits: int 1..8, bits per subpixel.
 
     Returns:
         uint8 numpy array of the same shape.
@@ -61,13 +49,8 @@ def nan_where_outside(x, values, low, high):
     """Returns `x`, with nan where `values` are outside low..high.
 
     A compiled program cannot raise an error. It must not go on with a wrong
-    number either: the loss becomes nan.
-
-    Args:
-        x: float tensor `(batch, height, width, channels)`.
-        values: integer tensor that broadcasts against it, or `(batch,)`.
-        low: int.
-        high: int.
+    number either: the loss becomes nan. The values are an integer tensor that
+    broadcasts against x, `(batch, height, width, channels)`, or `(batch,)`.
     """
     if values.ndim == 1:
         values = ops.reshape(values, (-1, 1, 1, 1))

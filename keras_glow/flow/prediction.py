@@ -7,7 +7,6 @@ import numpy as np
 
 from keras_glow.backend import compile_function, expected_retracing, has_gpu
 from keras_glow.backend.devices import count_devices
-from keras_glow.backend.keras_internals import restore_weights_on_error
 
 
 def predict(model, inputs, labels, batch_size):
@@ -17,8 +16,9 @@ def predict(model, inputs, labels, batch_size):
     filled up to `batch_size`, a lone batch to a power of 2, and every batch to
     a size that the devices can share evenly.
 
-    The model has one output; `inputs` are an array `(count, ...)` or `Rows`,
-    `labels` int `(count,)` or None, and the result is an array `(count, ...)`.
+    The model is a `FlowModel` of one output; `inputs` are an array
+    `(count, ...)` or `Rows`, `labels` int `(count,)` or None. Returns
+    `(count, ...)`.
     """
     count = len(inputs)
     if not count:
@@ -28,10 +28,8 @@ def predict(model, inputs, labels, batch_size):
     size += -size % devices
     filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
     if devices > 1:
-        with restore_weights_on_error(model):
-            return model.predict(
-                _rows(inputs, labels, filled), batch_size=size, verbose=0
-            )[:count]
+        rows = _rows(inputs, labels, filled)
+        return model.predict(rows, batch_size=size, verbose=0)[:count]
     batches = (
         _rows(inputs, labels, rows)
         for rows in np.split(filled, len(filled) // size)

@@ -68,12 +68,8 @@ def load_checkpoint(path):
     would replace the readable file with the damaged one. Files that a killed
     save left behind are removed.
 
-    Args:
-        path: as in `save_checkpoint`.
-
     Returns:
-        Tuple of the model and its `Progress`, or None if there is no checkpoint
-        yet.
+        Tuple of both, or None if there is no checkpoint yet.
 
     Raises:
         ValueError: if there are files, but none that can be read.

@@ -57,14 +57,9 @@ def add_skipped_to_logs(model, result):
 
 
 class StopIfDiverged(keras.callbacks.Callback):
-    """Ends `fit` after ten steps in a row were left out.
+    """Ends `fit` by `TrainingDiverged` after ten steps in a row were left out.
 
-    Args:
-        source: the `keras_glow.data.Source` that `fit` trains on. It is asked
-            for images if training diverges.
-
-    Raises:
-        TrainingDiverged: after the tenth step.
+    It asks `source`, which `fit` trains on, for the images that diverged.
     """
 
     # Keras may call `on_train_batch_end` from threads, in any order, so that

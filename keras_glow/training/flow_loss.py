@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_glow.backend import keras_internals
 from keras_glow.backend.devices import (
-    count_replicas,
     replica_of_strategy,
     shift_noise_by_replica,
 )
@@ -31,15 +30,9 @@ ANY_NUMBER = 2**31 - 1  # of images, where none is there to fill a batch up
 class FlowLoss(ImageFlow):
     """Computes the negative log-likelihood of batches of images.
 
-    A subclass sets the attributes and then calls `_build_state`.
-
-    Attributes:
-        seed: int, for the order of the images and for the noise.
-        network_dtype: dtype in which coupling networks are trained.
-        memory: see `keras_glow.layers.chain.Chain`.
-        bijections: the layers in the order of encoding.
-        classifier_weight: float, weight of the class's cross entropy in the
-            loss.
+    A subclass sets `bijections`, the layers in the order of encoding, and
+    `seed`, `network_dtype`, `memory` and `classifier_weight`, see
+    `keras_glow.Glow`; then it calls `_build_state`.
     """
 
     _in_step = False
@@ -147,7 +140,7 @@ class FlowLoss(ImageFlow):
         for tracker, value in means.items():
             tracker.update_state(ops.where(taken, value, 0.0), count)
         # Each of n replicas of `tf.distribute` adds its part.
-        return loss / count_replicas()
+        return loss / replica_of_strategy()[1]
 
     def _classify(self, z, labels, counted):
         """Returns the mean cross entropy in nats, and the accuracy."""

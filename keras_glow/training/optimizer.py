@@ -42,11 +42,9 @@ def guarded(optimizer, network_dtype=None, current=None):
     `mixed_float16`. A `LossScaleOptimizer` is returned as it is: it leaves out
     steps by itself. Only averages are looked after inside it.
 
-    Args:
-        optimizer: a keras.optimizers.Optimizer, or its name.
-        network_dtype: dtype of the coupling networks.
-        current: what this function returned for the model before, or None. If
-            it holds the optimiser, it is returned with all its state.
+    `optimizer` may be a name, `network_dtype` is that of the coupling networks.
+    `current` is what this function returned for the model before, or None: if
+    it holds the optimiser, it is returned with all its state.
     """
     optimizer = keras.optimizers.get(optimizer)
     inside = [*keras_internals.nested_optimizers(current)][1:]

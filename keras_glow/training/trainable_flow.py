@@ -21,7 +21,6 @@ from keras_glow.checks import (
 from keras_glow.data import open_images, open_validation_data
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
-    check_inverses,
     initialize,
     is_initialized,
 )
@@ -37,11 +36,7 @@ from keras_glow.training.ema import (
     without_swaps,
 )
 from keras_glow.training.flow_loss import FlowLoss
-from keras_glow.training.optimizer import (
-    batches_seen,
-    check_trained,
-    guarded,
-)
+from keras_glow.training.optimizer import batches_seen, check_trained, guarded
 
 
 class TrainableFlow(FlowLoss):
@@ -254,9 +249,7 @@ class TrainableFlow(FlowLoss):
         inputs = self.dequantize(images, seed=self.seed)
         # The labels do not affect ActNorm: only the priors use them.
         labels = np.zeros(len(images), "int32") if self.num_classes else None
-        inputs = with_labels(inputs, labels)
-        initialize(self.encoder, inputs)
-        check_inverses(self.encoder, inputs)
+        initialize(self.encoder, with_labels(inputs, labels))
 
     def train_on_batch(
         self,
