@@ -34,7 +34,11 @@ def differentiate(function, tensors, output_gradients):
 
 
 def shared_trace(function, programs):
-    """Returns a function that a compiled program holds once, if it can."""
+    """Returns a function that is traced once, however often it is called.
+
+    `programs` is a dict for what stays from call to call; None if the function
+    may do in Python, or draw, something else the next time.
+    """
     return function
 
 

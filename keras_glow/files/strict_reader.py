@@ -195,6 +195,8 @@ def refuse_compressed(archive):
             member.file_size != member.compress_size
         ):
             raise ValueError(f"{member.filename} is compressed")
+        if member.flag_bits & 1:
+            raise ValueError(f"{member.filename} is encrypted")
 
 
 def _read_member(archive, layout):

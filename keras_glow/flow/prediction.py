@@ -4,6 +4,7 @@ import concurrent.futures
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_glow.backend import compile_function, expected_retracing, has_gpu
 from keras_glow.backend.devices import count_devices
@@ -59,7 +60,11 @@ class Rows:
 
 
 def _rows(inputs, labels, rows):
-    return with_labels(inputs[rows], None if labels is None else labels[rows])
+    arrays = with_labels(inputs, labels)
+    if labels is None:
+        return arrays[rows]
+    # Keras takes no tensors and arrays together.
+    return [ops.convert_to_tensor(array[rows]) for array in arrays]
 
 
 def with_labels(inputs, labels):
