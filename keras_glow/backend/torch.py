@@ -2,7 +2,6 @@
 
 import itertools
 
-import keras
 import torch
 from keras import ops
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -17,16 +16,15 @@ def custom_gradient(forward, backward, tensors):
         @staticmethod
         def forward(context, *tensors):
             outputs, kept = forward(*tensors)
-            flat = keras.tree.flatten(kept)
+            flat = flatten(kept)
             context.save_for_backward(*flat)
-            context.structure = kept
+            # The tensors themselves would keep each other in memory.
+            context.structure = pack(kept, len(flat) * [None])
             return outputs
 
         @staticmethod
         def backward(context, *gradients):
-            kept = keras.tree.pack_sequence_as(
-                context.structure, context.saved_tensors
-            )
+            kept = pack(context.structure, context.saved_tensors)
             return tuple(backward(kept, *gradients))
 
     return Function.apply(*tensors)
@@ -68,6 +66,8 @@ def shared_trace(function, programs):
         return function
 
     def replay(*arguments):
+        if torch.compiler.is_compiling():
+            return function(*arguments)
         tensors = flatten(arguments)
         key = tuple((t.shape, t.dtype, t.device) for t in tensors)
         if key not in programs:
