@@ -656,7 +656,9 @@ def test_noise_is_that_of_a_generator_of_seed_stream_and_image(stream, start):
     generators = [
         np.random.default_rng([7, stream, start + i]) for i in range(2)
     ]
-    normal = noise.standard_normal((2, 3, 4), 7, stream, start)
+    normal = noise.standard_normal(
+        (2, 3, 4), 7, stream, range(start, start + 2)
+    )
     expected = [rng.standard_normal((3, 4), "float32") for rng in generators]
     assert_array_equal(normal, expected, strict=True)
     generators = [np.random.default_rng([7, stream, i]) for i in range(2)]
@@ -667,7 +669,7 @@ def test_noise_is_that_of_a_generator_of_seed_stream_and_image(stream, start):
         assert_array_equal(draw((2, 3, 4), 7), draw((2, 3, 4), 7, 0))
     assert_array_equal(
         noise.standard_normal((2, 3), 7)[1:],
-        noise.standard_normal((1, 3), 7, start=1),
+        noise.standard_normal((1, 3), 7, numbers=[1]),
     )
 
 
