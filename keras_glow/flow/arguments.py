@@ -149,12 +149,15 @@ def _check_together(
     classifier_weight,
     network,
     blocks,
+    dropout,
     **others,
 ):
     if classifier_weight and num_classes is None:
         refuse(
             "classifier_weight", "0, for num_classes=None", classifier_weight
         )
+    if dropout and network != "residual":
+        refuse("dropout", f"0, for network={network!r}", dropout)
     multiple = 2**levels
     if image_shape[0] % multiple or image_shape[1] % multiple:
         raise ValueError(

@@ -36,10 +36,8 @@ class ResidualNetwork(Network):
         super().__init__(width, channels, **kwargs)
         self.dropout = dropout
         if dropout:
-            self.masks = keras.random.SeedGenerator(
-                (self.seed or 0) % 2**31,
-                name="masks",  # Torch takes no more
-            )
+            seed = (self.seed or 0) % 2**31  # Torch takes no more
+            self.masks = keras.random.SeedGenerator(seed, name="masks")
         seeds = blocks * [None]
         if self.seed is not None:  # each block begins with other kernels
             seeds = np.random.SeedSequence(self.seed)
