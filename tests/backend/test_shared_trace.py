@@ -14,6 +14,9 @@ pytestmark = [pytest.mark.every_backend, pytest.mark.slow_on_jax]
 IMAGES = random_images(8, (8, 8, 3))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="others have compiled programs"
+)
 @pytest.mark.parametrize(
     "memory, network", [("store", "paper"), ("remat", "residual")]
 )

@@ -605,7 +605,7 @@ def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
             trained.get_weights(), expected.get_weights(), strict=True
         ):
             np.testing.assert_allclose(one, two, atol=1e-6)
-        assert main([*data, "--resume", "--epochs", "2"]) == 0
+    assert main([*data, "--resume", "--epochs", "2"]) == 0
     labelled = Glow((8, 8, 3), levels=1, depth=1, width=4, num_classes=2)
     labelled.save(tmp_path / "labelled.keras")
     capsys.readouterr()
