@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--validation", required=True, help="folder or .npz")
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--cpu-minutes", type=float, default=4.0)
-    add_settings(parser, "minutes", "flip", "size", "grey", "num_classes")
+    add_settings(parser, "minutes", "flip")
     options = parser.parse_args()
     images = keras_glow.images.load_images(options.train, 32)
     validation = keras_glow.images.load_images(options.validation, 32)

@@ -122,7 +122,7 @@ def parse():
     add("--out", required=True, type=pathlib.Path)
     add("--classes", action="store_true", help="condition on the digit")
     add("--reproduce", choices=["report"], help="with its width and epochs")
-    add_settings(parser, "num_classes")
+    add_settings(parser, "flip")
     return parser.parse_args()
 
 

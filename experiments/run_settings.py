@@ -6,11 +6,14 @@ import typing
 
 from keras_glow.cli.settings import Settings, default_settings
 
+# Of reading images, and of beginning with another model.
+NOT_HERE = ("size", "grey", "start", "num_classes")
+
 
 def add_settings(parser, *left_out):
     """Adds an option for each setting of a run but those left out."""
     for field in dataclasses.fields(Settings):
-        if field.name in left_out:
+        if field.name in (*NOT_HERE, *left_out):
             continue
         name = "--" + field.name.replace("_", "-")
         if field.type is bool:

@@ -106,7 +106,7 @@ class Chain(keras.layers.Layer):
             self.check_inverses(x, training)
         variables = [step.variables for step in steps]
         values = [v.value for v in flatten(variables)]
-        if training and (networks := networks_with_dropout(self)):
+        if networks := [n for step in steps for n in step.networks]:
             # Each step renews its masks, but forgets that it did. The backward
             # pass needs the states before, which Torch changes in place.
             values = [v if is_float(v) else ops.copy(v) for v in values]
@@ -302,9 +302,9 @@ class _Step:
             and getattr(layer, "kind", "") is not None
             for layer in all_layers(bijection)
         )
-        drawn = training and networks_with_dropout(bijection)
+        self.networks = networks_with_dropout(bijection) if training else []
         self.programs = None
-        if own and not drawn:
+        if own and not self.networks:
             self.programs = programs.setdefault(self.kind, {})
 
     def once(self, traced, function):

@@ -109,9 +109,7 @@ class Coupling(Bijection):
         half_shape = (None, *input_shape[1:-1], self.conditioning_channels)
         if self.kind:
             half = self.network_dtype in ("bfloat16", "float16")
-            own = {}
-            if self.kind == "residual":
-                own = {"blocks": self.blocks, "dropout": self.dropout}
+            residual = {"blocks": self.blocks, "dropout": self.dropout}
             self.network = NETWORKS[self.kind](
                 self.width,
                 outputs,
@@ -120,7 +118,7 @@ class Coupling(Bijection):
                 border=self.border,
                 dtype=self.dtype,
                 name="network",
-                **own,
+                **(residual if self.kind == "residual" else {}),
             )
             self.network.build(half_shape)
         elif isinstance(self.network, keras.layers.Layer):
@@ -153,9 +151,10 @@ class Coupling(Bijection):
             x, 2 if even else [self.conditioning_channels], axis=-1
         )
 
-    def _condition(self, x1, **kwargs):
-        kwargs = kwargs if self.kind else {}
-        return ops.cast(self.network(x1, **kwargs), self.compute_dtype)
+    def _condition(self, x1, new_masks=True):
+        # A network of one's own knows nothing of masks.
+        masks = {"new_masks": new_masks} if self.kind else {}
+        return ops.cast(self.network(x1, **masks), self.compute_dtype)
 
     def _forward(self, x):
         x1, x2 = self._split(x)

@@ -387,4 +387,4 @@ def _all_finite(tensors):
 
 
 def _pack(tensors):
-    return materialize(concatenate(list(tensors)))
+    return materialize(concatenate(tensors))
