@@ -12,7 +12,11 @@ from keras_glow.checks import check_choice, refuse
 from keras_glow.files.atomic import atomic_folder
 from keras_glow.flow.architecture import Level, build_decoder, build_encoder
 from keras_glow.flow.pixels import dequantize
-from keras_glow.layers.bijection import Bijection, pixel_count
+from keras_glow.layers.bijection import (
+    Bijection,
+    forward_in_turn,
+    pixel_count,
+)
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.losses import LogProb
@@ -173,12 +177,8 @@ class _Row(Bijection):
         self.constants = lambda: keras.StatelessScope(weights)
 
     def _forward(self, x):
-        total = 0.0
         with self.constants():
-            for bijection in self.parts():
-                x, log_det = bijection._forward(x)
-                total = total + log_det
-        return x, total
+            return forward_in_turn(self.parts(), x)
 
     def _inverse(self, z):
         with self.constants():

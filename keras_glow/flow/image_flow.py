@@ -14,6 +14,7 @@ from keras_glow.checks import (
     check_seed,
     refuse,
 )
+from keras_glow.flow.log_prob_map import mapper
 from keras_glow.flow.noise import (
     keyed_generators,
     new_seed,
@@ -218,18 +219,52 @@ class ImageFlow(keras.Model):
         Raises:
             ValueError: naming the argument that is not as described.
         """
+        log_probs = self._log_probs(
+            self.scorer, images, draws, seed, labels, batch_size
+        )
+        return _log_mean_exp(log_probs).astype(self.dtype)
+
+    def log_prob_map(self, images, **kwargs):
+        """Returns where the log-likelihood of images comes from, in nats.
+
+        The sum over an image is its `log_prob`. The log-density of each latent
+        and what each layer adds to the log-determinant are counted at their
+        place; those of a coarser level are shared equally by the pixels that a
+        place stands for. Low values are where the image is unlike the training
+        images.
+
+        Args:
+            images: integers 0..255, `(batch, height, width, channels)`.
+            **kwargs: arguments of `log_prob`. Of several draws each counts by
+                its share of their mean. All of them are held in memory.
+
+        Returns:
+            Float array `(batch, height, width)`.
+        """
+        maps = self._log_probs(mapper(self), images, **kwargs)
+        log_probs = maps.sum((2, 3))
+        bound = _log_mean_exp(log_probs)
+        shares = np.exp(log_probs - bound) / len(maps)
+        log_prob_map = np.einsum("db,dbhw->bhw", shares, maps)
+        rest = (bound - log_prob_map.sum((1, 2))) / math.prod(maps.shape[2:])
+        return (log_prob_map + rest[:, None, None]).astype(self.dtype)
+
+    def _log_probs(
+        self, model, images, draws=1, seed=None, labels=None, batch_size=32
+    ):
+        """Returns what a model gives for each draw: `(draws, batch, ...)`."""
         draws = check_integer("draws", draws, 1)
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed, or_center=True)
         images = check_images(images, self.image_shape)
         labels = check_labels(labels, len(images), self.num_classes)
-        log_probs = np.empty((draws, len(images)))
+        shape = model.output_shape[1:]
+        log_probs = np.empty((draws, len(images), *shape))
         for draw in range(draws):
             x = self._dequantized(images, seed, draw)
-            log_probs[draw] = predict(self.scorer, x, labels, batch_size)
-        bound = np.logaddexp.reduce(log_probs) - math.log(draws)
+            log_probs[draw] = predict(model, x, labels, batch_size)
         volume = -self.dimensions * self.bits * math.log(2)
-        return (bound + volume).astype(self.dtype)
+        return log_probs + volume / math.prod(shape)
 
     def bits_per_dim(self, images, **kwargs):
         """Returns `-log_prob / (D log 2)`, float `(batch,)`: lower is better.
@@ -240,3 +275,8 @@ class ImageFlow(keras.Model):
         """
         log_prob = self.log_prob(images, **kwargs)
         return -log_prob / (self.dimensions * math.log(2))
+
+
+def _log_mean_exp(values):
+    """Returns the logarithm of the mean over the first axis."""
+    return np.logaddexp.reduce(values) - math.log(len(values))

@@ -6,7 +6,7 @@ from keras_glow.checks import check_choice
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.additive_coupling import AdditiveCoupling
 from keras_glow.layers.affine_coupling import AffineCoupling
-from keras_glow.layers.bijection import IMAGE, Bijection
+from keras_glow.layers.bijection import IMAGE, Bijection, forward_in_turn
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.reverse import Reverse
 from keras_glow.layers.shuffle import Shuffle
@@ -115,11 +115,7 @@ class FlowStep(Bijection):
         return self._output_spec(inputs.shape, log_det, inverse)
 
     def _forward(self, x):
-        total = 0.0
-        for bijection in self.parts():
-            x, log_det = bijection._forward(x)
-            total = total + log_det
-        return x, total
+        return forward_in_turn(self.parts(), x)
 
     def _inverse(self, z):
         for bijection in reversed(self.parts()):

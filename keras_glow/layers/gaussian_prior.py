@@ -73,9 +73,8 @@ class GaussianPrior(Bijection):
 
     def _forward(self, x):
         x, mu, log_sigma = self._gaussian(x)
-        log_det = -ops.sum(log_sigma, axis=(1, 2, 3))
         z = (x - mu) * ops.exp(-log_sigma)
-        return z, self.zero_log_det(x) + log_det
+        return z, ops.broadcast_to(-log_sigma, ops.shape(x))
 
     def _inverse(self, z):
         z, mu, log_sigma = self._gaussian(z)

@@ -34,7 +34,7 @@ def named_layers(layers, prefix=""):
         yield from named_layers(inner_layers(layer), f"{name}/")
 
 
-def walk(bijections, x, labels=None, training=None):
+def walk(bijections, x, labels=None, training=None, **kwargs):
     """Calls one bijection after another.
 
     Args:
@@ -42,6 +42,7 @@ def walk(bijections, x, labels=None, training=None):
         x: float tensor `(batch, height, width, channels)`, symbolic or not.
         labels: int tensor `(batch,)`, for the priors with classes.
         training: bool, whether to compute as in training.
+        **kwargs: further arguments of each call.
 
     Yields:
         The bijection, its input, its output and the log-determinant of all
@@ -51,7 +52,7 @@ def walk(bijections, x, labels=None, training=None):
     log_det = 0.0
     for bijection in bijections:
         z, log_det = call_with_labels(
-            bijection, x, labels, log_det=log_det, training=training
+            bijection, x, labels, log_det=log_det, training=training, **kwargs
         )
         yield bijection, x, z, log_det
         x = z[0] if isinstance(z, list) else z
