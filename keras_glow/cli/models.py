@@ -29,6 +29,7 @@ from keras_glow.cli.options import (
 )
 from keras_glow.files.presets import PRESETS
 
+MAPPED_IMAGES = 16  # by `evaluate --map`
 # Names of the formats of `convert`.
 FORMATS = ("chaiyujin", "openai", "rosinality", "y0ast")
 # Names of `export` to those of `keras.Model.export`.
@@ -80,11 +81,10 @@ def sample(options):
         print(options.out)
 
 
-def _bits_per_dim(model, options):
+def _bits_per_dim(model, data, labels, options):
     """Returns bits/dim of each image, and shows progress on the way."""
     from keras_glow.images.progress import ProgressLine
 
-    data, labels = inputs.load_data(model, options.data, options.upscale)
     line = ProgressLine(quiet=options.json)
     values = []
     for start in range(0, len(data), 256):
@@ -103,18 +103,43 @@ def _bits_per_dim(model, options):
     return values
 
 
+def _save_map(model, data, labels, options):
+    """Draws the first images, each beside where it is unlikely."""
+    import numpy as np
+
+    from keras_glow.images import heat_map, save_grid
+
+    few = slice(MAPPED_IMAGES)
+    maps = model.log_prob_map(
+        data[few],
+        draws=options.draws,
+        seed=options.seed,
+        labels=_rows(labels, few),
+    )
+    pairs = np.stack([data[few], heat_map(-maps, data.shape[-1])], axis=1)
+    save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
+
+
 @command(
     MODEL,
     TEST_DATA,
     UPSCALE,
     option("--draws", type=COUNT, default=1, help="of noise for each image"),
     option("--seed", type=SEED, default=0),
+    grid(
+        "--map",
+        help=f"the first {MAPPED_IMAGES} images, each beside a map that is "
+        "bright where it is unlikely",
+    ),
     JSON,
 )
 def evaluate(options):
     """Print bits/dim on images."""
     model = inputs.load_model(options.model)
-    values = _bits_per_dim(model, options)
+    data, labels = inputs.load_data(model, options.data, options.upscale)
+    values = _bits_per_dim(model, data, labels, options)
+    if options.map:
+        _save_map(model, data, labels, options)
     mean = statistics.fmean(values)
     error = None  # One image says nothing about the spread.
     if len(values) > 1:
@@ -134,6 +159,8 @@ def evaluate(options):
             f"{mean:.4f}{spread} bits/dim ({len(values)} images, "
             f"{options.draws} draws, {model.bits} bits)"
         )
+        if options.map:
+            print(options.map)
 
 
 @command(

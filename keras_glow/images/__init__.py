@@ -3,7 +3,13 @@
 May import `checks` and `files.atomic`.
 """
 
-from keras_glow.images.grid import image_grid, png_bytes, save_grid, save_image
+from keras_glow.images.grid import (
+    heat_map,
+    image_grid,
+    png_bytes,
+    save_grid,
+    save_image,
+)
 from keras_glow.images.loading import check_data, load_image, load_images
 from keras_glow.images.npz import TEST_KEYS, load_labels
 from keras_glow.images.report import Report
@@ -12,6 +18,7 @@ __all__ = [
     "TEST_KEYS",
     "Report",
     "check_data",
+    "heat_map",
     "image_grid",
     "load_image",
     "load_images",
