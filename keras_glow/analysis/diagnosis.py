@@ -95,7 +95,7 @@ def _measure(model, parts, images, labels, batch_size):
     x = x[:RATIO_IMAGES]
     ratio_labels = None if labels is None else labels[:RATIO_IMAGES]
     z = run(model.encoder, x, ratio_labels)
-    unlike = out_of_distribution_images(model.image_shape, images)
+    unlike = out_of_distribution_images(model.image_format, images)
     return {
         "values_lost": int(np.sum(~(errors < half_grey_level(model)))),
         "reconstruction_error": float(np.max(errors)),

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ from keras import ops
 from keras_glow.checks import check_choice, refuse
 from keras_glow.files.atomic import atomic_folder
 from keras_glow.flow.architecture import Level, build_decoder, build_encoder
-from keras_glow.flow.pixels import dequantize
+from keras_glow.flow.pixels import dequantize, to_bins
 from keras_glow.layers.bijection import (
     Bijection,
     forward_in_turn,
@@ -25,7 +24,7 @@ from keras_glow.losses import LogProb
 # is a folder.
 SUFFIXES = {"tf_saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MEANINGS = {
-    "images": "pixels 0..255",
+    "images": "pixels, such as 0..255 of 8 bits",
     "labels": "class of each image, from 0",
     "z": "standardised latents of all levels, finest first, flat",
     "temperature": "scales z first; 1 gives back the images of z",
@@ -108,11 +107,12 @@ def _encoder(model, arguments):
     image, z, log_det = build_encoder(*arguments)
     encode = keras.Model(image, [z, log_det])
     shape = model.image_shape
-    inputs = {"images": keras.Input(shape, dtype="uint8", name="images")}
+    dtype = model.image_format.dtype
+    inputs = {"images": keras.Input(shape, dtype=dtype, name="images")}
     centre = ops.convert_to_tensor(0.5, model.dtype)
     x = dequantize(inputs["images"], centre, model.bits)
     z, log_det = encode(_with_labels(model, x, inputs))
-    log_det = log_det - model.dimensions * model.bits * math.log(2)
+    log_det = log_det - model.bin_nats
     log_prob = LogProb(dtype=model.dtype)(z, log_det)
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
 
@@ -126,9 +126,7 @@ def _decoder(model, arguments):
     }
     z = inputs["z"] * inputs["temperature"]
     x = decode(_with_labels(model, z, inputs))
-    # `Glow.quantize` does this, but on the host.
-    bins = ops.clip(ops.floor((x + 0.5) * 2**model.bits), 0, 2**model.bits - 1)
-    images = ops.cast(bins * 2 ** (8 - model.bits), "uint8")
+    images = ops.cast(to_bins(x, model.bits), model.image_format.dtype)
     return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import (
+    ImageFormat,
     check_images,
     check_integer,
     check_labels,
@@ -38,7 +39,7 @@ class ImageFlow(keras.Model):
     Attributes:
         image_shape: (height, width, channels).
         dimensions: int, D: height x width x channels.
-        bits: int 1..8, bits per subpixel.
+        bits: int 1..16, bits per subpixel, or None for floats.
         num_classes: int, or None.
         latent_shapes: shape of each level's latent, in the order of z.
         encoder: functional keras.Model, continuous image to z `(batch, D)`.
@@ -47,13 +48,23 @@ class ImageFlow(keras.Model):
         decoder: functional keras.Model, z to continuous image.
     """
 
+    @property
+    def image_format(self):
+        """The images that it takes, an `ImageFormat`."""
+        return ImageFormat(self.image_shape, self.bits)
+
+    @property
+    def bin_nats(self):
+        """Minus the logarithm of the volume of an image's bin; 0 for floats."""
+        return self.dimensions * (self.bits or 0) * math.log(2)
+
     # These methods map images to latents and back.
 
     def dequantize(self, images, seed=None):
         """Adds noise inside the bin: continuous images in [-0.5, 0.5).
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             seed: int 0..2**32 - 1 for reproducible noise, None for new noise
                 each time, `"center"` for the centre of the bin.
 
@@ -64,7 +75,7 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         seed = check_seed(seed, or_center=True)
-        x = self._dequantized(check_images(images, self.image_shape), seed)
+        x = self._dequantized(check_images(images, self.image_format), seed)
         return ops.convert_to_numpy(x[np.arange(len(x))])
 
     def _dequantized(self, images, seed, draw=0):
@@ -82,7 +93,7 @@ class ImageFlow(keras.Model):
         return Rows(len(images), make)
 
     def quantize(self, x):
-        """Maps continuous images to uint8, each value to the bin that holds it.
+        """Maps continuous images to pixels, each value to its bin.
 
         Raises:
             ValueError: if a value is no number, or not finite.
@@ -93,7 +104,7 @@ class ImageFlow(keras.Model):
         """Returns the latents of images, taken at the centre of their bins.
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             labels: int array `(batch,)`.
             batch_size: int, images that are encoded at once.
 
@@ -105,7 +116,7 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         batch_size = check_integer("batch_size", batch_size, 1)
-        images = check_images(images, self.image_shape)
+        images = check_images(images, self.image_format)
         labels = check_labels(labels, len(images), self.num_classes)
         x = self._dequantized(images, "center")
         return predict(self.encoder, x, labels, batch_size)
@@ -119,7 +130,7 @@ class ImageFlow(keras.Model):
             batch_size: int, images that are decoded at once.
 
         Returns:
-            uint8 array `(batch, height, width, channels)`.
+            Array `(batch, height, width, channels)`, as images are.
 
         Raises:
             ValueError: naming the argument that is not as described; if an
@@ -149,7 +160,7 @@ class ImageFlow(keras.Model):
             batch_size: int, images that are decoded at once.
 
         Returns:
-            uint8 array `(count, height, width, channels)`.
+            Array `(count, height, width, channels)`, as images are.
 
         Raises:
             ValueError: if an argument is not as described.
@@ -157,10 +168,11 @@ class ImageFlow(keras.Model):
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed)
         deviations = standard_deviations(temperature, self.latent_shapes)
-        high = MAX_SAMPLE_BYTES // math.prod(self.image_shape)
+        pixel = np.dtype(self.image_format.dtype)
+        high = MAX_SAMPLE_BYTES // self.dimensions // pixel.itemsize
         try:
             count = check_integer("count", count, 0, high)
-            images = np.empty((count, *self.image_shape), "uint8")
+            images = np.empty((count, *self.image_shape), pixel)
         except (ValueError, MemoryError):
             expected = (
                 f"an integer 0..{high}, as many images as fit into 16 GiB"
@@ -206,7 +218,7 @@ class ImageFlow(keras.Model):
         draws of dequantisation noise: more draws tighten the bound.
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             draws: int >= 1.
             seed: int 0..2**32 - 1 for reproducible noise, `"center"` for none,
                 or None for new noise each time.
@@ -234,7 +246,7 @@ class ImageFlow(keras.Model):
         images.
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             **kwargs: arguments of `log_prob`. Of several draws each counts by
                 its share of their mean. All of them are held in memory.
 
@@ -256,23 +268,26 @@ class ImageFlow(keras.Model):
         draws = check_integer("draws", draws, 1)
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed, or_center=True)
-        images = check_images(images, self.image_shape)
+        images = check_images(images, self.image_format)
         labels = check_labels(labels, len(images), self.num_classes)
         shape = model.output_shape[1:]
         log_probs = np.empty((draws, len(images), *shape))
         for draw in range(draws):
             x = self._dequantized(images, seed, draw)
             log_probs[draw] = predict(model, x, labels, batch_size)
-        volume = -self.dimensions * self.bits * math.log(2)
-        return log_probs + volume / math.prod(shape)
+        return log_probs - self.bin_nats / math.prod(shape)
 
     def bits_per_dim(self, images, **kwargs):
         """Returns `-log_prob / (D log 2)`, float `(batch,)`: lower is better.
 
+        Floats (`bits=None`) have a density, which no number of bits encodes.
+
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             **kwargs: arguments of `log_prob`.
         """
+        if self.bits is None:
+            refuse("bits", "an integer for bits_per_dim", self.bits)
         log_prob = self.log_prob(images, **kwargs)
         return -log_prob / (self.dimensions * math.log(2))
 

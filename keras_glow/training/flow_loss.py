@@ -76,7 +76,7 @@ class FlowLoss(ImageFlow):
             if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
                 refuse("inputs", "(images, labels)", inputs)
             images, labels = inputs
-        check_batch(images, labels, self.image_shape, self.num_classes)
+        check_batch(images, labels, self.image_format, self.num_classes)
         counted = None
         if training:
             noise = keras.random.uniform(
@@ -87,7 +87,7 @@ class FlowLoss(ImageFlow):
             numbers, counted = self._image_numbers(images)
             noise = self.test_noise(numbers, self.dtype)
         x = dequantize(images, noise, self.bits)
-        x = nan_where_outside(x, images, 0, 255)
+        x = nan_where_outside(x, images, *self.image_format.limits)
         if labels is not None:
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
             # Backends differ in what a class that there is not would do.
@@ -122,7 +122,7 @@ class FlowLoss(ImageFlow):
         losses = negative_mean(log_prob, counted), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density in a bin times its volume is the probability of a pixel.
-        nll = nll + self.dimensions * self.bits * math.log(2)
+        nll = nll + self.bin_nats
         loss = nll
         means = {
             self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))

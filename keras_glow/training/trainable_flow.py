@@ -220,10 +220,10 @@ class TrainableFlow(FlowLoss):
 
     def _open_both(self, x, y, validation_data, fraction, batch_size):
         """Returns the source of training, and the data to validate on."""
-        source = open_images(x, y, self.image_shape, self.num_classes)
+        source = open_images(x, y, self.image_format, self.num_classes)
         if validation_data is not None:
             validation = open_validation_data(
-                validation_data, self.image_shape, self.num_classes
+                validation_data, self.image_format, self.num_classes
             )
             validation.peek()  # before the first epoch, not after it
         elif check_fraction("validation_split", fraction):
@@ -290,7 +290,7 @@ class TrainableFlow(FlowLoss):
             return super().predict(x, *args, **kwargs)
 
     def _open_batch(self, x, y):
-        batch = open_images(x, y, self.image_shape, self.num_classes)
+        batch = open_images(x, y, self.image_format, self.num_classes)
         if not hasattr(batch, "images"):
             refuse("x", "one batch of images", x)
         return batch
@@ -334,7 +334,7 @@ class TrainableFlow(FlowLoss):
         if is_called_by_fit(kwargs):  # which has checked x
             self._count = self._validated
         else:
-            source = open_images(x, y, self.image_shape, self.num_classes)
+            source = open_images(x, y, self.image_format, self.num_classes)
             source.peek()
             (x, y), self._count = self._to_evaluate(source, batch_size)
             callbacks, swap = without_swaps(self, callbacks)
