@@ -93,12 +93,16 @@ def standalone(model):
           `Glow.decode` returns them for `z * temperature`, and to `x`, the same
           images before they were quantised.
     """
-    size = len(model.bijections) // model.levels  # Levels have equally many.
-    flow = []
-    for start in range(0, len(model.bijections), size):
-        squeeze, *steps, prior = model.bijections[start : start + size]
+    flow, first = [], ()
+    bijections = list(model.bijections)
+    if model.bits is None:
+        first = (_Row(bijections.pop(0)),)
+    size = len(bijections) // model.levels  # Levels have equally many.
+    for start in range(0, len(bijections), size):
+        squeeze, *steps, prior = bijections[start : start + size]
         parts = [_fixed(part) for step in steps for part in step.parts()]
-        flow.append(Level(_Row(squeeze), _Row(*parts), _Row(prior)))
+        level = Level(_Row(squeeze), _Row(*parts), _Row(prior), first)
+        flow, first = [*flow, level], ()
     arguments = flow, model.image_shape, model.num_classes, model.dtype
     return _encoder(model, arguments), _decoder(model, arguments)
 

@@ -20,6 +20,12 @@ class Level(typing.NamedTuple):
     squeeze: layers.Squeeze
     steps: Chain  # of FlowStep
     prior: layers.Split | layers.GaussianPrior
+    first: tuple = ()  # what the images go through before the squeeze
+
+    @property
+    def bijections(self):
+        """Returns its bijections in the order of encoding."""
+        return *self.first, self.squeeze, self.steps, self.prior
 
 
 def build_flow(
@@ -32,11 +38,13 @@ def build_flow(
     dtype,
     memory,
     border,
+    standardize,
     **step,
 ):
     """Builds all layers of a Glow: a list of `Level`, finest first.
 
-    `step` holds further arguments of each `FlowStep`.
+    With `standardize` the images are standardised first. `step` holds further
+    arguments of each `FlowStep`.
     """
     split_classes = num_classes if class_priors == "all" else None
     # One seed gives independent seeds for all steps.
@@ -66,6 +74,9 @@ def build_flow(
             )
         steps = Chain(steps, memory, name=f"steps_{level}", dtype=dtype)
         flow.append(Level(squeeze, steps, prior))
+    if standardize:
+        first = layers.Standardize(name="standardize", dtype=dtype)
+        flow[0] = flow[0]._replace(first=(first,))
     return flow
 
 
@@ -73,7 +84,7 @@ def build_encoder(flow, image_shape, num_classes, dtype):
     """Returns symbolic inputs, latents `(batch, D)`, log-dets `(batch,)`."""
     image = keras.Input(image_shape, dtype=dtype, name="image")
     labels = _labels(num_classes)
-    layers_in_order = (layer for level in flow for layer in level)
+    layers_in_order = (layer for level in flow for layer in level.bijections)
     *lower, (_, _, top, log_det) = walk(layers_in_order, image, labels)
     latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
     # Keras' global image data format would change the order of the latents.
@@ -101,6 +112,8 @@ def build_decoder(flow, image_shape, num_classes, dtype):
         out = latent if h is None else [h, latent]
         h = call_with_labels(level.prior, out, labels, inverse=True)
         h = level.squeeze.inverse(level.steps.inverse(h))
+        for bijection in level.first:
+            h = bijection.inverse(h)
     return z if labels is None else [z, labels], h
 
 

@@ -9,6 +9,7 @@ from keras_glow.images.grid import (
     png_bytes,
     save_grid,
     save_image,
+    shades,
 )
 from keras_glow.images.loading import check_data, load_image, load_images
 from keras_glow.images.npz import TEST_KEYS, load_labels
@@ -26,4 +27,5 @@ __all__ = [
     "png_bytes",
     "save_grid",
     "save_image",
+    "shades",
 ]
