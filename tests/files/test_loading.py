@@ -191,6 +191,8 @@ def test_it_loads_what_was_saved(folder, model, content):
             "border": True,
         },
         {"network": "residual", "blocks": 3, "border": True, "dropout": 0.1},
+        {"bits": None, "image_shape": (4, 4, 5)},
+        {"bits": 16},
     ],
 )
 def test_the_layout_is_that_of_the_files_that_keras_writes(

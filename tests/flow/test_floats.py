@@ -12,6 +12,7 @@ import keras_glow
 from keras_glow import Glow
 from keras_glow.callbacks import ReconstructionError, SampleGrid
 from keras_glow.data import ImageSequence
+from keras_glow.files.export import standalone
 from keras_glow.layers import Standardize
 
 SHAPE = (8, 8, 3)
@@ -172,3 +173,16 @@ def test_other_floats_are_taken(trained, dtype):
     images = (floats(2) / 1e3).astype(dtype)
     expected = model.encode(images.astype("float32"))
     assert_allclose(model.encode(images), expected, atol=1e-3)
+
+
+def test_exported_functions_take_floats(trained):
+    model, _ = trained
+    images = floats(2)
+    encoder, decoder = standalone(model)
+    encoded = encoder({"images": images})
+    assert_allclose(encoded["z"], model.encode(images), atol=1e-4)
+    assert_allclose(encoded["log_prob"], model.log_prob(images), rtol=1e-5)
+    back = decoder(
+        {"z": encoded["z"], "temperature": ops.convert_to_tensor(1.0)}
+    )["images"]
+    assert np.max(np.abs(to_numpy(back) - images) / DEVIATIONS) < 1e-4

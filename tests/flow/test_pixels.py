@@ -3,12 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from helpers import move_weights
+from helpers import move_weights, to_numpy
 from keras import ops
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
 from keras_glow import Glow
+from keras_glow.files.export import standalone
 from keras_glow.flow import pixels
 from keras_glow.flow.initialization import initialize
 
@@ -112,3 +113,18 @@ def test_16_bits_are_refused_in_float32():
 def test_jax_without_float64_refuses_16_bits():
     with pytest.raises(ValueError, match="`bits`.*jax_enable_x64"):
         Glow(SHAPE, bits=16, **SMALL)
+
+
+def test_exported_functions_take_12_bits():
+    model = Glow(SHAPE, bits=12, **SMALL)
+    move_weights(model, 0.05)
+    images = every_value(12)[:4]
+    encoder, decoder = standalone(model)
+    encoded = encoder({"images": images})
+    log_prob = model.log_prob(images, seed="center")
+    assert_allclose(encoded["log_prob"], log_prob, rtol=1e-6)
+    back = decoder(
+        {"z": encoded["z"], "temperature": ops.convert_to_tensor(1.0)}
+    )["images"]
+    assert_array_equal(to_numpy(back), images)
+    assert to_numpy(back).dtype == "uint16"
