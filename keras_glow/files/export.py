@@ -10,8 +10,14 @@ from keras import ops
 
 from keras_glow.checks import check_choice, refuse
 from keras_glow.files.atomic import atomic_folder
-from keras_glow.flow.architecture import Level, build_decoder, build_encoder
+from keras_glow.flow.architecture import (
+    Level,
+    build_decoder,
+    build_encoder,
+    condition_inputs,
+)
 from keras_glow.flow.pixels import dequantize
+from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.bijection import Bijection, pixel_count
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
@@ -23,6 +29,7 @@ SUFFIXES = {"tf_saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MEANINGS = {
     "images": "pixels 0..255",
     "labels": "class of each image, from 0",
+    "context": "what else is known of each image",
     "z": "standardised latents of all levels, finest first, flat",
     "temperature": "scales z first; 1 gives back the images of z",
     "x": "continuous images in [-0.5, 0.5), before they are quantised",
@@ -49,6 +56,7 @@ def export(model, path, format="tf_saved_model", verbose=False):
         "format": format,
         "bits": model.bits,
         "num_classes": model.num_classes,
+        "context_shape": model.context_shape,
         "latent_shapes": model.latent_shapes,
     }
     with atomic_folder(path) as folder:
@@ -80,8 +88,9 @@ def standalone(model):
         model: a `Glow`.
 
     Returns:
-        Tuple of two functional models of dicts of tensors, each with `labels`,
-        int32 `(batch,)`, beside the other inputs if the model has classes:
+        Tuple of two functional models of dicts of tensors, with `labels`, int32
+        `(batch,)`, beside the other inputs if the model has classes, and
+        `context`, float `(batch, *context_shape)`, if it has one:
 
         - encoder: `images`, uint8 `(batch, height, width, channels)`, to `z`,
           float `(batch, D)`, as `Glow.encode` returns it, and `log_prob`,
@@ -92,11 +101,15 @@ def standalone(model):
     """
     size = len(model.bijections) // model.levels  # Levels have equally many.
     flow = []
-    for start in range(0, len(model.bijections), size):
+    for level in range(model.levels):
+        start = level * size
         squeeze, *steps, prior = model.bijections[start : start + size]
         parts = [_fixed(part) for step in steps for part in step.parts()]
-        flow.append(Level(_Row(squeeze), _Row(*parts), _Row(prior)))
-    arguments = flow, model.image_shape, model.num_classes, model.dtype
+        context = None
+        if model.context_networks:
+            context = _Constant(model.context_networks[level])
+        flow.append(Level(_Row(squeeze), _Row(*parts), _Row(prior), context))
+    arguments = flow, model.image_shape, model.conditions, model.dtype
     return _encoder(model, arguments), _decoder(model, arguments)
 
 
@@ -107,7 +120,7 @@ def _encoder(model, arguments):
     inputs = {"images": keras.Input(shape, dtype="uint8", name="images")}
     centre = ops.convert_to_tensor(0.5, model.dtype)
     x = dequantize(inputs["images"], centre, model.bits)
-    z, log_det = encode(_with_labels(model, x, inputs))
+    z, log_det = encode(_with_conditions(model, x, inputs))
     log_det = log_det - model.dimensions * model.bits * math.log(2)
     log_prob = LogProb(dtype=model.dtype)(z, log_det)
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
@@ -121,19 +134,18 @@ def _decoder(model, arguments):
         for name, shape in shapes.items()
     }
     z = inputs["z"] * inputs["temperature"]
-    x = decode(_with_labels(model, z, inputs))
+    x = decode(_with_conditions(model, z, inputs))
     # `Glow.quantize` does this, but on the host.
     bins = ops.clip(ops.floor((x + 0.5) * 2**model.bits), 0, 2**model.bits - 1)
     images = ops.cast(bins * 2 ** (8 - model.bits), "uint8")
     return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
 
 
-def _with_labels(model, tensor, inputs):
-    """Return the tensor; if there are classes, add labels to it and inputs."""
-    if model.num_classes is None:
-        return tensor
-    inputs["labels"] = keras.Input((), dtype="int32", name="labels")
-    return [tensor, inputs["labels"]]
+def _with_conditions(model, tensor, inputs):
+    """Return the inputs of a flow; add those of conditions to a dict."""
+    more = condition_inputs(model.conditions, model.dtype)
+    inputs |= {each.name: each for each in more}
+    return with_conditions(tensor, more)
 
 
 def _fixed(bijection):
@@ -160,31 +172,54 @@ class _Row(Bijection):
 
     def __init__(self, *bijections):
         super().__init__(dtype=bijections[0].dtype)
-        # A prior, alone in its row, may take labels beside the inputs.
-        self.num_classes = getattr(bijections[0], "num_classes", None)
-        weights = [
-            (variable, ops.convert_to_numpy(variable))
-            for bijection in bijections
-            for variable in bijection.variables
-        ]
-        # Keras does not look into functions: it would find the variables, and
-        # write them beside the graph.
+        # A coupling is the last of its row, a prior is alone.
+        self.conditioned_on = bijections[-1].conditioned_on
+        self.level = bijections[-1].level
         self.parts = lambda: bijections
-        self.constants = lambda: keras.StatelessScope(weights)
+        self.constants = _constants(bijections)
 
-    def _forward(self, x):
+    def _forward(self, x, **given):
         total = 0.0
         with self.constants():
             for bijection in self.parts():
-                x, log_det = bijection._forward(x)
+                own = {name: given[name] for name in bijection.conditioned_on}
+                x, log_det = bijection._forward(x, **own)
                 total = total + log_det
         return x, total
 
-    def _inverse(self, z):
+    def _inverse(self, z, **given):
         with self.constants():
             for bijection in reversed(self.parts()):
-                z = bijection._inverse(z)
+                own = {name: given[name] for name in bijection.conditioned_on}
+                z = bijection._inverse(z, **own)
         return z
+
+
+class _Constant(keras.layers.Layer):
+    """A layer with all of its weights as constants."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name, dtype=layer.dtype)
+        self.layer = lambda: layer
+        self.constants = _constants([layer])
+
+    def call(self, inputs):
+        with self.constants():
+            return self.layer()(inputs)
+
+
+def _constants(layers):
+    """Return a function that makes a context in which weights are constants.
+
+    Keras does not look into functions: it would find the variables, and write
+    them beside the graph.
+    """
+    weights = [
+        (variable, ops.convert_to_numpy(variable))
+        for layer in layers
+        for variable in layer.variables
+    ]
+    return lambda: keras.StatelessScope(weights)
 
 
 class _Fixed(Bijection):

@@ -62,11 +62,12 @@ class Encoder(FlowModel):
         x = plain_arrays(x, "x")
         if isinstance(x, (list, tuple)):  # the same rows of each
             first = [
-                open_inputs(a).first(INITIALIZATION_IMAGES, seed=0) for a in x
+                open_inputs(a).first(INITIALIZATION_IMAGES, seed=0)[0]
+                for a in x
             ]
         else:
             source = open_inputs(x)
-            first = source.first(INITIALIZATION_IMAGES, seed=0)
+            (first,) = source.first(INITIALIZATION_IMAGES, seed=0)
             x = source.data
         initialize(self, first)
         with restore_weights_on_error(self):

@@ -35,11 +35,12 @@ class FlowStep(Bijection):
         seed: int or None, for the permutation and the coupling network.
         border: see `Coupling`.
         network: `"paper"` or `"residual"`, see `Coupling`.
-        blocks, dropout: see `Coupling`.
+        blocks, dropout, context_channels: see `Coupling`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, channels >= 2.
+        inputs: float tensor `(batch, height, width, channels)`, channels >= 2;
+            with `context_channels` the list `[x, context]`.
 
     Raises:
         ValueError: on an unknown permutation or coupling.
@@ -62,9 +63,11 @@ class FlowStep(Bijection):
         network="paper",
         blocks=2,
         dropout=0.0,
+        context_channels=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self._take_context(context_channels)
         self.arguments = {
             "permutation": permutation,
             "coupling": coupling,
@@ -76,6 +79,7 @@ class FlowStep(Bijection):
             "network": network,
             "blocks": blocks,
             "dropout": dropout,
+            "context_channels": context_channels,
         }
         check_choice("permutation", permutation, sorted(PERMUTATIONS))
         check_choice("coupling", coupling, sorted(COUPLINGS))
@@ -94,6 +98,7 @@ class FlowStep(Bijection):
             network=network,
             blocks=blocks,
             dropout=dropout,
+            context_channels=context_channels,
             name="coupling",
             dtype=dtype,
             **coupling_args,
@@ -104,27 +109,28 @@ class FlowStep(Bijection):
         return self.actnorm, self.permutation, self.coupling
 
     def build(self, input_shape):
-        self.built_channels = input_shape[-1]
-        for bijection in self.parts():
-            bijection.build(input_shape)
+        shape, _ = self._split_off(input_shape)
+        self.built_channels = shape[-1]
+        self.actnorm.build(shape)
+        self.permutation.build(shape)
+        self.coupling.build(input_shape)
 
     def compute_output_spec(
         self, inputs, log_det=None, inverse=False, **kwargs
     ):
         # The shapes are known without running it, which takes a while.
-        return self._output_spec(inputs.shape, log_det, inverse)
+        x, _ = self._split_off(inputs)
+        return self._output_spec(x.shape, log_det, inverse)
 
-    def _forward(self, x):
-        total = 0.0
-        for bijection in self.parts():
-            x, log_det = bijection._forward(x)
-            total = total + log_det
-        return x, total
+    def _forward(self, x, **given):
+        x, log_det = self.actnorm._forward(x)
+        x, more = self.permutation._forward(x)
+        z, most = self.coupling._forward(x, **given)
+        return z, log_det + more + most
 
-    def _inverse(self, z):
-        for bijection in reversed(self.parts()):
-            z = bijection._inverse(z)
-        return z
+    def _inverse(self, z, **given):
+        z = self.coupling._inverse(z, **given)
+        return self.actnorm._inverse(self.permutation._inverse(z))
 
     def get_config(self):
         return {**super().get_config(), **self.arguments}
