@@ -139,7 +139,9 @@ class Coupling(Bijection):
         else:
             # Keras tracks the weights of a layer, but not those of a function.
             inputs = [
-                ops.zeros([n or ANY_SIZE for n in shape], self.compute_dtype)
+                ops.zeros(
+                    [1, *(n or ANY_SIZE for n in shape[1:])], self.compute_dtype
+                )
                 for shape in (half_shape, *given.values())
             ]
             half_shape = inputs[0].shape
