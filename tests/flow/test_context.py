@@ -125,7 +125,7 @@ def test_datasets_of_tensorflow_are_taken():
 def test_it_learns_what_the_context_tells():
     rng = np.random.default_rng(0)
     context = rng.integers(0, 2, (64, 1)).astype(bool)
-    noise = rng.integers(0, 40, (64, 4, 4, 2))
+    noise = rng.integers(0, 40, (64, 4, 4, 3))
     images = (noise + 200 * context[:, :, None, None]).astype("uint8")
     model = small((1,))
     model.compile(keras.optimizers.Adam(0.02))
