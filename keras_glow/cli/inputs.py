@@ -3,6 +3,7 @@
 It imports Keras where it is needed, and not before: see `cli.train`.
 """
 
+import json
 import pathlib
 
 from keras_glow.files.presets import PRESETS, preset_path
@@ -35,27 +36,90 @@ def load_model(model):
     return glow.load_model(path, sha256(model))
 
 
-def load_data(model, path, upscale):
-    """Loads images for a model, and their labels, None without classes."""
+def load_data(model, options):
+    """Loads images for a model, and their labels, None without classes.
+
+    The `options` are `model`, `data`, `upscale` and `on_bad`.
+    """
     from keras_glow import images
 
-    size, keys = common_size(model.image_shape), images.TEST_KEYS
-    folder = pathlib.Path(path).is_dir()
-    if size is None and folder:
+    path, size = options.data, common_size(model.image_shape)
+    keys = images.TEST_KEYS
+    if size is None and pathlib.Path(path).is_dir():
         raise ValueError("Only models of square images read image files")
-    if model.num_classes and folder:
-        raise ValueError(
-            f"A model with classes is expected to get an .npz file with labels "
-            f"beside the images. Received: {path}"
-        )
-    channels = model.image_shape[-1]
-    data = images.load_images(path, size, channels, keys, upscale=upscale)
+    data, names = images.load_images(
+        path,
+        size,
+        model.image_shape[-1],
+        keys,
+        options.on_bad,
+        options.upscale,
+        return_names=True,
+    )
     if data.shape[1:] != model.image_shape:
         raise ValueError(
             f"{path} is expected to hold images {model.image_shape}. "
             f"Received: {data.shape[1:]}"
         )
-    return data, images.load_labels(path, keys) if model.num_classes else None
+    if not model.num_classes:
+        return data, None
+    known = read_classes(model_file(options.model).parent)
+    labels, classes = load_labels(path, names, keys, known)
+    if classes and len(classes) != model.num_classes:
+        raise ValueError(
+            f"{path} is expected to hold a folder for each of "
+            f"{model.num_classes} classes. Received: {len(classes)}"
+        )
+    return data, labels
+
+
+# The names of the classes of a model, in a file beside it.
+CLASSES = "classes.json"
+
+
+def load_labels(path, names, keys, classes=None):
+    """Returns the labels of images that `images.load_images` has read.
+
+    Args:
+        path: of the images.
+        names: those of their files, None for an `.npz` file, which has labels.
+        keys: of such a file.
+        classes: names of the classes, or None for the folders there are.
+
+    Returns:
+        Tuple of an array `(count,)` and the names of the classes, or None.
+    """
+    from keras_glow import images
+
+    if names is None:
+        return images.load_labels(path, keys), None
+    return images.class_labels(names, classes)
+
+
+def read_classes(folder):
+    """Returns the names of the classes of a run, None if they are unknown."""
+    file = folder / CLASSES
+    if not file.is_file():
+        return None
+    classes = json.loads(file.read_text())
+    if not isinstance(classes, list) or not all(
+        isinstance(name, str) for name in classes
+    ):
+        raise ValueError(f"{file} is expected to hold a list of names")
+    return classes
+
+
+def write_classes(folder, classes):
+    """Writes the names of the classes of a run for `read_classes`."""
+    from keras_glow.files.atomic import atomic_file
+
+    with atomic_file(folder / CLASSES) as partial:
+        pathlib.Path(partial).write_text(json.dumps(classes))
+
+
+def rows(labels, chosen):
+    """Returns some of the labels, if there are any."""
+    return None if labels is None else labels[chosen]
 
 
 def load_files(model, files):

@@ -17,6 +17,7 @@ from keras_glow.cli.options import (
     JSON,
     LABELS,
     MODEL,
+    ON_BAD,
     SEED,
     TEST_DATA,
     UPSCALE,
@@ -37,10 +38,6 @@ EXPORT_FORMATS = {
     "litert": "litert",
     "onnx": "onnx",
 }
-
-
-def _rows(labels, rows):
-    return None if labels is None else labels[rows]
 
 
 @command(
@@ -84,7 +81,7 @@ def _bits_per_dim(model, options):
     """Returns bits/dim of each image, and shows progress on the way."""
     from keras_glow.images.progress import ProgressLine
 
-    data, labels = inputs.load_data(model, options.data, options.upscale)
+    data, labels = inputs.load_data(model, options)
     line = ProgressLine(quiet=options.json)
     values = []
     for start in range(0, len(data), 256):
@@ -95,7 +92,7 @@ def _bits_per_dim(model, options):
                 draws=options.draws,
                 # With one seed all chunks would have the same noise.
                 seed=options.seed + start,
-                labels=_rows(labels, chunk),
+                labels=inputs.rows(labels, chunk),
             ).tolist()
         )
         line.show(f"{len(values)} of {len(data)} images")
@@ -106,6 +103,7 @@ def _bits_per_dim(model, options):
 @command(
     MODEL,
     TEST_DATA,
+    ON_BAD,
     UPSCALE,
     option("--draws", type=COUNT, default=1, help="of noise for each image"),
     option("--seed", type=SEED, default=0),
@@ -189,7 +187,7 @@ def interpolate(options):
     shares = np.linspace(0, 1, options.steps)
     between = latent.interpolate(z, shares, options.spherical)
     # Each image has the class of the nearer end.
-    labels = _rows(labels, (shares > 0.5).astype(int))
+    labels = inputs.rows(labels, (shares > 0.5).astype(int))
     images.save_grid(
         model.decode(between, labels), options.grid, columns=options.steps
     )
@@ -275,15 +273,16 @@ def export(options):
     MODEL,
     TEST_DATA,
     option("--count", type=COUNT, default=64, help="images to look at"),
+    ON_BAD,
     UPSCALE,
     JSON,
 )
 def doctor(options):
     """Find out whether images come back exactly, and what loses them."""
     model = inputs.load_model(options.model)
-    data, labels = inputs.load_data(model, options.data, options.upscale)
+    data, labels = inputs.load_data(model, options)
     chosen = slice(options.count)
-    diagnosis = model.diagnose(data[chosen], _rows(labels, chosen))
+    diagnosis = model.diagnose(data[chosen], inputs.rows(labels, chosen))
     if options.json:
         # JSON has no NaN: numbers that are not finite become strings.
         text = json.dumps(diagnosis.to_dict())

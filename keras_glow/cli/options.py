@@ -114,6 +114,12 @@ TRAIN_DATA, TEST_DATA = (
     option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
     for key in ("x_train", "x_test")
 )
+ON_BAD = option(
+    "--on-bad",
+    choices=["error", "skip"],
+    default="error",
+    help="what to do about images of a folder that cannot be used",
+)
 UPSCALE = option(
     "--upscale",
     action="store_true",

@@ -20,6 +20,8 @@ class Settings:
             `callbacks.TimeBudget`. `epochs` is the limit all the same.
         learning_rate, warmup: see `schedules.warmup_cosine`; `minutes` have a
             warm-up of their own.
+        held_out: float, part of the images that validates, see
+            `images.split.held_out`.
         clip: float, largest norm of the gradient; 0 for no limit.
         ema: float, momentum of the averaged weights; 0 for no averages.
 
@@ -33,6 +35,7 @@ class Settings:
     size: int | None = None
     grey: bool = False
     flip: bool = False
+    held_out: float = 0.0
     levels: int = 3
     depth: int = 4
     width: int = 128

@@ -1,6 +1,7 @@
 """Decodes one image file: by its content, within limits, without guessing."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -15,7 +16,13 @@ from keras_glow.checks import one_line
 # Told by content, whatever the name says. Pillow's rarer formats stay out: most
 # of its security bugs are there.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff"),
+    ".webp",
+)
+# The brands that begin a file of the ISO base media format, bytes 8 to 11.
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF = (b"avif", b"avis")
 MAX_PIXELS = 64_000_000
 # A JPEG may be decoded at a fraction of its size, as long as that is this many
 # times the size asked for: Pillow calls 3 almost indistinguishable.
@@ -103,11 +110,32 @@ def _bad_image_on_error():
         raise BadImage(f"cannot be read: {reason}") from error
 
 
-def _read(file, size, channels, max_pixels):
-    if not file.read(1):
+@functools.cache
+def _formats():
+    """Return `IMAGE_FORMATS`, and that of HEIC where pillow-heif is there."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return IMAGE_FORMATS
+    register_heif_opener()
+    return (*IMAGE_FORMATS, "HEIF")
+
+
+def _check_head(head):
+    """Refuse what begins as no file that is read, and say what it is."""
+    if not head:
         raise NotAnImage("is empty")
+    brand = head[8:] if head[4:8] == b"ftyp" else None
+    if brand in HEIC and "HEIF" not in _formats():
+        raise BadImage("is a HEIC picture, read with `pip install pillow-heif`")
+    if brand in AVIF:
+        raise BadImage("is an AVIF picture, to be converted to PNG or JPEG")
+
+
+def _read(file, size, channels, max_pixels):
+    _check_head(file.read(12))
     file.seek(0)
-    with Image.open(file, formats=IMAGE_FORMATS) as image:
+    with Image.open(file, formats=_formats()) as image:
         about = image.size, image.format
         pixels, notes = _decode(image, size, channels, max_pixels)
     file.seek(0)

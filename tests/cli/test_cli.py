@@ -52,7 +52,7 @@ def run(tmp_path_factory):
     for i, face in enumerate(faces):
         (folder / "faces").mkdir(exist_ok=True)
         Image.fromarray(face).save(folder / "faces" / f"{i:02d}.png")
-    np.savez(folder / "test.npz", images=faces[:20])
+    np.savez(folder / "test.npz", images=255 - faces[:20])
     arguments = [
         *("train", str(folder / "faces"), "--size=8", *TRAIN, "--flip"),
         *("--validation", str(folder / "test.npz")),
@@ -210,6 +210,82 @@ def test_one_image_has_no_standard_error(run, tmp_path, capsys):
     assert re.search(r"\d bits/dim \(1 images", capsys.readouterr().out)
 
 
+@pytest.fixture
+def animals(tmp_path):
+    """A folder with a folder for each class, one bright and one dark."""
+    faces = random_images(20, (8, 8, 3)) // 3
+    for i, face in enumerate(faces):
+        name = tmp_path / "animals" / ("cats", "dogs")[i % 2] / f"{i:02d}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face + 150 * (i % 2)).save(name)
+    return str(tmp_path / "animals")
+
+
+def test_folders_are_classes_if_asked(animals, tmp_path, capsys):
+    (pathlib.Path(animals) / "dogs" / "bad.png").write_bytes(b"text")
+    out = str(tmp_path / "run")
+    train = ["train", animals, "--size=8", *TRAIN, f"--out={out}"]
+    assert main(train) == 1
+    assert "bad.png is not an image" in capsys.readouterr().err
+    skip = ["--on-bad=skip", "--validation=10%"]
+    assert main([*train, *skip, "--classes", "--epochs=1"]) == 0
+    said = capsys.readouterr().out
+    assert "class 0: cats, 10 images" in said
+    assert "class 1: dogs, 10 images" in said
+    assert "18 images (8, 8, 3)\n2 images for validation" in said
+    assert "--labels 0" in said
+    model = load_model(f"{out}/model.keras")
+    assert model.num_classes == 2
+    # A run that goes on has its classes and its part for validation.
+    again = [*train[:3], f"--out={out}", "--resume", "--epochs=2"]
+    assert main([*again, "--on-bad=skip"]) == 0
+    assert "2 images for validation" in capsys.readouterr().out
+    # Labels follow the names of the folders, in whatever folder they are.
+    shutil.move(f"{animals}/cats", tmp_path / "others" / "cats")
+    evaluate = ["evaluate", f"{out}/model.keras", "--json"]
+    with pytest.warns(UserWarning, match="Left out: 1 of 11 files"):
+        assert main([*evaluate, animals, "--on-bad=skip"]) == 0
+    bits = json.loads(capsys.readouterr().out)["bits_per_dim"]
+    loaded = keras_glow.images.load_images(tmp_path / "others" / "cats", 8)
+    assert main([*evaluate, str(tmp_path / "others")]) == 0
+    expected = load_model(f"{out}/model.keras").bits_per_dim(
+        loaded, seed=0, labels=np.zeros(len(loaded), int)
+    )
+    other = json.loads(capsys.readouterr().out)["bits_per_dim"]
+    assert other == pytest.approx(expected.mean(), rel=1e-6)
+    assert bits != other
+    (tmp_path / "others" / "cats").rename(tmp_path / "others" / "birds")
+    for arguments, message in (
+        ([*evaluate, str(tmp_path / "others")], "birds.*classes cats, dogs"),
+        ([*evaluate, str(tmp_path / "others/birds")], "folder of its class"),
+        ([*again, "--validation=20%", "--on-bad=skip"], "held_out|cats"),
+    ):
+        assert main(arguments) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_trained_on_does_not_validate(animals, tmp_path, capsys):
+    (pathlib.Path(animals) / "birds").mkdir()
+    train = ["train", animals, "--size=8", *TRAIN, "--epochs=1"]
+    train += [f"--out={tmp_path / 'run'}"]
+    with pytest.warns(UserWarning, match="20 of 20 images.*trained on as well"):
+        assert main([*train, "--validation", animals]) == 0
+    assert "They lie in 2 folders: with --classes" in capsys.readouterr().out
+    train[-1] += "2"
+    with pytest.raises(SystemExit):
+        main([*train, "--validation=100%"])
+    assert "over 0% and under 100%" in capsys.readouterr().err
+    for labels, message in (
+        (np.zeros(4, int), "two classes or more.*Received: 1"),
+        (np.ones(4), "integers from 0.*float64"),
+    ):
+        images = random_images(4, (8, 8, 3))
+        np.savez(tmp_path / "x.npz", images=images, labels=labels)
+        train[1] = str(tmp_path / "x.npz")
+        assert main([*train, "--classes"]) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
 def test_images_that_are_not_square(tmp_path, capsys):
     images = random_images(40, (16, 8, 3))
     np.savez(tmp_path / "train.npz", images=images[:32])
@@ -269,7 +345,7 @@ def test_a_model_with_classes(tmp_path, capsys):
     np.savez(data, x_test=images[..., 0])
     for arguments, message in (
         (["evaluate", file, data], "data.npz.*y_test"),
-        (["doctor", file, str(tmp_path)], "classes.*labels"),
+        (["doctor", file, str(tmp_path)], "a.png.*folder of its class"),
         (["reconstruct", file, *faces], "--labels.*0..2.*2 joined"),
         (["reconstruct", file, *faces, "--labels=0,1,2"], "--labels"),
         (["reconstruct", file, *faces, "--labels=3"], "0 to 2"),
