@@ -16,6 +16,7 @@ COMMANDS = (
     train.train,
     models.sample,
     models.evaluate,
+    models.score,
     models.reconstruct,
     models.interpolate,
     models.info,
