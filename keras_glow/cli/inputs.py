@@ -37,9 +37,10 @@ def load_model(model):
 
 
 def load_data(model, options):
-    """Loads images for a model, and their labels, None without classes.
+    """Loads images for a model, labels and names.
 
-    The `options` are `model`, `data`, `upscale` and `on_bad`.
+    The `options` are `model`, `data`, `upscale` and `on_bad`. There are no
+    labels, None, without classes, and no names of the images of an `.npz` file.
     """
     from keras_glow import images
 
@@ -62,7 +63,7 @@ def load_data(model, options):
             f"Received: {data.shape[1:]}"
         )
     if not model.num_classes:
-        return data, None
+        return data, None, names
     known = read_classes(model_file(options.model).parent)
     labels, classes = load_labels(path, names, keys, known)
     if classes and len(classes) != model.num_classes:
@@ -70,7 +71,7 @@ def load_data(model, options):
             f"{path} is expected to hold a folder for each of "
             f"{model.num_classes} classes. Received: {len(classes)}"
         )
-    return data, labels
+    return data, labels, names
 
 
 # The names of the classes of a model, in a file beside it.

@@ -18,6 +18,7 @@ COMMANDS = (
     train.train,
     models.sample,
     models.evaluate,
+    models.score,
     models.reconstruct,
     models.interpolate,
     models.info,

@@ -3,8 +3,11 @@
 They import Keras where they need it, and not before: see `cli.train`.
 """
 
+import argparse
+import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import pathlib
@@ -17,6 +20,7 @@ from keras_glow.cli.options import (
     JSON,
     LABELS,
     MODEL,
+    NOISE,
     ON_BAD,
     SEED,
     TEST_DATA,
@@ -77,12 +81,11 @@ def sample(options):
         print(options.out)
 
 
-def _bits_per_dim(model, options):
+def _bits_per_dim(model, data, labels, options, quiet):
     """Returns bits/dim of each image, and shows progress on the way."""
     from keras_glow.images.progress import ProgressLine
 
-    data, labels = inputs.load_data(model, options)
-    line = ProgressLine(quiet=options.json)
+    line = ProgressLine(quiet)
     values = []
     for start in range(0, len(data), 256):
         chunk = slice(start, start + 256)
@@ -105,14 +108,14 @@ def _bits_per_dim(model, options):
     TEST_DATA,
     ON_BAD,
     UPSCALE,
-    option("--draws", type=COUNT, default=1, help="of noise for each image"),
-    option("--seed", type=SEED, default=0),
+    *NOISE,
     JSON,
 )
 def evaluate(options):
     """Print bits/dim on images."""
     model = inputs.load_model(options.model)
-    values = _bits_per_dim(model, options)
+    data, labels, _ = inputs.load_data(model, options)
+    values = _bits_per_dim(model, data, labels, options, options.json)
     mean = statistics.fmean(values)
     error = None  # One image says nothing about the spread.
     if len(values) > 1:
@@ -132,6 +135,63 @@ def evaluate(options):
             f"{mean:.4f}{spread} bits/dim ({len(values)} images, "
             f"{options.draws} draws, {model.bits} bits)"
         )
+
+
+@command(
+    MODEL,
+    TEST_DATA,
+    option("--csv", metavar="FILE", help="to write; default: print it"),
+    option(
+        "--typical",
+        metavar="DATA",
+        help="images as they should be; default: those that are scored",
+    ),
+    ON_BAD,
+    UPSCALE,
+    *NOISE,
+)
+def score(options):
+    """Score how unlike the training images each image is, worst first.
+
+    Writes a table (CSV) with a row for each file: bits_per_dim, under the
+    model; typicality, how far they are from the mean of typical images; and
+    complexity, bits_per_dim minus the bits of the image as a PNG file, by which
+    it is sorted. See keras_glow.latent.anomaly_score.
+    """
+    from keras_glow.files.atomic import atomic_file
+    from keras_glow.latent.anomaly import png_bits_per_dim
+
+    model = inputs.load_model(options.model)
+    data, labels, names = inputs.load_data(model, options)
+    quiet = options.csv is None
+    bits = _bits_per_dim(model, data, labels, options, quiet)
+    typical = bits
+    if options.typical:
+        other = argparse.Namespace(**{**vars(options), "data": options.typical})
+        typical, labels, _ = inputs.load_data(model, other)
+        typical = _bits_per_dim(model, typical, labels, options, quiet)
+    mean = statistics.fmean(typical)
+    png_bits = png_bits_per_dim(model, data)
+    names = names or range(len(data))
+    rows = [
+        (name, value, abs(value - mean), value - png)
+        for name, value, png in zip(names, bits, png_bits, strict=True)
+    ]
+    # What is not a number is worst.
+    rows.sort(key=lambda row: (math.isnan(row[-1]), row[-1]), reverse=True)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("file", "bits_per_dim", "typicality", "complexity"))
+    for name, *scores in rows:
+        writer.writerow([name, *(f"{value:.4f}" for value in scores)])
+    if quiet:
+        print(table.getvalue(), end="")
+        return
+    with atomic_file(options.csv) as partial:
+        pathlib.Path(partial).write_text(
+            table.getvalue(), "utf-8", "surrogateescape", ""
+        )
+    print(options.csv)
 
 
 @command(
@@ -280,7 +340,7 @@ def export(options):
 def doctor(options):
     """Find out whether images come back exactly, and what loses them."""
     model = inputs.load_model(options.model)
-    data, labels = inputs.load_data(model, options)
+    data, labels, _ = inputs.load_data(model, options)
     chosen = slice(options.count)
     diagnosis = model.diagnose(data[chosen], inputs.rows(labels, chosen))
     if options.json:

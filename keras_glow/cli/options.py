@@ -120,6 +120,10 @@ ON_BAD = option(
     default="error",
     help="what to do about images of a folder that cannot be used",
 )
+NOISE = (
+    option("--draws", type=COUNT, default=1, help="of noise for each image"),
+    option("--seed", type=SEED, default=0),
+)
 UPSCALE = option(
     "--upscale",
     action="store_true",

@@ -21,7 +21,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import keras_glow
-from keras_glow import Glow, load_model
+from keras_glow import Glow, latent, load_model
 from keras_glow.callbacks import SampleGrid
 from keras_glow.cli import inputs, models
 from keras_glow.cli import main as main_module
@@ -172,6 +172,53 @@ def test_evaluate(run, capsys):
     assert result["images"] == 20
     assert main(["evaluate", model, str(folder / "faces"), "--draws=2"]) == 0
     assert "bits/dim (60 images, 2 draws, 8 bits)" in capsys.readouterr().out
+
+
+def test_scores_of_every_file(run, tmp_path, capsys):
+    folder, _ = run
+    file = str(folder / "run" / "model.keras")
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    shutil.copy(folder / "faces" / "00.png", tmp_path / "in" / "more")
+    for i, image in enumerate(random_images(3, (8, 8, 3), seed=5)):
+        Image.fromarray(image).save(tmp_path / "in" / f"{i}, new.png")
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / "in" / "noise.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"")
+    score = ["score", file, str(tmp_path / "in")]
+    assert main(score) == 1
+    assert "--on-bad skip" in capsys.readouterr().err
+    table = tmp_path / "new" / "scores.csv"
+    with pytest.warns(UserWarning, match="broken.png is empty"):
+        assert main([*score, "--on-bad=skip", f"--csv={table}"]) == 0
+    assert capsys.readouterr().out == f"{table}\n"
+    (tmp_path / "in" / "broken.png").unlink()
+    assert main(score) == 0
+    assert capsys.readouterr().out == table.read_text()
+    with open(table, newline="") as lines:
+        found = list(csv.DictReader(lines))
+    assert found[0]["file"] == "noise.png"
+    images, names = keras_glow.images.load_images(
+        tmp_path / "in", 8, return_names=True
+    )
+    assert sorted(row["file"] for row in found) == sorted(names)
+    model = load_model(file)
+    ordered = [float(row["complexity"]) for row in found]
+    assert ordered == sorted(ordered, reverse=True)
+    for typical in (images, np.load(folder / "test.npz")["images"]):
+        for name, method, how in (
+            ("bits_per_dim", "likelihood", {}),
+            ("typicality", "typicality", {"typical": typical}),
+            ("complexity", "complexity", {}),
+        ):
+            scores = latent.anomaly_score(model, images, method, **how)
+            rows_by_name = {row["file"]: float(row[name]) for row in found}
+            got = [rows_by_name[name] for name in names]
+            np.testing.assert_allclose(got, scores, atol=2e-4)
+        assert main([*score, f"--typical={folder / 'test.npz'}"]) == 0
+        found = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert main(["score", file, str(folder / "test.npz")]) == 0
+    found = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert sorted(int(row["file"]) for row in found) == list(range(20))
 
 
 def test_reconstruct_and_interpolate(run, tmp_path, capsys):
@@ -587,6 +634,8 @@ FAILURES = [
     (["sample", "{model}", "--grid=new.png", f"--count={10**9}"], "`count`"),
     (["sample", "{model}", "--grid=new.png", "--temperature=1,1,1"], "2, one"),
     (["evaluate", "{model}", "absent"], "absent"),
+    (["score", "{model}", "absent"], "absent"),
+    (["score", "{model}", "{faces}", "--csv=text.txt/new"], "text.txt"),
     (["evaluate", "{model}", "text.txt"], "text.txt"),
     (["evaluate", "{model}", "folder"], "folder"),
     (["evaluate", "{model}", "broken.npz"], "broken.npz"),
