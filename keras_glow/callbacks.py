@@ -361,7 +361,7 @@ class ReconstructionError(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         unlike = probes.out_of_distribution_images(
-            self.model.image_shape, self.images
+            self.model.image_format, self.images
         )
         with averaged_weights(self.model):
             if self.images is not None:

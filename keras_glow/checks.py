@@ -131,32 +131,82 @@ def check_seed(seed, or_none=True, or_center=False):
         refuse("seed", f"an integer 0..{MAX_SEED}" + "".join(others), seed)
 
 
-def check_images(images, image_shape, name="images", least=0):
-    """Returns a batch of integer images 0..255 as a plain uint8 array.
+class ImageFormat(typing.NamedTuple):
+    """The images that a flow takes, as `Glow` describes them."""
+
+    shape: tuple  # (height, width, channels)
+    bits: int | None = 8  # per subpixel; None for floats
+
+    @property
+    def dtype(self):
+        """The type of the images in NumPy."""
+        if self.bits is None:
+            return "float32"
+        return "uint8" if self.bits <= 8 else "uint16"
+
+    @property
+    def limits(self):
+        """The lowest and the highest value that a pixel may have."""
+        if self.bits is None:
+            return -math.inf, math.inf
+        return 0, 2 ** max(self.bits, 8) - 1
+
+    @property
+    def grey_level(self):
+        """The difference of 1 between two pixels, in continuous images."""
+        return 1.0 if self.bits is None else 2.0 ** -max(self.bits, 8)
+
+    def holds(self, kind):
+        """Returns whether numbers of a kind, see `kind_of`, may be pixels."""
+        return kind == "f" if self.bits is None else kind in "iu"
+
+    def __str__(self):
+        shape = ", ".join(map(str, ("batch", *self.shape)))
+        numbers = "finite floats"
+        if self.bits is not None:
+            numbers = "integers {}..{}".format(*self.limits)
+        return f"{numbers} of shape ({shape})"
+
+
+def check_images(images, image_format, name="images", least=0):
+    """Returns a batch of images as a plain array of their format's dtype.
 
     They may be an array or a tensor, or a list of images that make one; `least`
-    is how many there have to be.
+    is how many there have to be. Floats may stay float64.
     """
-    expected = _integers_of(image_shape)
+    expected = str(image_format)
     array = as_array(images)
+    if array is not None and array.dtype.name == "bfloat16":
+        array = array.astype("float32")
     if array is None:
         refuse(name, expected, images)
-    if array.dtype.kind not in "iu":
-        value = array if array.ndim and array.dtype.kind in "bf" else images
-        refuse(name, expected, value, _conversion(name, array))
-    if array.ndim != 4 or array.shape[1:] != tuple(image_shape):
+    if not image_format.holds(array.dtype.kind):
+        value = array if array.ndim and array.dtype.kind in "biuf" else images
+        refuse(name, expected, value, _conversion(name, array, image_format))
+    if array.ndim != 4 or array.shape[1:] != tuple(image_format.shape):
         refuse(name, expected, array)
     if len(array) < least:
         refuse(name, f"{least} image or more, {expected}", array)
-    if array.dtype != "uint8" and array.size:
-        if array.min() < 0 or array.max() > 255:
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
             refuse(name, expected, array)
-    return array.astype("uint8", copy=False)
+        dtype = "float64" if array.dtype == "float64" else image_format.dtype
+        return array.astype(dtype, copy=False)
+    low, high = image_format.limits
+    held = np.iinfo(array.dtype)
+    sure = held.min >= low and held.max <= high
+    if array.size and not sure and (array.min() < low or array.max() > high):
+        refuse(name, expected, array)
+    return array.astype(image_format.dtype, copy=False)
 
 
-def _conversion(name, array):
-    """How to make integers 0..255 of what was given, as a hint."""
+def _conversion(name, array, image_format):
+    """How to make images of a format of what was given, as a hint."""
     kind = array.dtype.kind
+    if image_format.bits is None:
+        return f'. Convert by {name}.astype("float32")' if kind in "biu" else ""
+    if image_format.bits > 8:
+        return ""
     if kind in "US":
         return ". Files are read by keras_glow.images.load_image"
     if kind == "b":
@@ -169,7 +219,7 @@ def _conversion(name, array):
     return ""
 
 
-def check_batch(images, y, image_shape, conditions):
+def check_batch(images, y, image_format, conditions):
     """Refuses a batch of a dataset by shape and dtype, also while tracing.
 
     Its values are not known yet: see `flow.pixels.nan_where_outside`.
@@ -177,15 +227,16 @@ def check_batch(images, y, image_shape, conditions):
     Args:
         images: tensor, or a description of one.
         y: what stands beside the images, see `Conditions.take_apart`.
-        image_shape: (height, width, channels).
+        image_format: `ImageFormat`.
         conditions: `Conditions`.
     """
     shape = shape_of(images)
-    if kind_of(images) not in "iu" or shape[1:] != tuple(image_shape):
+    expected = tuple(image_format.shape)
+    if not image_format.holds(kind_of(images)) or shape[1:] != expected:
         hint = ""
         if shape == (None,) or None in shape[1:]:
-            hint = f". What is not known, tf.ensure_shape tells: {image_shape}"
-        refuse("x", f"batches of {_integers_of(image_shape)}", images, hint)
+            hint = f". What is not known, tf.ensure_shape tells: {expected}"
+        refuse("x", f"batches of {image_format}", images, hint)
     num_classes, context_shape = conditions
     labels, context = conditions.take_apart(y, "y")
     each = f"one for each of {shape[0]} images"
@@ -200,11 +251,6 @@ def check_batch(images, y, image_shape, conditions):
         or not shape_fits(shape_of(context), (*shape[:1], *context_shape))
     ):
         refuse("y", f"{_numbers_of(context_shape)}, {each}", context)
-
-
-def _integers_of(image_shape):
-    shape = ", ".join(map(str, ("batch", *image_shape)))
-    return f"integers 0..255 of shape ({shape})"
 
 
 def _numbers_of(context_shape):

@@ -27,9 +27,9 @@ from keras_glow.flow.arguments import (
     check_name,
 )
 from keras_glow.flow.levels import latent_shapes
+from keras_glow.flow.pixels import dtype_for
 from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
-from keras_glow.losses import flow_dtype
 from keras_glow.training.trainable_flow import TrainableFlow
 
 
@@ -50,8 +50,8 @@ class Glow(TrainableFlow):
     faces = model.sample(16, temperature=0.7, seed=0)
     ```
 
-    Everywhere, `images` are integers 0..255, `(batch, height, width,
-    channels)`; labels are integers `(batch,)`, needed if and only if
+    Everywhere, `images` are integers 0..255 (see `bits`), `(batch, height,
+    width, channels)`; labels are integers `(batch,)`, needed if and only if
     `num_classes` is set; a context is an array of finite numbers `(batch,
     *context_shape)`, needed if and only if `context_shape` is set; D is
     height x width x channels.
@@ -70,8 +70,10 @@ class Glow(TrainableFlow):
         width: int >= 1, hidden channels of a coupling network.
         permutation: `"invertible_conv"`, `"shuffle"` or `"reverse"`.
         coupling: `"affine"` or `"additive"`.
-        bits: int 1..8, bits per subpixel; with fewer than 8 the images are
-            quantised to `2**bits` grey levels.
+        bits: int 1..16, bits per subpixel. With fewer than 8 the images are
+            quantised to `2**bits` grey levels. With more than 8 they are
+            integers 0..2**bits - 1, uint16; with more than 12, float32 would
+            not bring all of them back, and the flow computes in float64.
         num_classes: int, or None. With it the priors are learned for each
             class.
         context_shape: `(n,)` for a vector or (height, width, channels), of any
@@ -166,10 +168,11 @@ class Glow(TrainableFlow):
                 if name in ARGUMENTS
             }
         )
-        policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
+        dtype = kwargs.pop("dtype", None)
+        policy = keras.dtype_policies.get(dtype)
         if kwargs.get("name") is not None:
             check_name(kwargs["name"])
-        super().__init__(dtype=flow_dtype(policy), **kwargs)
+        super().__init__(dtype=dtype_for(arguments["bits"], dtype), **kwargs)
         # Keras wraps each layer's `quantize` for its int8 quantisation. Ours
         # has another meaning, so the wrapper is removed.
         del self.quantize

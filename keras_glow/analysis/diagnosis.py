@@ -96,7 +96,7 @@ def _measure(model, parts, images, given, batch_size):
     x = x[:RATIO_IMAGES]
     few = [array[:RATIO_IMAGES] for array in given]
     z = run(model.encoder, x, few)
-    unlike = out_of_distribution_images(model.image_shape, images)
+    unlike = out_of_distribution_images(model.image_format, images)
     return {
         "values_lost": int(np.sum(~(errors < half_grey_level(model)))),
         "reconstruction_error": float(np.max(errors)),

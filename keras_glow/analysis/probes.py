@@ -12,7 +12,7 @@ from keras_glow.flow.prediction import with_conditions
 
 def check_inputs(model, images, labels, context):
     """Check images, at least one; return them and the tuple of conditions."""
-    images = check_images(images, model.image_shape, least=1)
+    images = check_images(images, model.image_format, least=1)
     return images, model.conditions.check(labels, context, len(images))
 
 
@@ -31,36 +31,37 @@ def reconstruction_errors(model, images, given=()):
     return np.max(np.abs(back - x), axis=(1, 2, 3))
 
 
-def out_of_distribution_images(image_shape, images=None, count=4, seed=0):
+def out_of_distribution_images(image_format, images=None, count=4, seed=0):
     """Make images that hardly any model was trained on.
 
     Args:
-        image_shape: (height, width, channels).
-        images: integers 0..255, to make two further kinds of, by inverting them
+        image_format: `ImageFormat` of the model.
+        images: to make two further kinds of, by inverting them
             and by shuffling their pixels; or None, to leave these kinds out.
         count: int, images of each kind of which there can be several.
         seed: int.
 
     Returns:
-        Dict of uint8 arrays `(1 or count, height, width, channels)` by kind.
+        Dict of arrays `(1 or count, height, width, channels)` by kind.
     """
     rng = np.random.default_rng(seed)
-    shape = (count, *image_shape)
+    image_shape, dtype = image_format.shape, image_format.dtype
+    shape, (_, white) = (count, *image_shape), image_format.limits
     height, width = np.indices(image_shape[:2])
-    checkerboard = np.zeros((1, *image_shape), "uint8")
-    checkerboard[:, (height + width) % 2 == 1] = 255
-    normal = 127.5 + 127.5 * rng.normal(size=shape)
+    checkerboard = np.zeros((1, *image_shape), dtype)
+    checkerboard[:, (height + width) % 2 == 1] = white
+    normal = white / 2 * (1 + rng.normal(size=shape))
     kinds = {
-        "uniform noise": rng.integers(0, 256, shape, "uint8"),
-        "normal noise": np.clip(normal, 0, 255).astype("uint8"),
-        "black": np.zeros((1, *image_shape), "uint8"),
-        "white": np.full((1, *image_shape), 255, "uint8"),
+        "uniform noise": rng.integers(0, white + 1, shape, dtype),
+        "normal noise": np.clip(normal, 0, white).astype(dtype),
+        "black": np.zeros((1, *image_shape), dtype),
+        "white": np.full((1, *image_shape), white, dtype),
         "checkerboard": checkerboard,
     }
     if images is not None:
-        first = np.asarray(images[:count], "uint8")
+        first = np.asarray(images[:count], dtype)
         pixels = first.reshape(len(first), -1, image_shape[-1])
-        kinds["inverted"] = 255 - first
+        kinds["inverted"] = white - first
         kinds["shuffled"] = rng.permuted(pixels, axis=1).reshape(first.shape)
     return kinds
 

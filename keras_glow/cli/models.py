@@ -34,6 +34,7 @@ from keras_glow.cli.options import (
 )
 from keras_glow.files.presets import PRESETS
 
+MAPPED_IMAGES = 16  # by `evaluate --map`
 # Names of the formats of `convert`.
 FORMATS = ("chaiyujin", "openai", "rosinality", "y0ast")
 # Names of `export` to those of `keras.Model.export`.
@@ -103,12 +104,34 @@ def _bits_per_dim(model, data, labels, options, quiet):
     return values
 
 
+def _save_map(model, data, labels, options):
+    """Draws the first images, each beside where it is unlikely."""
+    import numpy as np
+
+    from keras_glow.images import heat_map, save_grid
+
+    few = slice(MAPPED_IMAGES)
+    maps = model.log_prob_map(
+        data[few],
+        draws=options.draws,
+        seed=options.seed,
+        labels=inputs.rows(labels, few),
+    )
+    pairs = np.stack([data[few], heat_map(-maps, data.shape[-1])], axis=1)
+    save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
+
+
 @command(
     MODEL,
     TEST_DATA,
     ON_BAD,
     UPSCALE,
     *NOISE,
+    grid(
+        "--map",
+        help=f"the first {MAPPED_IMAGES} images, each beside a map that is "
+        "bright where it is unlikely",
+    ),
     JSON,
 )
 def evaluate(options):
@@ -116,6 +139,8 @@ def evaluate(options):
     model = inputs.load_model(options.model)
     data, labels, _ = inputs.load_data(model, options)
     values = _bits_per_dim(model, data, labels, options, options.json)
+    if options.map:
+        _save_map(model, data, labels, options)
     mean = statistics.fmean(values)
     error = None  # One image says nothing about the spread.
     if len(values) > 1:
@@ -135,6 +160,8 @@ def evaluate(options):
             f"{mean:.4f}{spread} bits/dim ({len(values)} images, "
             f"{options.draws} draws, {model.bits} bits)"
         )
+        if options.map:
+            print(options.map)
 
 
 @command(

@@ -81,9 +81,9 @@ def classes(text):
     return [number(int, 0)(part) for part in text.split(",")]
 
 
-def grid(**settings):
+def grid(name="--grid", **settings):
     """Returns the option that names a picture to write."""
-    return option("--grid", type=_picture, metavar="FILE.png", **settings)
+    return option(name, type=_picture, metavar="FILE.png", **settings)
 
 
 def _picture(text):

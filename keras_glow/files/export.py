@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 
 import keras
 import numpy as np
@@ -16,9 +15,14 @@ from keras_glow.flow.architecture import (
     build_encoder,
     condition_inputs,
 )
-from keras_glow.flow.pixels import dequantize
+from keras_glow.flow.pixels import dequantize, to_bins
 from keras_glow.flow.prediction import with_conditions
-from keras_glow.layers.bijection import Bijection, pixel_count
+from keras_glow.layers.bijection import (
+    Bijection,
+    forward_in_turn,
+    inverse_in_turn,
+    pixel_count,
+)
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.losses import LogProb
@@ -27,7 +31,7 @@ from keras_glow.losses import LogProb
 # is a folder.
 SUFFIXES = {"tf_saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MEANINGS = {
-    "images": "pixels 0..255",
+    "images": "pixels, such as 0..255 of 8 bits",
     "labels": "class of each image, from 0",
     "context": "what else is known of each image",
     "z": "standardised latents of all levels, finest first, flat",
@@ -117,11 +121,12 @@ def _encoder(model, arguments):
     image, z, log_det = build_encoder(*arguments)
     encode = keras.Model(image, [z, log_det])
     shape = model.image_shape
-    inputs = {"images": keras.Input(shape, dtype="uint8", name="images")}
+    dtype = model.image_format.dtype
+    inputs = {"images": keras.Input(shape, dtype=dtype, name="images")}
     centre = ops.convert_to_tensor(0.5, model.dtype)
     x = dequantize(inputs["images"], centre, model.bits)
     z, log_det = encode(_with_conditions(model, x, inputs))
-    log_det = log_det - model.dimensions * model.bits * math.log(2)
+    log_det = log_det - model.bin_nats
     log_prob = LogProb(dtype=model.dtype)(z, log_det)
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
 
@@ -135,9 +140,7 @@ def _decoder(model, arguments):
     }
     z = inputs["z"] * inputs["temperature"]
     x = decode(_with_conditions(model, z, inputs))
-    # `Glow.quantize` does this, but on the host.
-    bins = ops.clip(ops.floor((x + 0.5) * 2**model.bits), 0, 2**model.bits - 1)
-    images = ops.cast(bins * 2 ** (8 - model.bits), "uint8")
+    images = ops.cast(to_bins(x, model.bits), model.image_format.dtype)
     return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
 
 
@@ -179,20 +182,12 @@ class _Row(Bijection):
         self.constants = _constants(bijections)
 
     def _forward(self, x, **given):
-        total = 0.0
         with self.constants():
-            for bijection in self.parts():
-                own = {name: given[name] for name in bijection.conditioned_on}
-                x, log_det = bijection._forward(x, **own)
-                total = total + log_det
-        return x, total
+            return forward_in_turn(self.parts(), x, given)
 
     def _inverse(self, z, **given):
         with self.constants():
-            for bijection in reversed(self.parts()):
-                own = {name: given[name] for name in bijection.conditioned_on}
-                z = bijection._inverse(z, **own)
-        return z
+            return inverse_in_turn(self.parts(), z, given)
 
 
 class _Constant(keras.layers.Layer):

@@ -95,7 +95,7 @@ ARGUMENTS = {
     "width": _integer(1),
     "permutation": _choice(*PERMUTATIONS),
     "coupling": _choice(*COUPLINGS),
-    "bits": _integer(1, 8),
+    "bits": _or_none(_integer(1, 16)),
     "num_classes": _or_none(_integer(1)),
     "seed": _integer(0, MAX_WEIGHTS_SEED),
     "network_dtype": _choice(*NETWORK_DTYPES),

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_glow.checks import (
     Conditions,
+    ImageFormat,
     check_images,
     check_integer,
     check_latents,
@@ -15,6 +16,7 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.flow.architecture import given_to
+from keras_glow.flow.log_prob_map import mapper
 from keras_glow.flow.noise import (
     keyed_generators,
     new_seed,
@@ -38,7 +40,7 @@ class ImageFlow(keras.Model):
     Attributes:
         image_shape: (height, width, channels).
         dimensions: int, D: height x width x channels.
-        bits: int 1..8, bits per subpixel.
+        bits: int 1..16, bits per subpixel, or None for floats.
         num_classes: int, or None.
         context_shape: shape of the context of one image, or None.
         latent_shapes: shape of each level's latent, in the order of z.
@@ -58,13 +60,23 @@ class ImageFlow(keras.Model):
         tensors = map(ops.convert_to_tensor, conditions)
         return given_to(self.context_networks, self.conditions, tensors)
 
+    @property
+    def image_format(self):
+        """The images that it takes, an `ImageFormat`."""
+        return ImageFormat(self.image_shape, self.bits)
+
+    @property
+    def bin_nats(self):
+        """Minus the logarithm of the volume of an image's bin; 0 for floats."""
+        return self.dimensions * (self.bits or 0) * math.log(2)
+
     # These methods map images to latents and back.
 
     def dequantize(self, images, seed=None):
         """Adds noise inside the bin: continuous images in [-0.5, 0.5).
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             seed: int 0..2**32 - 1 for reproducible noise, None for new noise
                 each time, `"center"` for the centre of the bin.
 
@@ -75,7 +87,7 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         seed = check_seed(seed, or_center=True)
-        x = self._dequantized(check_images(images, self.image_shape), seed)
+        x = self._dequantized(check_images(images, self.image_format), seed)
         return ops.convert_to_numpy(x[np.arange(len(x))])
 
     def _dequantized(self, images, seed, draw=0):
@@ -93,7 +105,7 @@ class ImageFlow(keras.Model):
         return Rows(len(images), make)
 
     def quantize(self, x):
-        """Maps continuous images to uint8, each value to the bin that holds it.
+        """Maps continuous images to pixels, each value to its bin.
 
         Raises:
             ValueError: if a value is no number, or not finite.
@@ -104,7 +116,7 @@ class ImageFlow(keras.Model):
         """Returns the latents of images, taken at the centre of their bins.
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             labels: int array `(batch,)`.
             batch_size: int, images that are encoded at once.
             context: array `(batch, *context_shape)`.
@@ -117,7 +129,7 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         batch_size = check_integer("batch_size", batch_size, 1)
-        images = check_images(images, self.image_shape)
+        images = check_images(images, self.image_format)
         given = self.conditions.check(labels, context, len(images))
         x = self._dequantized(images, "center")
         return predict(self.encoder, x, given, batch_size)
@@ -132,7 +144,7 @@ class ImageFlow(keras.Model):
             context: array `(batch, *context_shape)`.
 
         Returns:
-            uint8 array `(batch, height, width, channels)`.
+            Array `(batch, height, width, channels)`, as images are.
 
         Raises:
             ValueError: naming the argument that is not as described; if an
@@ -170,7 +182,7 @@ class ImageFlow(keras.Model):
                 all.
 
         Returns:
-            uint8 array `(count, height, width, channels)`.
+            Array `(count, height, width, channels)`, as images are.
 
         Raises:
             ValueError: if an argument is not as described.
@@ -178,10 +190,11 @@ class ImageFlow(keras.Model):
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed)
         deviations = standard_deviations(temperature, self.latent_shapes)
-        high = MAX_SAMPLE_BYTES // math.prod(self.image_shape)
+        pixel = np.dtype(self.image_format.dtype)
+        high = MAX_SAMPLE_BYTES // self.dimensions // pixel.itemsize
         try:
             count = check_integer("count", count, 0, high)
-            images = np.empty((count, *self.image_shape), "uint8")
+            images = np.empty((count, *self.image_shape), pixel)
         except (ValueError, MemoryError):
             expected = (
                 f"an integer 0..{high}, as many images as fit into 16 GiB"
@@ -233,7 +246,7 @@ class ImageFlow(keras.Model):
         draws of dequantisation noise: more draws tighten the bound.
 
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             draws: int >= 1.
             seed: int 0..2**32 - 1 for reproducible noise, `"center"` for none,
                 or None for new noise each time.
@@ -247,25 +260,74 @@ class ImageFlow(keras.Model):
         Raises:
             ValueError: naming the argument that is not as described.
         """
+        log_probs = self._log_probs(
+            self.scorer, images, draws, seed, labels, batch_size, context
+        )
+        return _log_mean_exp(log_probs).astype(self.dtype)
+
+    def log_prob_map(self, images, **kwargs):
+        """Returns where the log-likelihood of images comes from, in nats.
+
+        The sum over an image is its `log_prob`. The log-density of each latent
+        and what each layer adds to the log-determinant are counted at their
+        place; those of a coarser level are shared equally by the pixels that a
+        place stands for. Low values are where the image is unlike the training
+        images.
+
+        Args:
+            images: `(batch, height, width, channels)`.
+            **kwargs: arguments of `log_prob`. Of several draws each counts by
+                its share of their mean. All of them are held in memory.
+
+        Returns:
+            Float array `(batch, height, width)`.
+        """
+        maps = self._log_probs(mapper(self), images, **kwargs)
+        log_probs = maps.sum((2, 3))
+        bound = _log_mean_exp(log_probs)
+        shares = np.exp(log_probs - bound) / len(maps)
+        log_prob_map = np.einsum("db,dbhw->bhw", shares, maps)
+        rest = (bound - log_prob_map.sum((1, 2))) / math.prod(maps.shape[2:])
+        return (log_prob_map + rest[:, None, None]).astype(self.dtype)
+
+    def _log_probs(
+        self,
+        model,
+        images,
+        draws=1,
+        seed=None,
+        labels=None,
+        batch_size=32,
+        context=None,
+    ):
+        """Returns what a model gives for each draw: `(draws, batch, ...)`."""
         draws = check_integer("draws", draws, 1)
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed, or_center=True)
-        images = check_images(images, self.image_shape)
+        images = check_images(images, self.image_format)
         given = self.conditions.check(labels, context, len(images))
-        log_probs = np.empty((draws, len(images)))
+        shape = model.output_shape[1:]
+        log_probs = np.empty((draws, len(images), *shape))
         for draw in range(draws):
             x = self._dequantized(images, seed, draw)
-            log_probs[draw] = predict(self.scorer, x, given, batch_size)
-        bound = np.logaddexp.reduce(log_probs) - math.log(draws)
-        volume = -self.dimensions * self.bits * math.log(2)
-        return (bound + volume).astype(self.dtype)
+            log_probs[draw] = predict(model, x, given, batch_size)
+        return log_probs - self.bin_nats / math.prod(shape)
 
     def bits_per_dim(self, images, **kwargs):
         """Returns `-log_prob / (D log 2)`, float `(batch,)`: lower is better.
 
+        Floats (`bits=None`) have a density, which no number of bits encodes.
+
         Args:
-            images: integers 0..255, `(batch, height, width, channels)`.
+            images: `(batch, height, width, channels)`.
             **kwargs: arguments of `log_prob`.
         """
+        if self.bits is None:
+            refuse("bits", "an integer for bits_per_dim", self.bits)
         log_prob = self.log_prob(images, **kwargs)
         return -log_prob / (self.dimensions * math.log(2))
+
+
+def _log_mean_exp(values):
+    """Returns the logarithm of the mean over the first axis."""
+    return np.logaddexp.reduce(values) - math.log(len(values))

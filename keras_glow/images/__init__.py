@@ -4,7 +4,13 @@ May import `checks` and `files.atomic`.
 """
 
 from keras_glow.images.classes import class_labels
-from keras_glow.images.grid import image_grid, png_bytes, save_grid, save_image
+from keras_glow.images.grid import (
+    heat_map,
+    image_grid,
+    png_bytes,
+    save_grid,
+    save_image,
+)
 from keras_glow.images.loading import check_data, load_image, load_images
 from keras_glow.images.npz import TEST_KEYS, TRAIN_KEYS, load_labels
 from keras_glow.images.report import Report
@@ -15,6 +21,7 @@ __all__ = [
     "Report",
     "check_data",
     "class_labels",
+    "heat_map",
     "image_grid",
     "load_image",
     "load_images",

@@ -36,6 +36,24 @@ def image_grid(images, columns=None, padding=2, scale=1):
     return np.pad(grid, (above[::-1], above[::-1], none), constant_values=255)
 
 
+def heat_map(values, channels=1):
+    """Draw numbers as grey images: the higher, the brighter.
+
+    Black and white are the first and the last percentile of all of them.
+
+    Args:
+        values: float array `(count, height, width)`.
+        channels: int, equal ones.
+
+    Returns:
+        uint8 array `(count, height, width, channels)`.
+    """
+    black, white = np.percentile(values, (1, 99))
+    shares = (values - black) / max(white - black, np.finfo("float32").tiny)
+    shades = np.rint(255 * np.clip(shares, 0, 1)).astype("uint8")
+    return np.repeat(shades[..., None], channels, axis=-1)
+
+
 def save_grid(images, path, columns=None, padding=2, scale=1):
     """Write the result of `image_grid` as a file: see `save_image`."""
     save_image(image_grid(images, columns, padding, scale), path)

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_glow.backend import compile_function, differentiate
 from keras_glow.checks import (
+    ImageFormat,
     check_images,
     check_integer,
     check_positive,
@@ -265,7 +266,7 @@ def _check_small(images, image_shape):
             images,
         )
     small = (height // factor, width // factor, channels)
-    return check_images(images, small), factor
+    return check_images(images, ImageFormat(small)), factor
 
 
 def _with_block_means(images, means, factor):

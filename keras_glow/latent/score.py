@@ -32,7 +32,8 @@ def score(model, x, labels=None, batch_size=32, context=None):
         context: array `(batch, *context_shape)`, for a model with a context.
 
     Returns:
-        Float array shaped like x, in nats per unit of x (256 grey levels).
+        Float array shaped like x, in nats per unit of x (256 grey levels for up
+        to 8 bits).
 
     Raises:
         ValueError: naming the argument that is not as described.
@@ -87,13 +88,14 @@ def denoise(model, images, sigma, labels=None, batch_size=32, context=None):
     Args:
         model: a `Glow`, best trained on images with this noise.
         images: integers 0..255, `(batch, height, width, channels)`.
-        sigma: float > 0, standard deviation of the noise in grey levels.
+        sigma: float > 0, standard deviation of the noise in grey levels, or in
+            the units of floats.
         labels: int array `(batch,)`, for a model with classes.
         batch_size: int, images that are processed at once.
         context: array `(batch, *context_shape)`, for a model with a context.
 
     Returns:
-        uint8 array shaped like the images.
+        Array like the images.
 
     Raises:
         ValueError: naming the argument that is not as described.
@@ -103,7 +105,7 @@ def denoise(model, images, sigma, labels=None, batch_size=32, context=None):
         Normalizing Flows are Capable Generative Models,
         https://arxiv.org/abs/2412.06329, 3.3 (of a flow).
     """
-    variance = (check_positive("sigma", sigma) / 256) ** 2
+    sigma = check_positive("sigma", sigma) * model.image_format.grey_level
     x = model.dequantize(images, seed="center")
     gradient = score(model, x, labels, batch_size, context)
-    return model.quantize(x + variance * gradient)
+    return model.quantize(x + sigma**2 * gradient)

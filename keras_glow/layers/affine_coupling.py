@@ -75,7 +75,7 @@ class AffineCoupling(Coupling):
     def _transform(self, x2, h):
         log_scale, shift = self._scale_and_shift(h)
         z2 = (x2 + shift) * ops.exp(log_scale)
-        return z2, ops.sum(log_scale, axis=(1, 2, 3))
+        return z2, log_scale
 
     def _restore(self, z2, h):
         log_scale, shift = self._scale_and_shift(h)

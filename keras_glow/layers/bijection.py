@@ -34,6 +34,35 @@ def height_and_width(x):
     return height, width
 
 
+def per_example(log_det):
+    """Returns the sum of each example: `(batch, ...)` to `(batch,)`."""
+    axes = tuple(range(1, log_det.ndim))
+    return ops.sum(log_det, axis=axes) if axes else log_det
+
+
+def forward_in_turn(bijections, x, given):
+    """Returns `(z, log_det)` of one `_forward` after another.
+
+    Each gets what it is conditioned on of a dict.
+    """
+    total = 0.0
+    for bijection in bijections:
+        x, log_det = bijection._forward(x, **_own(bijection, given))
+        total = total + per_example(log_det)
+    return x, total
+
+
+def inverse_in_turn(bijections, z, given):
+    """Returns x of one `_inverse` after another, the last one first."""
+    for bijection in reversed(bijections):
+        z = bijection._inverse(z, **_own(bijection, given))
+    return z
+
+
+def _own(bijection, given):
+    return {name: given[name] for name in bijection.conditioned_on}
+
+
 def pixel_count(x):
     """Returns height times width of images, to multiply floats with."""
     height, width = height_and_width(x)
@@ -59,7 +88,9 @@ class Bijection(keras.layers.Layer):
 
     - `_forward(x)` returns `(z, log_det)`, where `log_det` is
       `log|det dz/dx|` in nats, image side to latent side, one value per
-      example: shape `(batch,)`, zeros if the map preserves volume.
+      example: shape `(batch,)`, zeros if the map preserves volume. Where it is
+      a sum over positions it may stay one, `(batch, height, width, channels)`,
+      for `Glow.log_prob_map`.
     - `_inverse(z)` returns `x`.
 
     Everything else follows: `z = layer(x)`, `x = layer.inverse(z)` and
@@ -84,6 +115,8 @@ class Bijection(keras.layers.Layer):
             the sum to one loss at the end: on JAX, Keras drops some of the
             losses that many layers of one graph add.
         inverse: bool, whether to map `z` back to `x`; adds no loss.
+        summed: bool; if False, the layer returns `(z, log_det)` with its own
+            log-determinant as `_forward` gives it, and adds no loss.
         perturbation: for `Chain` only. A zero tensor shaped like `x`; if given,
             `inputs` is `z`, and the call returns
             `_rebuild(z, perturbation)`.
@@ -162,16 +195,23 @@ class Bijection(keras.layers.Layer):
         log_det=None,
         inverse=False,
         perturbation=None,
+        summed=True,
         training=None,
     ):
         inputs, given = self._split_off(inputs)
         # Keras hands `training` on to the layers called inside.
         with flow_precision():
             if perturbation is not None:
-                return self._rebuild(inputs, perturbation, **given)
+                (z, own_log_det), x = self._rebuild(
+                    inputs, perturbation, **given
+                )
+                return (z, per_example(own_log_det)), x
             if inverse:
                 return self._inverse(inputs, **given)
             z, own_log_det = self._forward(inputs, **given)
+        if not summed:
+            return z, own_log_det
+        own_log_det = per_example(own_log_det)
         if log_det is None:
             self.add_loss(negative_mean(own_log_det))
             return z

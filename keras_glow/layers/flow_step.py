@@ -6,7 +6,12 @@ from keras_glow.checks import check_choice
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.additive_coupling import AdditiveCoupling
 from keras_glow.layers.affine_coupling import AffineCoupling
-from keras_glow.layers.bijection import IMAGE, Bijection
+from keras_glow.layers.bijection import (
+    IMAGE,
+    Bijection,
+    forward_in_turn,
+    inverse_in_turn,
+)
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.reverse import Reverse
 from keras_glow.layers.shuffle import Shuffle
@@ -123,14 +128,10 @@ class FlowStep(Bijection):
         return self._output_spec(x.shape, log_det, inverse)
 
     def _forward(self, x, **given):
-        x, log_det = self.actnorm._forward(x)
-        x, more = self.permutation._forward(x)
-        z, most = self.coupling._forward(x, **given)
-        return z, log_det + more + most
+        return forward_in_turn(self.parts(), x, given)
 
     def _inverse(self, z, **given):
-        z = self.coupling._inverse(z, **given)
-        return self.actnorm._inverse(self.permutation._inverse(z))
+        return inverse_in_turn(self.parts(), z, given)
 
     def get_config(self):
         return {**super().get_config(), **self.arguments}

@@ -86,9 +86,8 @@ class GaussianPrior(Bijection):
 
     def _forward(self, x, **given):
         mu, log_sigma = self._gaussian(**given)
-        log_det = -ops.sum(log_sigma, axis=(1, 2, 3))
         z = (x - mu) * ops.exp(-log_sigma)
-        return z, self.zero_log_det(x) + log_det
+        return z, ops.broadcast_to(-log_sigma, ops.shape(x))
 
     def _inverse(self, z, **given):
         mu, log_sigma = self._gaussian(**given)

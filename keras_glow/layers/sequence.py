@@ -46,7 +46,7 @@ def named_layers(layers, prefix=""):
         yield from named_layers(inner_layers(layer), f"{name}/")
 
 
-def walk(bijections, x, given=NOTHING, log_det=0.0, training=None):
+def walk(bijections, x, given=NOTHING, log_det=0.0, training=None, **kwargs):
     """Calls one bijection after another.
 
     Args:
@@ -55,6 +55,7 @@ def walk(bijections, x, given=NOTHING, log_det=0.0, training=None):
         given: `Given`, for those that are conditioned on anything.
         log_det: of what comes before, as in `Bijection`.
         training: bool, whether to compute as in training.
+        **kwargs: further arguments of each call.
 
     Yields:
         The bijection, its input, its output and the log-determinant of all
@@ -63,7 +64,9 @@ def walk(bijections, x, given=NOTHING, log_det=0.0, training=None):
     """
     for bijection in bijections:
         inputs = inputs_of(bijection, x, given)
-        z, log_det = bijection(inputs, log_det=log_det, training=training)
+        z, log_det = bijection(
+            inputs, log_det=log_det, training=training, **kwargs
+        )
         yield bijection, x, z, log_det
         x = z[0] if isinstance(z, list) else z
 

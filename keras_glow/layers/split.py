@@ -105,7 +105,7 @@ class Split(Bijection):
         kept, z = ops.split(x, self.sections, axis=-1)
         mu, log_sigma = self._gaussian(kept, **given)
         latent = (z - mu) * ops.exp(-log_sigma)
-        return [kept, latent], -ops.sum(log_sigma, axis=(1, 2, 3))
+        return [kept, latent], -log_sigma
 
     def _inverse(self, z, **given):
         kept, latent = z

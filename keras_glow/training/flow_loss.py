@@ -82,7 +82,7 @@ class FlowLoss(ImageFlow):
                 refuse("inputs", f"({', '.join(names)})", inputs)
             images, *given = inputs
         targets = self.conditions.to_targets(given)
-        check_batch(images, targets, self.image_shape, self.conditions)
+        check_batch(images, targets, self.image_format, self.conditions)
         counted = None
         if training:
             noise = keras.random.uniform(
@@ -93,7 +93,7 @@ class FlowLoss(ImageFlow):
             numbers, counted = self._image_numbers(images)
             noise = self.test_noise(numbers, self.dtype)
         x = dequantize(images, noise, self.bits)
-        x = nan_where_outside(x, images, 0, 255)
+        x = nan_where_outside(x, images, *self.image_format.limits)
         if self.num_classes is not None:
             labels, *context = given
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
@@ -130,7 +130,7 @@ class FlowLoss(ImageFlow):
         losses = negative_mean(log_prob, counted), *self.losses
         nll = sum(ops.sum(ops.cast(loss, self.dtype)) for loss in losses)
         # The density in a bin times its volume is the probability of a pixel.
-        nll = nll + self.dimensions * self.bits * math.log(2)
+        nll = nll + self.bin_nats
         loss = nll
         means = {
             self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))

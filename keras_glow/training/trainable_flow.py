@@ -220,10 +220,10 @@ class TrainableFlow(FlowLoss):
 
     def _open_both(self, x, y, validation_data, fraction, batch_size):
         """Returns the source of training, and the data to validate on."""
-        source = open_images(x, y, self.image_shape, self.conditions)
+        source = open_images(x, y, self.image_format, self.conditions)
         if validation_data is not None:
             validation = open_validation_data(
-                validation_data, self.image_shape, self.conditions
+                validation_data, self.image_format, self.conditions
             )
             validation.peek()  # before the first epoch, not after it
         elif check_fraction("validation_split", fraction):
@@ -290,7 +290,7 @@ class TrainableFlow(FlowLoss):
             return super().predict(x, *args, **kwargs)
 
     def _open_batch(self, x, y):
-        batch = open_images(x, y, self.image_shape, self.conditions)
+        batch = open_images(x, y, self.image_format, self.conditions)
         if not hasattr(batch, "images"):
             refuse("x", "one batch of images", x)
         return batch
@@ -337,7 +337,7 @@ class TrainableFlow(FlowLoss):
             self._count = self._validated
         else:
             y = self.conditions.put_together(y, context)
-            source = open_images(x, y, self.image_shape, self.conditions)
+            source = open_images(x, y, self.image_format, self.conditions)
             source.peek()
             (x, y), self._count = self._to_evaluate(source, batch_size)
             callbacks, swap = without_swaps(self, callbacks)

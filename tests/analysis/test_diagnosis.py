@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from keras_glow import Glow
 from keras_glow.analysis import probes
 from keras_glow.callbacks import ReconstructionError
+from keras_glow.checks import ImageFormat
 from keras_glow.cli.main import main
 from keras_glow.flow.initialization import initialize
 from keras_glow.layers import InvertibleConv1x1
@@ -310,7 +311,7 @@ def test_errors(model, images):
 
 
 def test_images_unlike_any(images):
-    kinds = probes.out_of_distribution_images(SHAPE, images)
+    kinds = probes.out_of_distribution_images(ImageFormat(SHAPE), images)
     assert len(kinds) == 7
     for kind in kinds.values():
         assert kind.shape[1:] == SHAPE and kind.dtype == "uint8"
@@ -323,7 +324,7 @@ def test_images_unlike_any(images):
         np.sort(kinds["shuffled"][0, :, :, 0], axis=None),
         np.sort(images[0, :, :, 0], axis=None),
     )
-    assert len(probes.out_of_distribution_images(SHAPE)) == 5
+    assert len(probes.out_of_distribution_images(ImageFormat(SHAPE))) == 5
 
 
 # The command

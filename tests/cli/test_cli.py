@@ -221,6 +221,26 @@ def test_scores_of_every_file(run, tmp_path, capsys):
     assert sorted(int(row["file"]) for row in found) == list(range(20))
 
 
+def test_evaluate_draws_a_map_beside_each_image(run, tmp_path, capsys):
+    folder, _ = run
+    model, data = str(folder / "run" / "model.keras"), folder / "test.npz"
+    file = tmp_path / "map.png"
+    assert main(["evaluate", model, str(data), f"--map={file}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(file)
+    first = np.load(data)["images"][0]
+    height, width, _ = first.shape
+    with Image.open(file) as image:
+        grid = np.asarray(image)
+    assert grid.shape == (4 * (height + 2) + 2, 8 * (width + 2) + 2, 3)
+    assert_array_equal(grid[2 : height + 2, 2 : width + 2], first)
+    heat = grid[2 : height + 2, width + 4 : 2 * width + 4]
+    log_prob_map = keras.saving.load_model(model).log_prob_map(
+        np.load(data)["images"][:16], seed=0
+    )[0]
+    brightest = np.unravel_index(np.argmin(log_prob_map), (height, width))
+    assert heat[brightest].min() == heat.max()
+
+
 def test_reconstruct_and_interpolate(run, tmp_path, capsys):
     folder, _ = run
     model = str(folder / "run" / "model.keras")

@@ -54,6 +54,7 @@ METHODS = {
     "encode": {"images": IMAGES},
     "decode": {"z": np.zeros((2, 192))},
     "log_prob": {"images": IMAGES},
+    "log_prob_map": {"images": IMAGES},
     "bits_per_dim": {"images": IMAGES},
     "dequantize": {"images": IMAGES},
     "quantize": {"x": UNIT - 0.5},
@@ -174,6 +175,7 @@ TAKE_IMAGES = (
     ("evaluate", "x"),
     ("encode", "images"),
     ("log_prob", "images"),
+    ("log_prob_map", "images"),
     ("bits_per_dim", "images"),
     ("dequantize", "images"),
 )

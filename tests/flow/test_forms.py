@@ -10,7 +10,12 @@ from helpers import move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
-from keras_glow.checks import as_array, check_images, check_labels
+from keras_glow.checks import (
+    ImageFormat,
+    as_array,
+    check_images,
+    check_labels,
+)
 from keras_glow.data import ImageSequence
 from keras_glow.losses import StandardNormalNLL
 
@@ -100,7 +105,7 @@ def form(request, tmp_path):
 
 @pytest.mark.every_backend
 def test_integers_of_any_form_are_their_plain_copy(form):
-    images = check_images(form(IMAGES), SHAPE)
+    images = check_images(form(IMAGES), ImageFormat(SHAPE))
     assert type(images) is np.ndarray
     assert images.dtype == "uint8"
     assert_array_equal(images, IMAGES)
@@ -118,7 +123,7 @@ def test_integers_of_any_form_are_their_plain_copy(form):
 
 def test_a_plain_memory_map_is_not_read_as_a_whole(tmp_path):
     images = memory_map(IMAGES, tmp_path)
-    assert np.shares_memory(check_images(images, SHAPE), images)
+    assert np.shares_memory(check_images(images, ImageFormat(SHAPE)), images)
     assert np.shares_memory(ImageSequence(images).images, images)
 
 
@@ -133,7 +138,7 @@ def test_a_plain_memory_map_is_not_read_as_a_whole(tmp_path):
 )
 def test_what_has_no_plain_copy_is_refused_in_one_line(bad, reason):
     with pytest.raises(ValueError, match=f"^`images` is expected.*{reason}"):
-        check_images(bad, SHAPE)
+        check_images(bad, ImageFormat(SHAPE))
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,18 @@ def test_errors_of_paths(tmp_path):
         images.load_images(tmp_path / "broken.npz", 8)
 
 
+def test_a_heat_map_is_brighter_where_values_are_higher():
+    values = np.arange(-200.0, 200.0).reshape(1, 20, 20)
+    shades = images.heat_map(values, channels=3)
+    assert shades.shape == (1, 20, 20, 3)
+    assert shades.dtype == "uint8"
+    assert (np.diff(shades[..., 0].ravel().astype(int)) >= 0).all()
+    assert (shades[0, 0, :4] == 0).all()
+    assert (shades[0, -1, -4:] == 255).all()
+    assert (shades[0, 10, 0] == 128).all()
+    assert not images.heat_map(np.ones((2, 3, 3))).any()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_is_exact_to_the_pixel(tmp_path, channels):
     pictures = random_images(5, (4, 6, channels))

@@ -199,12 +199,32 @@ def check_log_det(case, tolerance):
 
     def forward(rows):
         x = ops.reshape(rows, case.x.shape)
+        z = keras.tree.flatten(case.layer(case.inputs(x)))
         # No example may have a part in another's: so the derivatives of the
         # sum by one are those of its own output.
-        return ops.sum(flat_tensor(case.layer(case.inputs(x))), axis=0)
+        return ops.sum(flat_tensor(ops.concatenate(z, axis=-1)), axis=0)
 
     matrices = jacobian(forward, case.x.reshape(len(case.x), -1))
-    expected = np.linalg.slogdet(np.moveaxis(matrices, 1, 0)).logabsdet
+    matrices = np.moveaxis(matrices, 1, 0)
+    expected = np.linalg.slogdet(matrices).logabsdet
+    assert_allclose(log_det, expected, rtol=tolerance, atol=tolerance)
+    if not isinstance(case.layer, (layers.Squeeze, layers.FlowStep)):
+        check_log_det_by_position(case, matrices, tolerance)
+
+
+def check_log_det_by_position(case, matrices, tolerance):
+    """What a place adds is the log-det of z there with respect to x there."""
+    _, log_det = case.layer(case.inputs(case.x), summed=False)
+    *size, channels = case.shape
+    pixels = np.prod(size)
+    blocks = matrices.reshape(-1, *2 * (pixels, channels))
+    blocks = np.einsum("bpcpd->bpcd", blocks)
+    expected = np.linalg.slogdet(blocks).logabsdet.reshape(-1, *size)
+    log_det = to_numpy(log_det)
+    if log_det.ndim == 1:
+        log_det = np.tile(log_det[:, None, None] / pixels, size)
+    else:
+        log_det = log_det.sum(-1)
     assert_allclose(log_det, expected, rtol=tolerance, atol=tolerance)
 
 
