@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_glow
+from keras_glow.checks import ImageFormat
 from keras_glow.data import open_images
 
 BATCH_SIZE = 32
@@ -59,7 +60,7 @@ def measure(model, x, batches, count, epochs):
 
 def as_read_by_fit(images):
     """Returns the batches that `fit` makes of an array."""
-    source = open_images(images, None, images.shape[1:], None)
+    source = open_images(images, None, ImageFormat(images.shape[1:], 8))
     return source.for_training(BATCH_SIZE, 0, 0, shuffle=True).data
 
 

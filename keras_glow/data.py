@@ -166,26 +166,26 @@ class Source:
 
     Args:
         data: the data as the user gave it.
-        image_shape: (height, width, channels) that images must have; None for
+        image_format: `ImageFormat` that images must have; None for
             inputs of a model, which are not checked.
         conditions: `Conditions` of the model.
     """
 
     count = None  # how many images there are, if that is known
 
-    def __init__(self, data, image_shape=None, conditions=NO_CONDITIONS):
+    def __init__(self, data, image_format=None, conditions=NO_CONDITIONS):
         if isinstance(data, types.GeneratorType):
             # Keras hands the arrays on to the backend as they are.
             data = (plain_arrays(batch, "x") for batch in data)
         self.data = data
-        self.image_shape, self.conditions = image_shape, conditions
+        self.image_format, self.conditions = image_format, conditions
 
     def _check(self, batch):
         """Returns images and conditions of a batch, arrays, if all is well."""
         images, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        if self.image_shape is None:
+        if self.image_format is None:
             return [ops.convert_to_numpy(images)]
-        images = check_images(images, self.image_shape, "x")
+        images = check_images(images, self.image_format, "x")
         return [images, *self.conditions.open(y, len(images), "y")]
 
     def peek(self):
@@ -195,7 +195,7 @@ class Source:
             images, y, _ = keras.utils.unpack_x_y_sample_weight(
                 self.data.element_spec
             )
-            check_batch(images, y, self.image_shape, self.conditions)
+            check_batch(images, y, self.image_format, self.conditions)
         else:
             self.first(1, seed=0)
 
@@ -350,7 +350,7 @@ class _Array(_Sequence):
         return _as_keras_input(sequence).data
 
 
-def open_images(x, y, image_shape, conditions=NO_CONDITIONS, names=("x", "y")):
+def open_images(x, y, image_format, conditions=NO_CONDITIONS, names=("x", "y")):
     """Opens any images that `fit` and `evaluate` take as a `Source`.
 
     A ValueError names the argument and what is wrong with it. Datasets are
@@ -361,7 +361,7 @@ def open_images(x, y, image_shape, conditions=NO_CONDITIONS, names=("x", "y")):
             `keras.utils.PyDataset`, a DataLoader or a generator.
         y: conditions beside images, see `Conditions.take_apart`; None beside a
             dataset, which yields them.
-        image_shape: shape of one image, (height, width, channels).
+        image_format: `ImageFormat` of the model.
         conditions: `Conditions` of the model.
         names: names of the two arguments, for messages.
     """
@@ -375,12 +375,12 @@ def open_images(x, y, image_shape, conditions=NO_CONDITIONS, names=("x", "y")):
         if y is not None:
             refuse(names[1], "None beside a dataset, which yields it", y)
         kind = _Sequence if sequence else Source
-        return kind(x, image_shape, conditions)
-    x = check_images(x, image_shape, names[0], least=1)
+        return kind(x, image_format, conditions)
+    x = check_images(x, image_format, names[0], least=1)
     return _Array(x, *conditions.open(y, len(x), names[1]))
 
 
-def open_validation_data(data, image_shape, conditions):
+def open_validation_data(data, image_format, conditions=NO_CONDITIONS):
     """Opens the `validation_data` of `fit`: see `open_images`."""
     name = "validation_data"
     x, y = data, None
@@ -388,7 +388,7 @@ def open_validation_data(data, image_shape, conditions):
         if len(data) not in (1, 2):
             refuse(name, "images, (images, y) or a dataset", data)
         x, y = (*data, None)[:2]
-    return open_images(x, y, image_shape, conditions, (name, name))
+    return open_images(x, y, image_format, conditions, (name, name))
 
 
 def open_inputs(x):

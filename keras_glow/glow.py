@@ -357,7 +357,8 @@ class Glow(TrainableFlow):
             refuse("arguments", "such that all weights stay", arguments)
         for old, new in zip(self.weights, kept.values(), strict=True):
             value = ops.convert_to_numpy(old)
-            if old.shape != new.shape and old.path.startswith("prior/"):
+            priors = "prior/mu", "prior/log_sigma"
+            if old.shape != new.shape and old.path in priors:
                 classes = new.shape[0] if len(value) == 1 else len(value)
                 value = np.broadcast_to(
                     value.mean((1, 2), keepdims=True),

@@ -140,7 +140,9 @@ def weights_layout(config):
             add(next(splits), *split, *seen(outputs))
     top = levels[-1].latent_shape
     prior = floats(config["num_classes"] or 1, *top)
-    add("bijections/gaussian_prior", prior, prior, *seen(2 * top[-1]))
+    vector = context_shape and len(context_shape) == 1
+    outputs = 2 * (math.prod(top) if vector else top[-1])
+    add("bijections/gaussian_prior", prior, prior, *seen(outputs))
     if config["classifier_weight"]:
         classes = config["num_classes"]
         add("classifier", floats(top[-1], classes), floats(classes))

@@ -1,5 +1,7 @@
 """The learned prior of the last latents, as a bijection."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -24,8 +26,9 @@ class GaussianPrior(Bijection):
         num_classes: int, or None. With it, mu and log_sigma are learned for
             each class, and the inputs are `[x, labels]`.
         context_channels: int, or None. With it a 1x1 convolution of a context
-            is added, which follows the inputs, see `Coupling`.
-        seed: int 0..2**32 - 1, or None, for that convolution.
+            is added, which follows the inputs, see `Coupling`; with a context
+            of height and width 1, another linear map for each position.
+        seed: int 0..2**32 - 1, or None, for the kernel of these.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -61,11 +64,14 @@ class GaussianPrior(Bijection):
             self._refuse(f"{self.mu.shape[1:]} for each example", *shapes)
 
     def build(self, input_shape):
-        input_shape, _ = self._split_off(input_shape)
+        input_shape, given = self._split_off(input_shape)
         shape = (self.num_classes or 1, *input_shape[1:])
         self.mu = self.add_weight(shape, "zeros", name="mu")
         self.log_sigma = self.add_weight(shape, "zeros", name="log_sigma")
-        self._build_context(2 * shape[-1], self.seed)
+        _, *size, channels = shape
+        vector = tuple(given.get("context", ()))[1:3] == (1, 1)
+        maps = math.prod(size) if vector else 1
+        self._build_context(2 * channels * maps, self.seed)
 
     def _gaussian(self, labels=None, context=None):
         mu, log_sigma = map(ops.convert_to_tensor, (self.mu, self.log_sigma))
@@ -75,7 +81,9 @@ class GaussianPrior(Bijection):
                 ops.take(w, labels, axis=0) for w in (mu, log_sigma)
             )
         if context is not None:
+            _, *size, channels = self.mu.shape
             h = pointwise(context, self.context_kernel)
+            h = ops.reshape(h, (-1, *size, 2 * channels))
             mu, log_sigma = (
                 w + part
                 for w, part in zip(
