@@ -37,10 +37,11 @@ def load_model(model):
 
 
 def load_data(model, options):
-    """Loads images for a model, labels and names.
+    """Loads images for a model, what it is given with them, and names.
 
-    The `options` are `model`, `data`, `upscale` and `on_bad`. There are no
-    labels, None, without classes, and no names of the images of an `.npz` file.
+    The `options` are `model`, `data`, `upscale`, `on_bad` and `context`. What
+    is given is a dict of `labels` and `context`, without what the model does
+    not take. Images of an `.npz` file have no names, None.
     """
     from keras_glow import images
 
@@ -62,16 +63,21 @@ def load_data(model, options):
             f"{path} is expected to hold images {model.image_shape}. "
             f"Received: {data.shape[1:]}"
         )
-    if not model.num_classes:
-        return data, None, names
-    known = read_classes(model_file(options.model).parent)
-    labels, classes = load_labels(path, names, keys, known)
-    if classes and len(classes) != model.num_classes:
-        raise ValueError(
-            f"{path} is expected to hold a folder for each of "
-            f"{model.num_classes} classes. Received: {len(classes)}"
-        )
-    return data, labels, names
+    given = {}
+    if model.num_classes:
+        known = read_classes(model_file(options.model).parent)
+        given["labels"], classes = load_labels(path, names, keys, known)
+        if classes and len(classes) != model.num_classes:
+            raise ValueError(
+                f"{path} is expected to hold a folder for each of "
+                f"{model.num_classes} classes. Received: {len(classes)}"
+            )
+    if bool(model.context_shape) != bool(options.context):
+        word = "given" if model.context_shape else "left out"
+        raise ValueError(f"--context is expected to be {word} for this model")
+    if model.context_shape:
+        given["context"] = images.load_context(path, names, options.context)
+    return data, given, names
 
 
 # The names of the classes of a model, in a file beside it.
@@ -118,9 +124,23 @@ def write_classes(folder, classes):
         pathlib.Path(partial).write_text(json.dumps(classes))
 
 
-def rows(labels, chosen):
-    """Returns some of the labels, if there are any."""
-    return None if labels is None else labels[chosen]
+def read_context(text):
+    """Returns the array of an .npy file, or of numbers joined by commas."""
+    import numpy as np
+
+    if text is None:
+        return None
+    try:
+        if pathlib.Path(text).suffix == ".npy":
+            return np.load(text, allow_pickle=False)
+        return np.array(text.split(","), "float32")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--context {text} cannot be read: {error}") from None
+
+
+def rows(given, chosen):
+    """Returns a dict of some rows of each array of a dict."""
+    return {name: array[chosen] for name, array in given.items()}
 
 
 def load_files(model, files):

@@ -16,6 +16,7 @@ import statistics
 from keras_glow.cli import inputs
 from keras_glow.cli.options import (
     BITS,
+    CONTEXT,
     COUNT,
     JSON,
     LABELS,
@@ -56,6 +57,12 @@ EXPORT_FORMATS = {
     ),
     option("--seed", type=SEED, default=0),
     LABELS,
+    option(
+        "--context",
+        metavar="NUMBERS|FILE.npy",
+        help="of a model with a context: for all images, joined by commas, or "
+        "an array for all or for each",
+    ),
     one_of(
         grid(help="one picture of all"),
         option("--out", metavar="DIR", help="a PNG for each image"),
@@ -70,7 +77,11 @@ def sample(options):
         model, options.labels, options.count
     )
     samples = model.sample(
-        options.count, options.temperature, options.seed, labels
+        options.count,
+        options.temperature,
+        options.seed,
+        labels,
+        context=inputs.read_context(options.context),
     )
     if options.grid:
         images.save_grid(samples, options.grid)
@@ -82,7 +93,7 @@ def sample(options):
         print(options.out)
 
 
-def _bits_per_dim(model, data, labels, options, quiet):
+def _bits_per_dim(model, data, given, options, quiet):
     """Returns bits/dim of each image, and shows progress on the way."""
     from keras_glow.images.progress import ProgressLine
 
@@ -96,7 +107,7 @@ def _bits_per_dim(model, data, labels, options, quiet):
                 draws=options.draws,
                 # With one seed all chunks would have the same noise.
                 seed=options.seed + start,
-                labels=inputs.rows(labels, chunk),
+                **inputs.rows(given, chunk),
             ).tolist()
         )
         line.show(f"{len(values)} of {len(data)} images")
@@ -104,7 +115,7 @@ def _bits_per_dim(model, data, labels, options, quiet):
     return values
 
 
-def _save_map(model, data, labels, options):
+def _save_map(model, data, given, options):
     """Draws the first images, each beside where it is unlikely."""
     import numpy as np
 
@@ -115,7 +126,7 @@ def _save_map(model, data, labels, options):
         data[few],
         draws=options.draws,
         seed=options.seed,
-        labels=inputs.rows(labels, few),
+        **inputs.rows(given, few),
     )
     pairs = np.stack([data[few], heat_map(-maps, data.shape[-1])], axis=1)
     save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
@@ -124,6 +135,7 @@ def _save_map(model, data, labels, options):
 @command(
     MODEL,
     TEST_DATA,
+    CONTEXT,
     ON_BAD,
     UPSCALE,
     *NOISE,
@@ -137,10 +149,10 @@ def _save_map(model, data, labels, options):
 def evaluate(options):
     """Print bits/dim on images."""
     model = inputs.load_model(options.model)
-    data, labels, _ = inputs.load_data(model, options)
-    values = _bits_per_dim(model, data, labels, options, options.json)
+    data, given, _ = inputs.load_data(model, options)
+    values = _bits_per_dim(model, data, given, options, options.json)
     if options.map:
-        _save_map(model, data, labels, options)
+        _save_map(model, data, given, options)
     mean = statistics.fmean(values)
     error = None  # One image says nothing about the spread.
     if len(values) > 1:
@@ -167,6 +179,7 @@ def evaluate(options):
 @command(
     MODEL,
     TEST_DATA,
+    CONTEXT,
     option("--csv", metavar="FILE", help="to write; default: print it"),
     option(
         "--typical",
@@ -189,14 +202,14 @@ def score(options):
     from keras_glow.latent.anomaly import png_bits_per_dim
 
     model = inputs.load_model(options.model)
-    data, labels, names = inputs.load_data(model, options)
+    data, given, names = inputs.load_data(model, options)
     quiet = options.csv is None
-    bits = _bits_per_dim(model, data, labels, options, quiet)
+    bits = _bits_per_dim(model, data, given, options, quiet)
     typical = bits
     if options.typical:
         other = argparse.Namespace(**{**vars(options), "data": options.typical})
-        typical, labels, _ = inputs.load_data(model, other)
-        typical = _bits_per_dim(model, typical, labels, options, quiet)
+        typical, given, _ = inputs.load_data(model, other)
+        typical = _bits_per_dim(model, typical, given, options, quiet)
     mean = statistics.fmean(typical)
     png_bits = png_bits_per_dim(model, data)
     names = names or range(len(data))
@@ -274,7 +287,8 @@ def interpolate(options):
     shares = np.linspace(0, 1, options.steps)
     between = latent.interpolate(z, shares, options.spherical)
     # Each image has the class of the nearer end.
-    labels = inputs.rows(labels, (shares > 0.5).astype(int))
+    if labels is not None:
+        labels = labels[(shares > 0.5).astype(int)]
     images.save_grid(
         model.decode(between, labels), options.grid, columns=options.steps
     )
@@ -359,6 +373,7 @@ def export(options):
 @command(
     MODEL,
     TEST_DATA,
+    CONTEXT,
     option("--count", type=COUNT, default=64, help="images to look at"),
     ON_BAD,
     UPSCALE,
@@ -367,9 +382,9 @@ def export(options):
 def doctor(options):
     """Find out whether images come back exactly, and what loses them."""
     model = inputs.load_model(options.model)
-    data, labels, _ = inputs.load_data(model, options)
+    data, given, _ = inputs.load_data(model, options)
     chosen = slice(options.count)
-    diagnosis = model.diagnose(data[chosen], inputs.rows(labels, chosen))
+    diagnosis = model.diagnose(data[chosen], **inputs.rows(given, chosen))
     if options.json:
         # JSON has no NaN: numbers that are not finite become strings.
         text = json.dumps(diagnosis.to_dict())

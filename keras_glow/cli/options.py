@@ -109,6 +109,12 @@ LABELS = option(
     help="of a model with classes: one for all images, or one for each, "
     "joined by commas",
 )
+CONTEXT = option(
+    "--context",
+    metavar="KEY|CSV",
+    help="what is known of each image: an array in the .npz file or, for a "
+    "folder, a table of file names and numbers",
+)
 MODEL = option("model", metavar="MODEL", help=".keras file, or a preset's name")
 TRAIN_DATA, TEST_DATA = (
     option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")

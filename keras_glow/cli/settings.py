@@ -20,6 +20,7 @@ class Settings:
             `callbacks.TimeBudget`. `epochs` is the limit all the same.
         learning_rate, warmup: see `schedules.warmup_cosine`; `minutes` have a
             warm-up of their own.
+        context: what it was read from, see `images.load_context`.
         held_out: float, part of the images that validates, see
             `images.split.held_out`.
         clip: float, largest norm of the gradient; 0 for no limit.
@@ -48,6 +49,8 @@ class Settings:
     seed: int = 0
     network_dtype: str | None = None
     num_classes: int | None = None
+    context: str | None = None
+    context_shape: list | None = None
     class_priors: str = "all"
     classifier_weight: float = 0.0
     learning_rate: float = 4e-3

@@ -83,6 +83,13 @@ def _setting(flag, **arguments):
         help="learn each class: that of an image is the outermost folder in "
         "DATA that it lies in, or its label in an .npz file",
     ),
+    _setting(
+        "--context",
+        metavar="KEY|CSV",
+        help="learn what images are given something that is known of each: an "
+        "array in the .npz file or, for a folder, a table of file names and "
+        "numbers",
+    ),
     option(
         "--resume",
         action="store_true",
@@ -203,12 +210,13 @@ def train(options):
             data.validation,
             settings,
             callbacks,
-            data.labels,
-            data.validation_labels,
+            data.targets(data.given),
+            data.targets(data.validation_given),
         )
     print(follow.summary(out / "history.csv", time.monotonic() - start))
     model = shlex.quote(str(out / "model.keras"))
-    labels = " --labels 0" if settings.num_classes else ""
-    print(f"Next: keras-glow sample {model}{labels} --grid samples.png")
+    more = " --labels 0" if settings.num_classes else ""
+    more += " --context ..." if settings.context else ""
+    print(f"Next: keras-glow sample {model}{more} --grid samples.png")
     print(f"      keras-glow demo --model {model}")
     print(out / "model.keras")

@@ -11,6 +11,7 @@ import re
 import typing
 import warnings
 
+from keras_glow.checks import Conditions
 from keras_glow.cli.inputs import (
     common_size,
     load_labels,
@@ -42,12 +43,17 @@ VALIDATION = option(
 
 
 class TrainingData(typing.NamedTuple):
-    """Images as uint8 arrays, and their labels, None without classes."""
+    """Images, arrays, and dicts of what they are given: labels, context."""
 
     images: typing.Any
-    labels: typing.Any
+    given: dict
     validation: typing.Any = None  # None without any
-    validation_labels: typing.Any = None
+    validation_given: dict = {}
+
+    @staticmethod
+    def targets(given):
+        """Returns what stands beside images for `fit`."""
+        return Conditions.to_targets(given.values())
 
 
 def one_image(path):
@@ -76,33 +82,44 @@ def load_training_data(options, settings, out):
     x, names = load(options.data, settings.size, cache=out / "images.npy")
     if len(x) < 2:
         raise ValueError(one_image(options.data))
-    y = classes = None
+    given, classes = {}, None
     if options.classes or settings.num_classes:
         known = read_classes(out) if settings.num_classes else None
         y, classes = load_labels(options.data, names, images.TRAIN_KEYS, known)
         settings = _with_classes(settings, options.data, y, classes)
+        given["labels"] = y
         if classes and not known:
             write_classes(out, classes)
     else:
         _tell_of_folders(names)
+    if settings.context:
+        context = images.load_context(options.data, names, settings.context)
+        given["context"] = context
+        shape = list(context.shape[1:])
+        settings = dataclasses.replace(settings, context_shape=shape)
     if settings.held_out:
         from keras_glow.images.split import held_out
 
         chosen = held_out(x, settings.held_out)
-        data = TrainingData(x[~chosen], rows(y, ~chosen), x[chosen])
-        data = data._replace(validation_labels=rows(y, chosen))
+        data = TrainingData(
+            x[~chosen], rows(given, ~chosen), x[chosen], rows(given, chosen)
+        )
     elif options.validation:
         size, keys = common_size(x.shape[1:]), images.TEST_KEYS
         other, names = load(
             options.validation, size, keys=keys, cache=out / "validation.npy"
         )
-        data = TrainingData(x, y, other)
+        path, others = options.validation, {}
+        if "labels" in given:
+            others["labels"], _ = load_labels(path, names, keys, classes)
+        if settings.context:
+            others["context"] = images.load_context(
+                path, names, settings.context
+            )
+        data = TrainingData(x, given, other, others)
         _warn_of_shared(data)
-        if y is not None:
-            labels, _ = load_labels(options.validation, names, keys, classes)
-            data = data._replace(validation_labels=labels)
     else:
-        data = TrainingData(x, y)
+        data = TrainingData(x, given)
     print(f"{len(data.images)} images {data.images.shape[1:]}")
     if data.validation is not None:
         print(f"{len(data.validation)} images for validation")

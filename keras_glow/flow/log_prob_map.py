@@ -6,6 +6,7 @@ import weakref
 import keras
 from keras import ops
 
+from keras_glow.checks import NO_CONDITIONS
 from keras_glow.flow.architecture import given_to
 from keras_glow.flow.encoder import FlowModel
 from keras_glow.layers.sequence import named_parts, walk
@@ -57,7 +58,13 @@ class LogProbMap(keras.layers.Layer):
         Float tensor `(batch, height, width)`, in nats.
     """
 
-    def __init__(self, bijections, context_networks, conditions, **kwargs):
+    def __init__(
+        self,
+        bijections,
+        context_networks=(),
+        conditions=NO_CONDITIONS,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.bijections = bijections
         self.context_networks = context_networks

@@ -4,6 +4,7 @@ May import `checks` and `files.atomic`.
 """
 
 from keras_glow.images.classes import class_labels
+from keras_glow.images.context import load_context
 from keras_glow.images.grid import (
     heat_map,
     image_grid,
@@ -25,6 +26,7 @@ __all__ = [
     "image_grid",
     "load_image",
     "load_images",
+    "load_context",
     "load_labels",
     "png_bytes",
     "save_grid",
