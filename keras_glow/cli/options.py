@@ -115,7 +115,11 @@ CONTEXT = option(
     help="what is known of each image: an array in the .npz file or, for a "
     "folder, a table of file names and numbers",
 )
-MODEL = option("model", metavar="MODEL", help=".keras file, or a preset's name")
+MODEL = option(
+    "model",
+    metavar="MODEL",
+    help="a preset's name, a .keras file, or a folder with model.keras",
+)
 TRAIN_DATA, TEST_DATA = (
     option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
     for key in ("x_train", "x_test")
