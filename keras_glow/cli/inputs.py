@@ -36,15 +36,16 @@ def load_model(model):
     return glow.load_model(path, sha256(model))
 
 
-def load_data(model, options):
+def load_data(model, options, path=None):
     """Loads images for a model, labels and names.
 
-    The `options` are `model`, `data`, `upscale` and `on_bad`. There are no
+    The `options` are `model`, `data`, `upscale` and `on_bad`; a `path` takes
+    the place of `data`. There are no
     labels, None, without classes, and no names of the images of an `.npz` file.
     """
     from keras_glow import images
 
-    path, size = options.data, common_size(model.image_shape)
+    path, size = path or options.data, common_size(model.image_shape)
     keys = images.TEST_KEYS
     if size is None and pathlib.Path(path).is_dir():
         raise ValueError("Only models of square images read image files")

@@ -3,6 +3,8 @@
 May import `checks` and `files.atomic`.
 """
 
+from keras_glow.images.animation import save_animation
+from keras_glow.images.attributes import load_attributes
 from keras_glow.images.classes import class_labels
 from keras_glow.images.grid import image_grid, png_bytes, save_grid, save_image
 from keras_glow.images.loading import check_data, load_image, load_images
@@ -16,10 +18,12 @@ __all__ = [
     "check_data",
     "class_labels",
     "image_grid",
+    "load_attributes",
     "load_image",
     "load_images",
     "load_labels",
     "png_bytes",
+    "save_animation",
     "save_grid",
     "save_image",
 ]
