@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -11,7 +12,8 @@ from keras_glow.analysis import diagnosis
 from keras_glow.checks import refuse
 from keras_glow.files.atomic import atomic_file
 from keras_glow.files.export import export
-from keras_glow.files.presets import PRESETS, preset_path
+from keras_glow.files.model_card import model_card
+from keras_glow.files.presets import MODEL, preset_path, preset_sha256
 from keras_glow.files.strict_reader import (
     assign_weights,
     load_weights,
@@ -351,16 +353,40 @@ class Glow(TrainableFlow):
 
     @classmethod
     def from_preset(cls, name):
-        """Loads a trained model that comes with the package, not compiled.
+        """Loads a trained model, not compiled.
 
         Args:
-            name: one of `keras_glow.presets.PRESETS`.
+            name: one of `keras_glow.presets.PRESETS`, which come with the
+                package, or the path of a `.keras` file, or of a folder that
+                `save_to_preset` or `keras-glow train` has written.
 
         Raises:
-            ValueError: if there is no such preset.
-            ModelFileError: if its file is not the one that was shipped.
+            ValueError: if there is no such preset and no such file.
+            ModelFileError: naming the file and what is wrong with it, for
+                example that it is not the one that was shipped.
         """
-        return load_model(preset_path(name), sha256=PRESETS[name].sha256)
+        return load_model(preset_path(name), sha256=preset_sha256(name))
+
+    def save_to_preset(self, preset_dir, description=""):
+        """Saves the model, without an optimiser, and a card for `from_preset`.
+
+        The card, `README.md`, says what can be known of the model, and asks
+        what cannot. One that is there already is left as it is.
+
+        Args:
+            preset_dir: folder to write to; made if it is missing.
+            description: str, a sentence or two for the card.
+
+        Raises:
+            OSError: naming the file and the reason.
+        """
+        folder = pathlib.Path(os.fsdecode(preset_dir))
+        self.with_arguments().save(folder / MODEL)
+        card = folder / "README.md"
+        if not card.exists():
+            name = folder.resolve().name
+            with atomic_file(card) as partial:
+                partial.write_text(model_card(self, name, description))
 
     def load_weights(self, filepath, skip_mismatch=False, *, sha256=None):
         """Loads weights, all of them or none.

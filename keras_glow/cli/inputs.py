@@ -6,14 +6,19 @@ It imports Keras where it is needed, and not before: see `cli.train`.
 import json
 import pathlib
 
-from keras_glow.files.presets import PRESETS, preset_path
+from keras_glow.files.presets import (
+    PRESETS,
+    model_path,
+    preset_path,
+    preset_sha256,
+)
 
 
 def model_file(model):
-    """Returns the path of a model's file: `model` may be a preset's name."""
+    """Returns a model's file: `model` may name a preset, or a folder of one."""
     if model in PRESETS:
         return preset_path(model)
-    path = pathlib.Path(model)
+    path = model_path(model)
     if not path.is_file():
         raise ValueError(
             f"{path} does not exist, and is no preset ({', '.join(PRESETS)})"
@@ -23,17 +28,12 @@ def model_file(model):
     return path
 
 
-def sha256(model):
-    """Returns the digest that a preset's file must have, None for others."""
-    return PRESETS[model].sha256 if model in PRESETS else None
-
-
 def load_model(model):
     """Loads a file, or a preset by its name."""
     path = model_file(model)
     from keras_glow import glow
 
-    return glow.load_model(path, sha256(model))
+    return glow.load_model(path, preset_sha256(model))
 
 
 def load_data(model, options, path=None):

@@ -9,9 +9,11 @@ import warnings
 from keras_glow import __version__
 from keras_glow.cli import latents, models, train
 from keras_glow.cli.completion import completion
+from keras_glow.cli.prepare import prepare
 from keras_glow.cli.quiet import filter_stderr
 
 COMMANDS = (
+    prepare,
     train.check_data,
     train.train,
     models.sample,

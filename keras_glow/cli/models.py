@@ -31,7 +31,7 @@ from keras_glow.cli.options import (
     one_of,
     option,
 )
-from keras_glow.files.presets import PRESETS
+from keras_glow.files.presets import PRESETS, preset_sha256
 
 # Names of the formats of `convert`.
 FORMATS = ("chaiyujin", "openai", "rosinality", "y0ast")
@@ -226,7 +226,7 @@ def info(options):
     from keras_glow.flow.levels import latent_shapes
 
     file = inputs.model_file(options.model)
-    config, weights = read_model(file, inputs.sha256(options.model))
+    config, weights = read_model(file, preset_sha256(options.model))
     lines = {name: config[name] for name in ARGUMENTS}
     del weights["vars/train_noise"]  # a counter, no parameter
     parameters = sum(weight.size for weight in weights.values())

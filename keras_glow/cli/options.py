@@ -123,7 +123,11 @@ LABELS = option(
     help="of a model with classes: one for all images, or one for each, "
     "joined by commas",
 )
-MODEL = option("model", metavar="MODEL", help=".keras file, or a preset's name")
+MODEL = option(
+    "model",
+    metavar="MODEL",
+    help="a preset's name, a .keras file, or a folder with model.keras",
+)
 TRAIN_DATA, TEST_DATA = (
     option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
     for key in ("x_train", "x_test")

@@ -20,11 +20,11 @@ from keras_glow.cli.inputs import (
     common_size,
     load_model,
     model_file,
-    sha256,
 )
 from keras_glow.cli.settings import LENGTH, Settings
 from keras_glow.data import ImageSequence, count_batches
 from keras_glow.files.atomic import atomic_file, remove_partials
+from keras_glow.files.presets import preset_sha256
 from keras_glow.files.strict_reader import read_model
 from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.glow import Glow
@@ -100,7 +100,7 @@ def started_settings(settings, given):
     weights their shapes.
     """
     start = given["start"]
-    config, _ = read_model(model_file(start), sha256(start))
+    config, _ = read_model(model_file(start), preset_sha256(start))
     if config["num_classes"]:
         raise ValueError(f"{start} is expected to be a model without classes")
     names = {field.name for field in dataclasses.fields(settings)}

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.keras_internals import only_calls_of
 from keras_glow.checks import (
     check_images,
     check_integer,
@@ -14,6 +15,7 @@ from keras_glow.checks import (
     check_seed,
     refuse,
 )
+from keras_glow.flow.encoder import FlowModel
 from keras_glow.flow.noise import (
     keyed_generators,
     new_seed,
@@ -26,6 +28,16 @@ from keras_glow.flow.prediction import Rows, predict
 
 SAMPLES_AT_ONCE = 1024  # largest number of latents that `sample` holds
 MAX_SAMPLE_BYTES = 2**34  # 16 GiB
+
+
+class _Listed:
+    """A model for `keras.Model.summary`, which lists these layers of it."""
+
+    def __init__(self, model, layers):
+        self._model, self.layers = model, layers
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
 
 
 class ImageFlow(keras.Model):
@@ -45,6 +57,14 @@ class ImageFlow(keras.Model):
             `(batch,)` in nats.
         decoder: functional keras.Model, z to continuous image.
     """
+
+    def summary(self, *args, **kwargs):
+        # Encoder, scorer and decoder are made of the other layers.
+        layers = [
+            layer for layer in self.layers if not isinstance(layer, FlowModel)
+        ]
+        with only_calls_of(None, layers):
+            keras.Model.summary(_Listed(self, layers), *args, **kwargs)
 
     # These methods map images to latents and back.
 

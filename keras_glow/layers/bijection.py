@@ -175,7 +175,10 @@ class Bijection(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         # `keras.layers.TimeDistributed` needs it.
-        inputs = keras.KerasTensor(input_shape, self.compute_dtype)
+        inputs = keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor(shape, self.compute_dtype),
+            input_shape,
+        )
         outputs = self.compute_output_spec(inputs)
         return keras.tree.map_structure(lambda z: z.shape, outputs)
 
