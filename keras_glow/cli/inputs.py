@@ -36,16 +36,17 @@ def load_model(model):
     return glow.load_model(path, preset_sha256(model))
 
 
-def load_data(model, options):
+def load_data(model, options, path=None):
     """Loads images for a model, what it is given with them, and names.
 
-    The `options` are `model`, `data`, `upscale`, `on_bad` and `context`. What
-    is given is a dict of `labels` and `context`, without what the model does
-    not take. Images of an `.npz` file have no names, None.
+    The `options` are `model`, `data`, `upscale`, `on_bad` and `context`; a
+    `path` takes the place of `data`. What is given is a dict of `labels` and
+    `context`, without what the model does not take. Images of an `.npz` file
+    have no names, None.
     """
     from keras_glow import images
 
-    path, size = options.data, common_size(model.image_shape)
+    path, size = path or options.data, common_size(model.image_shape)
     keys = images.TEST_KEYS
     if size is None and pathlib.Path(path).is_dir():
         raise ValueError("Only models of square images read image files")

@@ -7,7 +7,7 @@ import sys
 import warnings
 
 from keras_glow import __version__
-from keras_glow.cli import models, train
+from keras_glow.cli import latents, models, train
 from keras_glow.cli.completion import completion
 from keras_glow.cli.prepare import prepare
 from keras_glow.cli.quiet import filter_stderr
@@ -20,7 +20,9 @@ COMMANDS = (
     models.evaluate,
     models.score,
     models.reconstruct,
-    models.interpolate,
+    latents.interpolate,
+    latents.walk,
+    latents.directions,
     models.info,
     models.convert,
     models.export,

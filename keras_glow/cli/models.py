@@ -3,7 +3,6 @@
 They import Keras where they need it, and not before: see `cli.train`.
 """
 
-import argparse
 import csv
 import functools
 import hashlib
@@ -24,6 +23,7 @@ from keras_glow.cli.options import (
     NOISE,
     ON_BAD,
     SEED,
+    TEMPERATURE,
     TEST_DATA,
     UPSCALE,
     command,
@@ -31,7 +31,6 @@ from keras_glow.cli.options import (
     number,
     one_of,
     option,
-    temperature,
 )
 from keras_glow.files.presets import PRESETS, preset_sha256
 
@@ -49,12 +48,7 @@ EXPORT_FORMATS = {
 @command(
     MODEL,
     option("--count", type=COUNT, default=16),
-    option(
-        "--temperature",
-        type=temperature,
-        default=0.7,
-        help="a number, or one per level joined by commas, finest first",
-    ),
+    TEMPERATURE,
     option("--seed", type=SEED, default=0),
     LABELS,
     option(
@@ -207,8 +201,7 @@ def score(options):
     bits = _bits_per_dim(model, data, given, options, quiet)
     typical = bits
     if options.typical:
-        other = argparse.Namespace(**{**vars(options), "data": options.typical})
-        typical, given, _ = inputs.load_data(model, other)
+        typical, given, _ = inputs.load_data(model, options, options.typical)
         typical = _bits_per_dim(model, typical, given, options, quiet)
     mean = statistics.fmean(typical)
     png_bits = png_bits_per_dim(model, data)
@@ -263,36 +256,6 @@ def reconstruct(options):
         print(options.grid)
     if wrong.any():
         raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")
-
-
-@command(
-    MODEL,
-    option("a", metavar="A", help="image file"),
-    option("b", metavar="B", help="image file"),
-    LABELS,
-    option("--steps", type=number(int, 2), default=8),
-    option("--spherical", action="store_true", help="along the great circle"),
-    grid(required=True),
-)
-def interpolate(options):
-    """Draw images between two, along a line or an arc of latents."""
-    import numpy as np
-
-    from keras_glow import images, latent
-
-    model = inputs.load_model(options.model)
-    ends = inputs.load_files(model, [options.a, options.b])
-    labels = inputs.labels_for(model, options.labels, 2)
-    z = model.encode(ends, labels)
-    shares = np.linspace(0, 1, options.steps)
-    between = latent.interpolate(z, shares, options.spherical)
-    # Each image has the class of the nearer end.
-    if labels is not None:
-        labels = labels[(shares > 0.5).astype(int)]
-    images.save_grid(
-        model.decode(between, labels), options.grid, columns=options.steps
-    )
-    print(options.grid)
 
 
 @command(MODEL)
@@ -421,18 +384,20 @@ def doctor(options):
     ),
 )
 def demo(options):
-    """Serve a page to this computer's browser: draw faces, edit and blend."""
+    """Serve a page to this computer's browser: draw images, edit and blend."""
     from keras_glow.cli import demo
 
     model, directions = options.model, options.directions
+    file = inputs.model_file(model)
     if directions is None:
-        directions = demo.directions_path(inputs.model_file(model))
+        directions = demo.directions_path(file)
     demo.serve(
         functools.partial(inputs.load_model, model),
         model if model in PRESETS else pathlib.Path(model).name,
         directions,
         options.port,
         options.browser,
+        inputs.read_classes(file.parent),
     )
 
 

@@ -86,6 +86,20 @@ def grid(name="--grid", **settings):
     return option(name, type=_picture, metavar="FILE.png", **settings)
 
 
+def animation(**settings):
+    """Returns the option that names an animation to write."""
+    return option("--out", type=_animation, metavar="FILE.gif", **settings)
+
+
+def _animation(text):
+    suffixes = (".gif", ".webp")
+    if not text.lower().endswith(suffixes):
+        raise argparse.ArgumentTypeError(
+            f"expected a file {' or '.join(suffixes)}, got {text!r}"
+        )
+    return text
+
+
 def _picture(text):
     """Returns the name of a file if its suffix is of an image format."""
     from PIL import Image
@@ -129,6 +143,12 @@ ON_BAD = option(
     choices=["error", "skip"],
     default="error",
     help="what to do about images of a folder that cannot be used",
+)
+TEMPERATURE = option(
+    "--temperature",
+    type=temperature,
+    default=0.7,
+    help="a number, or one per level joined by commas, finest first",
 )
 NOISE = (
     option("--draws", type=COUNT, default=1, help="of noise for each image"),

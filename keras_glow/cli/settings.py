@@ -84,3 +84,32 @@ def default_settings(minutes=None):
         network="residual",
         width=48,
     )
+
+
+# A new model needs so many steps before its samples look like the images; a
+# tenth of all steps suffices for the rate to rise.
+STEPS = 2000
+WARMUP = 0.1
+
+
+def fitted_to(settings, given, count):
+    """Returns the settings of a new run, as far as they follow from its images.
+
+    Few images make few steps in an epoch, so there are more epochs, and the
+    rate does not rise for all of them. A time says all this by itself.
+
+    Args:
+        settings: `Settings`.
+        given: names of those that the user wants as they are.
+        count: int, images to train on.
+    """
+    if settings.minutes:
+        return settings
+    steps = -(-count // settings.batch_size)  # of an epoch
+    if "epochs" not in given and settings.start is None:
+        epochs = max(settings.epochs, -(-STEPS // steps))
+        settings = dataclasses.replace(settings, epochs=epochs)
+    if "warmup" not in given:
+        warmup = min(settings.warmup, round(WARMUP * settings.epochs * steps))
+        settings = dataclasses.replace(settings, warmup=warmup)
+    return settings

@@ -23,7 +23,7 @@ from keras_glow.cli.options import (
     number,
     option,
 )
-from keras_glow.cli.settings import Settings, default_settings
+from keras_glow.cli.settings import Settings, default_settings, fitted_to
 from keras_glow.cli.training_data import (
     VALIDATION,
     load_training_data,
@@ -67,8 +67,8 @@ def _setting(flag, **arguments):
     """Returns an option that is a setting of the run if it is given."""
     name = flag.removeprefix("--").replace("-", "_")
     default = SETTINGS[name]
-    if default not in (None, False):
-        help = arguments.get("help", "")
+    help = arguments.get("help", "")
+    if default not in (None, False) and "default: " not in help:
         arguments["help"] = f"{help} (default: {default})".strip()
     return option(flag, default=argparse.SUPPRESS, **arguments)
 
@@ -103,7 +103,11 @@ def _setting(flag, **arguments):
         help="begin with the weights and the architecture of a .keras file or "
         "a preset; --size may be another",
     ),
-    _setting("--epochs", type=COUNT),
+    _setting(
+        "--epochs",
+        type=COUNT,
+        help="default: 20, or as many as make 2,000 steps of a new model",
+    ),
     _setting(
         "--minutes",
         type=number(float, 0.01),
@@ -137,7 +141,11 @@ def _setting(flag, **arguments):
         help="the highest: it falls by half a cosine",
     ),
     _setting("--beta-2", type=number(float, 0, 0.99999), help="of Adam"),
-    _setting("--warmup", type=number(int, 0), help="steps up to it"),
+    _setting(
+        "--warmup",
+        type=number(int, 0),
+        help="steps up to it; default: a tenth of all, at most 300",
+    ),
     _setting("--clip", type=number(float, 0), help="gradient norm; 0: none"),
     _setting(
         "--ema",
@@ -202,6 +210,8 @@ def train(options):
             settings = run.started_settings(settings, given)
     settings = dataclasses.replace(settings, **given)
     data, settings = load_training_data(options, settings, out)
+    if not begun:
+        settings = fitted_to(settings, given, len(data.images))
     start = time.monotonic()
     with devices(options.devices):
         run.train(

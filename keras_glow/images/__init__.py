@@ -3,8 +3,9 @@
 May import `checks` and `files.atomic`.
 """
 
+from keras_glow.images.animation import save_animation
+from keras_glow.images.attributes import load_attributes, load_context
 from keras_glow.images.classes import class_labels
-from keras_glow.images.context import load_context
 from keras_glow.images.grid import (
     heat_map,
     image_grid,
@@ -24,11 +25,13 @@ __all__ = [
     "class_labels",
     "heat_map",
     "image_grid",
+    "load_attributes",
     "load_image",
     "load_images",
     "load_context",
     "load_labels",
     "png_bytes",
+    "save_animation",
     "save_grid",
     "save_image",
 ]

@@ -84,10 +84,16 @@ def read_picture(path, size=None, channels=3, expected=None):
     return picture
 
 
-def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
-    """Read the bytes of an image file: see `read_picture`."""
+def decode_picture(
+    content, size=None, channels=3, max_pixels=MAX_PIXELS, crop=None
+):
+    """Read the bytes of an image file: see `read_picture`.
+
+    `crop` is left, top and side of a square to take, in pixels of the upright
+    picture, ints; or None for that in the middle.
+    """
     with _bad_image_on_error():
-        return _read(io.BytesIO(content), size, channels, max_pixels)
+        return _read(io.BytesIO(content), size, channels, max_pixels, crop)
 
 
 @contextlib.contextmanager
@@ -132,29 +138,44 @@ def _check_head(head):
         raise BadImage("is an AVIF picture, to be converted to PNG or JPEG")
 
 
-def _read(file, size, channels, max_pixels):
+def _read(file, size, channels, max_pixels, crop=None):
     _check_head(file.read(12))
     file.seek(0)
     with Image.open(file, formats=_formats()) as image:
         about = image.size, image.format
-        pixels, notes = _decode(image, size, channels, max_pixels)
+        pixels, notes = _decode(image, size, channels, max_pixels, crop)
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()
     return Picture(pixels, *about, notes, digest)
 
 
-def _decode(image, size, channels, max_pixels):
+def _decode(image, size, channels, max_pixels, crop):
     width, height = image.size  # The header holds it; nothing is decoded yet.
     if width * height > max_pixels:
         raise BadImage(_too_large(max_pixels))
     notes = []
     if getattr(image, "is_animated", False):
         notes.append("holds several frames: the first is taken")
-    if size is not None and image.format in ("JPEG", "MPO"):
+    whole = size is not None and crop is None
+    if whole and image.format in ("JPEG", "MPO"):
         image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
     ImageOps.exif_transpose(image, in_place=True)
+    if crop is not None:
+        image = _cropped(image, *crop)
     pixels, more_notes = fit_pixels(image, size, channels)
     return pixels, notes + more_notes
+
+
+def _cropped(image, left, top, side):
+    width, height = image.size
+    if not (
+        0 <= left <= width - side and 0 <= top <= height - side and side > 0
+    ):
+        raise BadImage(
+            f"is {width}x{height}: it holds no square of {side} pixels at "
+            f"({left}, {top})"
+        )
+    return image.crop((left, top, left + side, top + side))
 
 
 def _too_large(max_pixels):

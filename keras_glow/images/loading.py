@@ -4,7 +4,7 @@ import pathlib
 import warnings
 
 from keras_glow.checks import check_choice, check_integer, printable_path
-from keras_glow.images.decoding import BadImage, read_picture
+from keras_glow.images.decoding import BadImage, decode_picture, read_picture
 from keras_glow.images.folder import check_folder, load_folder
 from keras_glow.images.npz import TRAIN_KEYS, check_resizable, load_npz
 from keras_glow.images.report import Report
@@ -85,14 +85,22 @@ def load_image(file, size, channels=3):
 
     Unlike the images of a folder, it may be smaller than `size`.
 
+    Args:
+        file: its path, or a binary file such as `io.BytesIO(content)`.
+        size: int, height and width to resize to.
+        channels: 3 for colour or 1 for grey.
+
     Raises:
         ValueError: naming the file, if it cannot be used.
     """
     _check_size(size, channels)
+    read, shown = read_picture, file
+    if hasattr(file, "read"):
+        file, read, shown = file.read(), decode_picture, "The image"
     try:
-        return read_picture(file, size, channels).pixels
+        return read(file, size, channels).pixels
     except BadImage as error:
-        raise ValueError(f"{printable_path(file)} {error}") from None
+        raise ValueError(f"{printable_path(shown)} {error}") from None
 
 
 def check_data(

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -25,7 +26,9 @@ from keras_glow import Glow, latent, load_model
 from keras_glow.callbacks import SampleGrid
 from keras_glow.cli import inputs, models
 from keras_glow.cli import main as main_module
+from keras_glow.cli.demo import read_directions, write_directions
 from keras_glow.cli.main import main
+from keras_glow.cli.settings import default_settings, fitted_to
 from keras_glow.conversion import FORMATS
 from keras_glow.flow import choices
 from keras_glow.layers import flow_step
@@ -264,6 +267,169 @@ def test_reconstruct_and_interpolate(run, tmp_path, capsys):
     # Both ends are the images; what is between is another way.
     assert not differs[:12].any() and not differs[-12:].any()
     assert differs[12:-12].any()
+
+
+def frames(path):
+    """The frames of an animation in colour, and the seconds of each."""
+    with Image.open(path) as image:
+        images, seconds = [], []
+        for i in range(image.n_frames):
+            image.seek(i)
+            images.append(np.asarray(image.convert("RGB")))
+            seconds.append(image.info["duration"] / 1000)
+    return np.stack(images), seconds
+
+
+def test_animations_of_ways_between_images(run, tmp_path):
+    folder, _ = run
+    file = str(folder / "run" / "model.keras")
+    model = load_model(file)
+    faces = [str(folder / "faces" / f"{i:02d}.png") for i in range(3)]
+    out = tmp_path / "new" / "way.webp"
+    loop = ["--steps=3", "--loop", "--fps=5", f"--out={out}"]
+    assert main(["interpolate", file, *faces, *loop]) == 0
+    found, seconds = frames(out)
+    assert seconds == [0.2] * 7 and found.shape == (7, 256, 256, 3)
+    ends = inputs.load_files(model, faces)
+    weights = latent.path_weights(3, 2, closed=True)
+    expected = model.decode(latent.interpolate(model.encode(ends), weights))
+    assert_array_equal(expected[[0, 2, 4, 6]], ends[[0, 1, 2, 0]])
+    assert_array_equal(found[:, ::32, ::32], expected)
+    drawn = ["--count=2", "--seed=3", "--steps=4", f"--out={tmp_path}/way.gif"]
+    assert main(["interpolate", file, *drawn]) == 0
+    found, _ = frames(tmp_path / "way.gif")
+    samples = model.sample(2, seed=3)
+    assert_array_equal(found[[0, -1], ::32, ::32], samples)
+    assert len(found) == 4
+
+
+def test_walks_at_random_and_along_a_direction(run, tmp_path, capsys):
+    folder, _ = run
+    model = load_model(folder / "run" / "model.keras")
+    file = shutil.copy(folder / "run" / "model.keras", tmp_path)
+    out = str(tmp_path / "walk.webp")
+    assert main(["walk", file, "--steps=3", "--seed=2", f"--out={out}"]) == 0
+    found, _ = frames(out)
+    start = model.sample(1, seed=2)
+    z = latent.random_walk(model.encode(start), 2, 0.1, 0.7, 2)
+    assert_array_equal(found[:, ::32, ::32], model.decode(z[:, 0]))
+    assert_array_equal(found[0, ::32, ::32], start[0])
+    along = ["walk", file, "--along=Warm", "--strength=3", "--steps=3"]
+    assert main([*along, f"--out={out}"]) == 1
+    assert "--directions is expected" in capsys.readouterr().err
+    direction = np.random.default_rng(0).normal(size=192).astype("f4")
+    write_directions(tmp_path / "model_attributes.npz", {"Warm": direction})
+    assert main([*along, "--loop", "--count=2", f"--out={out}"]) == 0
+    found, _ = frames(out)
+    assert found.shape == (4, 132, 242, 3)  # two beside each other, 11 times
+    assert_array_equal(found[1], found[3])
+    grid = str(tmp_path / "walk.png")
+    assert main([*along, f"--grid={grid}"]) == 0
+    with Image.open(grid) as image:
+        row = np.asarray(image)[2:10]
+    read = read_directions(tmp_path / "model_attributes.npz", 192)["Warm"]
+    start = model.sample(1, seed=0)
+    expected = latent.apply_direction(model, start, read, [-3.0, 0.0, 3.0])
+    for i, image in enumerate(expected[:, 0]):
+        assert_array_equal(row[:, 2 + 10 * i : 10 + 10 * i], image)
+    assert main(["walk", file, "--along=Cold", f"--grid={grid}"]) == 1
+    assert "--along" in capsys.readouterr().err
+
+
+def test_own_directions(run, tmp_path, capsys):
+    folder, _ = run
+    file = shutil.copy(folder / "run" / "model.keras", tmp_path)
+    model = load_model(file)
+    for name, chosen in (("warm", range(4)), ("cold", range(4, 10))):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in chosen:
+            face = folder / "faces" / f"{i:02d}.png"
+            shutil.copy(face, tmp_path / "in" / name)
+    data, names = keras_glow.images.load_images(
+        tmp_path / "in", 8, return_names=True
+    )
+    warm = np.array([name.startswith("warm") for name in names])
+    odd = np.array([int(name[5:7]) % 2 for name in names], bool)
+    z = model.encode(data)
+    plain = latent.attribute_direction(z, warm)
+    apart = latent.attribute_direction(z, warm, odd[:, None])
+    found = tmp_path / "model_attributes.npz"
+
+    def directions(*arguments):
+        command = ["directions", file, *map(str, arguments)]
+        assert main(command) == 0, capsys.readouterr().err
+        said = capsys.readouterr().out.splitlines()
+        return said, read_directions(said[-1], model.dimensions)
+
+    def check(got, expected):
+        np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3)
+
+    # Two folders: where they are, or in DATA
+    folders = (tmp_path / "in" / "warm", tmp_path / "in" / "cold")
+    said, sliders = directions("--labels", *folders)
+    assert said[-1] == str(found) and list(sliders) == ["warm"]
+    assert "warm: 4 images with it, 6 without" in said
+    check(sliders["warm"], plain)
+    _, sliders = directions(tmp_path / "in", "--labels", "cold", "warm")
+    assert list(sliders) == ["cold"]
+    check(sliders["cold"], -plain)
+    # A table by the names of files, in any order; one of them is not there
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{name[5:] if i % 2 else name};{2 * int(w) - 1};{int(o)};0"
+        for i, (name, w, o) in enumerate(zip(names, warm, odd, strict=True))
+    ]
+    table.write_text("\n".join(["file;Warm;Odd;None", *rows[::-1], "x;1;1;0"]))
+    labels = [tmp_path / "in", "--labels", table]
+    said, sliders = directions(*labels, "--add")
+    assert list(sliders) == ["cold", "Warm", "Odd"]
+    assert any("None: left out, since no image has it" in s for s in said)
+    check(sliders["Warm"], plain)
+    said, sliders = directions(*labels, "--orthogonal")
+    check(sliders["Warm"], apart)
+    table.write_text("\n".join(["file;Warm", *(r[:-4] for r in rows[1:])]))
+    said, _ = directions(*labels)
+    assert any(s.startswith("1 images left out") for s in said)
+    # An .npz with both
+    both = {"images": data, "attributes": np.stack([warm, odd], 1)}
+    np.savez(tmp_path / "all.npz", **both, attribute_names=["Warm", "Odd"])
+    out = tmp_path / "odd.npz"
+    one = ["--attributes=Odd", f"--out={out}"]
+    said, sliders = directions(tmp_path / "all.npz", *one)
+    assert said[-2].endswith(f"--directions {out}")
+    check(sliders["Odd"], latent.attribute_direction(z, odd))
+    before = found.read_bytes()
+    (tmp_path / "short.csv").write_text("file,a\n00.png,1,2\n")
+    (tmp_path / "words.csv").write_text("file,a\n\n00.png,yes\n")
+    (tmp_path / "other.csv").write_text("file,a\nother.png,1\n")
+    (tmp_path / "head.csv").write_text("file\n00.png\n")
+    (tmp_path / "many.csv").write_text("file,a\n00.png,7\n")
+    for arguments, message in (
+        (["faces32", tmp_path / "in", "--labels", table], "--out"),
+        ([file], "DATA"),
+        ([file, tmp_path / "in"], "--labels"),
+        ([file, tmp_path / "in", "--labels", "a", "b", "c"], "not 3"),
+        ([file, tmp_path / "in", "--labels", "warm", "hot"], "hot is no"),
+        ([file, *labels, "--attributes=Warm,Hot"], "--attributes.*Hot"),
+        ([file, *labels, "--out=sliders.csv"], "--out"),
+        ([file, tmp_path / "all.npz", "--labels", "absent.csv"], "absent.csv"),
+        ([file, folder / "test.npz"], "attributes"),
+        *(
+            ([file, tmp_path / "in", "--labels", tmp_path / name], message)
+            for name, message in (
+                ("short.csv", "1 numbers.* line 2"),
+                ("words.csv", "1 numbers.* line 3"),
+                ("other.csv", "rows.*such as.*png.*other.png"),
+                ("head.csv", "two columns"),
+                ("many.csv", "0 and 1"),
+            )
+        ),
+    ):
+        assert main(["directions", *map(str, arguments)]) == 1
+        error = capsys.readouterr().err.strip()
+        assert re.search(message, error), error
+        assert "\n" not in error
+    assert found.read_bytes() == before
 
 
 def test_one_image_has_no_standard_error(run, tmp_path, capsys):
@@ -622,6 +788,10 @@ WRONG_USE = [
         ],
         "--steps.*'1'",
     ),
+    (["interpolate", "{model}", "--out=a.png"], "--out.*.gif or .webp"),
+    (["walk", "{model}"], "--grid --out"),
+    (["walk", "{model}", "--out=a.gif", "--fps=0"], "--fps.*'0'"),
+    (["directions"], "MODEL"),
     (["info"], "MODEL"),
     (["presets", "faces32"], "faces32"),
     (["train"], "DATA"),
@@ -646,6 +816,8 @@ FAILURES = [
     *((["sample", model, "--grid=new.png"], model) for model in BAD_MODELS),
     *((["evaluate", model, "{faces}"], model) for model in BAD_MODELS),
     *((["reconstruct", model, "{face}"], model) for model in BAD_MODELS),
+    (["interpolate", "{model}", "{face}", "--out=a.gif"], "Two images"),
+    (["interpolate", "{model}", "--out=text.txt/a.gif"], "text.txt"),
     (["interpolate", "absent.keras", "a", "b", "--grid=new.png"], "absent"),
     (["sample", "folder.keras", "--grid=new.png"], "folder.keras"),
     (["sample", "{model}", FOLDER], "folder.png"),
@@ -728,6 +900,28 @@ def test_every_command_fails_in_one_line(
     assert not wrong, "\n".join(wrong)
     pictures = [path for path in tmp_path.rglob("*.png") if path.is_file()]
     assert not pictures
+
+
+@pytest.mark.parametrize(
+    "count, given, epochs, warmup",
+    [
+        (300, {}, 200, 200),  # 10 steps each
+        (24_000, {}, 20, 300),
+        (300, {"epochs": 20}, 20, 20),
+        (300, {"warmup": 50}, 200, 50),
+        (300, {"batch_size": 100}, 667, 200),  # 3 steps each
+        (300, {"start": "faces32"}, 20, 20),
+        (300, {"minutes": 5}, 100_000, 300),
+        (2, {"epochs": 1}, 1, 0),
+    ],
+)
+def test_the_settings_of_a_run_follow_from_its_images(
+    count, given, epochs, warmup
+):
+    settings = default_settings(given.get("minutes"))
+    settings = dataclasses.replace(settings, **given)
+    settings = fitted_to(settings, given, count)
+    assert (settings.epochs, settings.warmup) == (epochs, warmup)
 
 
 def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
