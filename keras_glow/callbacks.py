@@ -19,7 +19,7 @@ from keras_glow.checks import (
 )
 from keras_glow.files.atomic import atomic_file, check_writable
 from keras_glow.flow.noise import standard_deviations
-from keras_glow.images import save_grid
+from keras_glow.images import save_grid, shades
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import Progress, save_checkpoint
 from keras_glow.training.ema import averaged_weights
@@ -97,6 +97,8 @@ class SampleGrid(keras.callbacks.Callback):
             ]
         with atomic_file(path) as partial:
             images = np.concatenate(rows)
+            if images.dtype != "uint8":
+                images = shades(images, *probes.usual_range(self.model))
             save_grid(images, partial, columns=self.count, scale=self.scale)
 
 
@@ -360,9 +362,7 @@ class ReconstructionError(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        unlike = probes.out_of_distribution_images(
-            self.model.image_format, self.images
-        )
+        unlike = probes.out_of_distribution_images(self.model, self.images)
         with averaged_weights(self.model):
             if self.images is not None:
                 self._look(

@@ -52,11 +52,11 @@ class Glow(TrainableFlow):
     faces = model.sample(16, temperature=0.7, seed=0)
     ```
 
-    Everywhere, `images` are integers 0..255 (see `bits`), `(batch, height,
-    width, channels)`; labels are integers `(batch,)`, needed if and only if
-    `num_classes` is set; a context is an array of finite numbers `(batch,
-    *context_shape)`, needed if and only if `context_shape` is set; D is
-    height x width x channels.
+    Everywhere, `images` are integers 0..255, or what `bits` says, `(batch,
+    height, width, channels)`; labels are integers `(batch,)`, needed if and
+    only if `num_classes` is set; a context is an array of finite numbers
+    `(batch, *context_shape)`, needed if and only if `context_shape` is set; D
+    is height x width x channels.
 
     `fit` and `evaluate` take arrays, a `tf.data.Dataset`, a
     `keras.utils.PyDataset` or a generator, with or without labels and context,
@@ -75,7 +75,11 @@ class Glow(TrainableFlow):
         bits: int 1..16, bits per subpixel. With fewer than 8 the images are
             quantised to `2**bits` grey levels. With more than 8 they are
             integers 0..2**bits - 1, uint16; with more than 12, float32 would
-            not bring all of them back, and the flow computes in float64.
+            not bring all of them back, and the flow computes in float64. None
+            is for images of finite floats, in units of their own: nothing is
+            quantised, densities are in nats of these units, and `bits_per_dim`
+            is `nats_per_dim`. The first layer, `Standardize`, holds their mean
+            and deviation, measured before the first step.
         num_classes: int, or None. With it the priors are learned for each
             class.
         context_shape: `(n,)` for a vector or (height, width, channels), of any
@@ -201,6 +205,7 @@ class Glow(TrainableFlow):
             self.dtype,
             self.memory,
             self.border,
+            self.bits is None,
             permutation=self.permutation,
             coupling=self.coupling,
             width=self.width,
@@ -216,7 +221,12 @@ class Glow(TrainableFlow):
         self.bijections = [
             layer
             for level in flow
-            for layer in (level.squeeze, *level.steps.bijections, level.prior)
+            for layer in (
+                *level.first,
+                level.squeeze,
+                *level.steps.bijections,
+                level.prior,
+            )
         ]
         self.context_networks = context_networks(flow)
         self.encoder, self.scorer, self.decoder = assemble(

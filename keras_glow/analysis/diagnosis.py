@@ -16,6 +16,7 @@ from keras_glow.analysis.probes import (
     half_grey_level,
     out_of_distribution_images,
     run,
+    span,
 )
 from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
@@ -66,6 +67,7 @@ def diagnose(model, images, labels=None, batch_size=32, context=None):
         images=len(images),
         values=images.size,
         half_grey_level=half_grey_level(model),
+        floats=model.bits is None,
         problems=[*not_finite.values(), *_ill_conditioned(conditions)],
         remarks=[],
         **measured,
@@ -92,11 +94,11 @@ def _measure(model, parts, images, given, batch_size):
         back.append(ops.convert_to_numpy(trip[-1][-1]))
         latents.append(run(model.encoder, noisy[batch], few))
     layers = list(map(_layer_report, parts, zip(*rows, strict=True)))
-    errors = np.abs(np.concatenate(back) - x)
+    errors = np.abs(np.concatenate(back) - x) / span(model)
     x = x[:RATIO_IMAGES]
     few = [array[:RATIO_IMAGES] for array in given]
     z = run(model.encoder, x, few)
-    unlike = out_of_distribution_images(model.image_format, images)
+    unlike = out_of_distribution_images(model, images)
     return {
         "values_lost": int(np.sum(~(errors < half_grey_level(model)))),
         "reconstruction_error": float(np.max(errors)),

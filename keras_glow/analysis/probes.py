@@ -17,25 +17,47 @@ def check_inputs(model, images, labels, context):
 
 
 def half_grey_level(model):
-    """Return the error up to which the centre of a bin stays in its bin."""
-    return 0.5 / 2**model.bits
+    """Return the error up to which the centre of a bin stays in its bin.
+
+    For floats it is that of 8 bits, see `span`.
+    """
+    return 0.5 / 2 ** (model.bits or 8)
+
+
+def usual_range(model):
+    """Return a lowest and a highest value of pixels, numbers or `(channels,)`.
+
+    For floats they are 3 deviations from the mean of the data.
+    """
+    if model.bits is not None:
+        return model.image_format.limits
+    ends = np.ones((2, 1, 1, model.image_shape[-1]), model.dtype)
+    ends *= np.reshape([-3, 3], (2, 1, 1, 1))
+    return ops.convert_to_numpy(model.bijections[0].inverse(ends))[:, 0, 0]
+
+
+def span(model):
+    """Return the unit of errors: what continuous images, or floats, span."""
+    low, high = usual_range(model)
+    return 1.0 if model.bits is not None else high - low
 
 
 def reconstruction_errors(model, images, given=()):
     """Return the largest |x - decoder(encoder(x))| of each image, `(batch,)`.
 
-    x are the centres of the bins of the images, which span 1.
+    x are the centres of the bins of the images, which span 1; of floats it is
+    in units of `span`.
     """
     x = model.dequantize(images, seed="center")
     back = run(model.decoder, run(model.encoder, x, given), given)
-    return np.max(np.abs(back - x), axis=(1, 2, 3))
+    return np.max(np.abs(back - x) / span(model), axis=(1, 2, 3))
 
 
-def out_of_distribution_images(image_format, images=None, count=4, seed=0):
+def out_of_distribution_images(model, images=None, count=4, seed=0):
     """Make images that hardly any model was trained on.
 
     Args:
-        image_format: `ImageFormat` of the model.
+        model: a `Glow`.
         images: to make two further kinds of, by inverting them
             and by shuffling their pixels; or None, to leave these kinds out.
         count: int, images of each kind of which there can be several.
@@ -45,25 +67,26 @@ def out_of_distribution_images(image_format, images=None, count=4, seed=0):
         Dict of arrays `(1 or count, height, width, channels)` by kind.
     """
     rng = np.random.default_rng(seed)
-    image_shape, dtype = image_format.shape, image_format.dtype
-    shape, (_, white) = (count, *image_shape), image_format.limits
+    image_shape, dtype = model.image_shape, model.image_format.dtype
+    black, white = usual_range(model)
+    step = model.bits is not None  # between two neighbouring values, 1 or 0
     height, width = np.indices(image_shape[:2])
-    checkerboard = np.zeros((1, *image_shape), dtype)
-    checkerboard[:, (height + width) % 2 == 1] = white
-    normal = white / 2 * (1 + rng.normal(size=shape))
+    odd = ((height + width) % 2 == 1)[None, ..., None]
+    shape, one = (count, *image_shape), np.ones((1, *image_shape))
+    normal = black + (white - black) * (0.5 + 0.5 * rng.normal(size=shape))
     kinds = {
-        "uniform noise": rng.integers(0, white + 1, shape, dtype),
-        "normal noise": np.clip(normal, 0, white).astype(dtype),
-        "black": np.zeros((1, *image_shape), dtype),
-        "white": np.full((1, *image_shape), white, dtype),
-        "checkerboard": checkerboard,
+        "uniform noise": rng.uniform(black, white + step, shape),
+        "normal noise": np.clip(normal, black, white),
+        "black": one * black,
+        "white": one * white,
+        "checkerboard": np.where(odd, one * white, one * black),
     }
     if images is not None:
-        first = np.asarray(images[:count], dtype)
+        first = np.asarray(images[:count])
         pixels = first.reshape(len(first), -1, image_shape[-1])
-        kinds["inverted"] = white - first
+        kinds["inverted"] = black + white - first.astype("float64")
         kinds["shuffled"] = rng.permuted(pixels, axis=1).reshape(first.shape)
-    return kinds
+    return {kind: values.astype(dtype) for kind, values in kinds.items()}
 
 
 def errors_by_kind(model, kinds, given=()):

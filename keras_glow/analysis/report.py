@@ -64,13 +64,15 @@ class Diagnosis:
         images: int, how many were examined.
         values: int, numbers in them.
         half_grey_level: up to here an error is without consequence, in units
-            of continuous images, which span 1.
+            of continuous images, which span 1; floats, of mean -3 to +3
+            deviations.
         worst_layer: name of the layer that multiplies errors most.
         layers: a `LayerReport` for each layer, in the order of encoding.
         levels: a `LevelReport` for each level, finest first.
         problems: list of str, reasons why images get lost; empty if healthy.
         remarks: list of str, signs of a bad fit.
         values_lost: int, how many come back half a grey level off or more.
+        floats: bool, whether they are no integers; they count as 8 bits.
         reconstruction_error: max |x - decoder(encoder(x))| of the images, in
             units of continuous images.
         reconstruction_error_ood: dict of the same for images unlike those, see
@@ -90,6 +92,7 @@ class Diagnosis:
     problems: list
     remarks: list
     values_lost: int | None = None
+    floats: bool = False
     reconstruction_error: float = math.nan
     reconstruction_error_ood: dict = dataclasses.field(default_factory=dict)
     forward_ratio: float = math.nan
@@ -103,8 +106,9 @@ class Diagnosis:
             more = f" (and {others} more)" if others else ""
             return f"Not healthy: {self.problems[0]}{more}."
         share = self.reconstruction_error / self.half_grey_level
+        exactly = "to rounding" if self.floats else "exactly"
         return (
-            f"Healthy: all {self.values:,} values come back exactly, and the "
+            f"Healthy: all {self.values:,} values come back {exactly}, and the "
             f"largest error is {share:.2%} of what would change one."
         )
 

@@ -103,16 +103,18 @@ def standalone(model):
           `Glow.decode` returns them for `z * temperature`, and to `x`, the same
           images before they were quantised.
     """
-    size = len(model.bijections) // model.levels  # Levels have equally many.
-    flow = []
-    for level in range(model.levels):
-        start = level * size
-        squeeze, *steps, prior = model.bijections[start : start + size]
+    flow, first = [], ()
+    bijections = list(model.bijections)
+    contexts = [_Constant(network) for network in model.context_networks]
+    if model.bits is None:
+        first = (_Row(bijections.pop(0)),)
+    size = len(bijections) // model.levels  # Levels have equally many.
+    for start in range(0, len(bijections), size):
+        squeeze, *steps, prior = bijections[start : start + size]
         parts = [_fixed(part) for step in steps for part in step.parts()]
-        context = None
-        if model.context_networks:
-            context = _Constant(model.context_networks[level])
-        flow.append(Level(_Row(squeeze), _Row(*parts), _Row(prior), context))
+        context = contexts.pop(0) if contexts else None
+        row = _Row(squeeze), _Row(*parts), _Row(prior)
+        flow, first = [*flow, Level(*row, context, first)], ()
     arguments = flow, model.image_shape, model.conditions, model.dtype
     return _encoder(model, arguments), _decoder(model, arguments)
 

@@ -14,12 +14,16 @@ from keras_glow.flow.choices import CONTEXT_CHANNELS
 from keras_glow.flow.levels import level_shapes
 
 MAX_STORED_LOG_SCALE = 20.0
+MAX_STORED_LOG_UNIT = 45.0  # of data in units of their own
 
 # Each rule is a condition on a weight, in words and as a test of an array.
 RULES = {
     "finite": lambda v: np.isfinite(v).all(),
     f"log-scales within {MAX_STORED_LOG_SCALE}": lambda v: np.all(
         np.abs(v) <= MAX_STORED_LOG_SCALE
+    ),
+    f"log-scales within {MAX_STORED_LOG_UNIT}": lambda v: np.all(
+        np.abs(v) <= MAX_STORED_LOG_UNIT
     ),
     "0 or 1": lambda v: np.isin(v, (0, 1)).all(),
     "1 or -1": lambda v: np.isin(v, (-1, 1)).all(),
@@ -29,7 +33,7 @@ RULES = {
     ),
     "integers of 32 bits": lambda v: np.all((v >= 0) & (v < 2**32)),
 }
-FINITE, LOG_SCALES, FLAG, SIGNS, PERMUTATION, MATRIX, STATE = RULES
+FINITE, LOG_SCALES, LOG_UNITS, FLAG, SIGNS, PERMUTATION, MATRIX, STATE = RULES
 
 
 class Weight(typing.NamedTuple):
@@ -68,8 +72,8 @@ def weights_layout(config):
     def kernel(channels, outputs):
         return floats(3, 3, channels + config["border"], outputs)
 
-    def add_actnorm(layer, channels):
-        log_scale, bias = floats(channels, rule=LOG_SCALES), floats(channels)
+    def add_actnorm(layer, channels, rule=LOG_SCALES):
+        log_scale, bias = floats(channels, rule=rule), floats(channels)
         add(layer, log_scale, bias, Weight((), "int32", FLAG))
 
     def add_permutation(layer, c):
@@ -114,6 +118,9 @@ def weights_layout(config):
             gate = floats(width, 2 * width), floats(2 * width)
             add(block, kernel(width, width), floats(width), *gate)
 
+    if config["bits"] is None:
+        channels = config["image_shape"][-1]
+        add_actnorm("bijections/standardize", channels, LOG_UNITS)
     steps, splits, contexts = map(
         _numbered,
         (
@@ -174,6 +181,8 @@ def warn_if_refused(model, path):
     """
     for weight in model.weights:
         rule = LOG_SCALES if weight.name in ("log_scale", "log_s") else FINITE
+        if weight.path == "standardize/log_scale":
+            rule = LOG_UNITS
         if not RULES[rule](weight.numpy()):
             warnings.warn(
                 f"{path} will be refused by keras_glow.load_model: weight "

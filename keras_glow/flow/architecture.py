@@ -27,6 +27,12 @@ class Level(typing.NamedTuple):
     steps: Chain  # of FlowStep
     prior: layers.Split | layers.GaussianPrior
     context: ContextNetwork | None = None
+    first: tuple = ()  # what the images go through before the squeeze
+
+    @property
+    def bijections(self):
+        """Returns its bijections in the order of encoding."""
+        return *self.first, self.squeeze, self.steps, self.prior
 
 
 def build_flow(
@@ -39,12 +45,13 @@ def build_flow(
     dtype,
     memory,
     border,
+    standardize,
     **step,
 ):
     """Builds all layers of a Glow: a list of `Level`, finest first.
 
-    `conditions` is a `Conditions`; `step` holds further arguments of each
-    `FlowStep`.
+    `conditions` is a `Conditions`. With `standardize` the images are
+    standardised first. `step` holds further arguments of each `FlowStep`.
     """
     num_classes, context_shape = conditions
     split_classes = num_classes if class_priors == "all" else None
@@ -90,6 +97,9 @@ def build_flow(
             layer.level = level - 1
         steps = Chain(steps, memory, name=f"steps_{level}", dtype=dtype)
         flow.append(Level(squeeze, steps, prior, context))
+    if standardize:
+        first = layers.Standardize(name="standardize", dtype=dtype)
+        flow[0] = flow[0]._replace(first=(first,))
     return flow
 
 
@@ -97,8 +107,8 @@ def build_encoder(flow, image_shape, conditions, dtype):
     """Returns symbolic inputs, latents `(batch, D)`, log-dets `(batch,)`."""
     image = keras.Input(image_shape, dtype=dtype, name="image")
     inputs = condition_inputs(conditions, dtype)
-    layers_in_order = (layer for level in flow for layer in level[:3])
     given = given_to(context_networks(flow), conditions, inputs)
+    layers_in_order = (layer for level in flow for layer in level.bijections)
     *lower, (_, _, top, log_det) = walk(layers_in_order, image, given)
     latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
     # Keras' global image data format would change the order of the latents.
@@ -124,10 +134,9 @@ def build_decoder(flow, image_shape, conditions, dtype):
     ]
     h = None
     for level, latent in zip(reversed(flow), reversed(latents), strict=True):
-        out = latent if h is None else [h, latent]
-        h = level.prior.inverse(inputs_of(level.prior, out, given))
-        h = level.steps.inverse(inputs_of(level.steps, h, given))
-        h = level.squeeze.inverse(h)
+        h = latent if h is None else [h, latent]
+        for bijection in reversed(level.bijections):
+            h = bijection.inverse(inputs_of(bijection, h, given))
     return with_conditions(z, inputs), h
 
 

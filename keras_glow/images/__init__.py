@@ -12,6 +12,7 @@ from keras_glow.images.grid import (
     png_bytes,
     save_grid,
     save_image,
+    shades,
 )
 from keras_glow.images.loading import check_data, load_image, load_images
 from keras_glow.images.npz import TEST_KEYS, TRAIN_KEYS, load_labels
@@ -34,4 +35,5 @@ __all__ = [
     "save_animation",
     "save_grid",
     "save_image",
+    "shades",
 ]

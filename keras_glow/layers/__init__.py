@@ -11,6 +11,7 @@ from keras_glow.layers.reverse import Reverse
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.layers.split import Split
 from keras_glow.layers.squeeze import Squeeze
+from keras_glow.layers.standardize import Standardize
 
 __all__ = [
     "ActNorm",
@@ -24,4 +25,5 @@ __all__ = [
     "Shuffle",
     "Split",
     "Squeeze",
+    "Standardize",
 ]

@@ -13,6 +13,16 @@ from keras_glow.layers.bijection import IMAGE, Bijection, pixel_count
 MAX_INITIAL_LOG_SCALE = 10.0
 
 
+def moments(x):
+    """Returns mean and standard deviation over all axes but the last."""
+    # Passes over centred values: a large mean costs no precision, and what its
+    # own sum was off by is found and taken away.
+    axes = tuple(range(x.ndim - 1))
+    mean = ops.mean(x, axis=axes)
+    mean = mean + ops.mean(x - mean, axis=axes)
+    return mean, ops.sqrt(ops.mean(ops.square(x - mean), axis=axes))
+
+
 @keras.saving.register_keras_serializable(package="keras_glow")
 class ActNorm(Bijection):
     """Per-channel bias and scale, set once from data, then trained.
@@ -48,6 +58,7 @@ class ActNorm(Bijection):
     """
 
     input_ranks = (IMAGE,)
+    trained = True  # after it was set
 
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
@@ -57,8 +68,12 @@ class ActNorm(Bijection):
     def build(self, input_shape):
         channels = input_shape[-1:]
         self.built_channels = input_shape[-1]
-        self.log_scale = self.add_weight(channels, "zeros", name="log_scale")
-        self.bias = self.add_weight(channels, "zeros", name="bias")
+        self.log_scale, self.bias = (
+            self.add_weight(
+                channels, "zeros", trainable=self.trained, name=name
+            )
+            for name in ("log_scale", "bias")
+        )
         self.initialized = self.add_weight(
             (), "zeros", dtype="int32", trainable=False, name="initialized"
         )
@@ -76,15 +91,15 @@ class ActNorm(Bijection):
 
     def set_from(self, x):
         """Does the same for a float tensor `(..., channels)`, unchecked."""
-        # Two passes over centred values: a large mean costs no precision.
-        axes = tuple(range(x.ndim - 1))
-        mean = ops.mean(x, axis=axes)
-        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=axes))
+        mean, deviation = moments(x)
         log_scale = -ops.log(deviation + self.epsilon)
+        limit = MAX_INITIAL_LOG_SCALE
+        self.set(mean, ops.clip(log_scale, -limit, limit))
+
+    def set(self, mean, log_scale):
+        """Sets the weights, both `(channels,)`."""
         self.bias.assign(-mean)
-        self.log_scale.assign(
-            ops.clip(log_scale, -MAX_INITIAL_LOG_SCALE, MAX_INITIAL_LOG_SCALE)
-        )
+        self.log_scale.assign(log_scale)
         self.initialized.assign(1)
 
     def is_set(self):

@@ -49,7 +49,12 @@ class FlowLoss(ImageFlow):
         # others fill up the last batch. And which of the batch in `call`.
         self._count = self._counted = None
         self.test_noise = IndexedNoise(self.image_shape, self.seed)
-        self.bits_per_dim_tracker = NanIfEmptyMean(name="bits_per_dim")
+        # Images are integers, and have bits; or they have a density in nats.
+        self.per_dim, nats = "bits_per_dim", math.log(2)
+        if self.bits is None:
+            self.per_dim, nats = "nats_per_dim", 1.0
+        self.nats_of_one = nats * self.dimensions
+        self.per_dim_tracker = NanIfEmptyMean(name=self.per_dim)
         self.classifier = None
         if self.classifier_weight:
             self.classifier = keras.layers.Dense(
@@ -132,9 +137,7 @@ class FlowLoss(ImageFlow):
         # The density in a bin times its volume is the probability of a pixel.
         nll = nll + self.bin_nats
         loss = nll
-        means = {
-            self.bits_per_dim_tracker: nll / (self.dimensions * math.log(2))
-        }
+        means = {self.per_dim_tracker: nll / self.nats_of_one}
         if self.classifier is not None:
             cross_entropy, accuracy = self._classify(y_pred, x[1:], counted)
             loss += self.classifier_weight * self.dimensions * cross_entropy
@@ -175,7 +178,7 @@ class FlowLoss(ImageFlow):
         # Keras' own mean of the loss includes steps that were left out, and
         # images that fill up a batch.
         logs = super().get_metrics_result()
-        loss = logs["bits_per_dim"] * (self.dimensions * math.log(2))
+        loss = logs[self.per_dim] * self.nats_of_one
         if self.classifier is not None:
             weight = self.classifier_weight * self.dimensions
             loss = loss + weight * logs["classifier_loss"]

@@ -163,12 +163,13 @@ class TrainableFlow(FlowLoss):
 
         Returns:
             A `keras.callbacks.History` of `loss` in nats per image and of
-            `bits_per_dim`, of both with the prefix `val_` for validation data,
-            and of `skipped_steps`, counted since the model was compiled.
+            `bits_per_dim`, or `nats_per_dim` of floats, of both with the prefix
+            `val_` for validation data, and of `skipped_steps`, counted since
+            the model was compiled.
 
         Raises:
-            ValueError: if the images are not integers 0..255 of the model's
-                shape, or another argument is not as described, naming it; with
+            ValueError: if the images are not what the model takes, or another
+                argument is not as described, naming it; with
                 `memory="reversible"`, if the inverse of a step is not accurate
                 enough, naming it. A compiled program cannot raise: bad
                 values in later batches of a dataset make the loss NaN.

@@ -12,7 +12,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from keras_glow import Glow
 from keras_glow.analysis import probes
 from keras_glow.callbacks import ReconstructionError
-from keras_glow.checks import ImageFormat
 from keras_glow.cli.main import main
 from keras_glow.flow.initialization import initialize
 from keras_glow.layers import InvertibleConv1x1
@@ -310,8 +309,8 @@ def test_errors(model, images):
         callback.on_train_begin()
 
 
-def test_images_unlike_any(images):
-    kinds = probes.out_of_distribution_images(ImageFormat(SHAPE), images)
+def test_images_unlike_any(model, images):
+    kinds = probes.out_of_distribution_images(model, images)
     assert len(kinds) == 7
     for kind in kinds.values():
         assert kind.shape[1:] == SHAPE and kind.dtype == "uint8"
@@ -324,7 +323,7 @@ def test_images_unlike_any(images):
         np.sort(kinds["shuffled"][0, :, :, 0], axis=None),
         np.sort(images[0, :, :, 0], axis=None),
     )
-    assert len(probes.out_of_distribution_images(ImageFormat(SHAPE))) == 5
+    assert len(probes.out_of_distribution_images(model)) == 5
 
 
 # The command

@@ -108,7 +108,7 @@ def test_samples_are_finite_at_any_temperature(
 def test_images_unlike_faces_come_back(name, model, count, record_property):
     channels = model.image_shape[-1]
     images = faces(count)[..., :channels]
-    kinds = out_of_distribution_images(model.image_format, images, count)
+    kinds = out_of_distribution_images(model, images, count)
     assert len(kinds) == 7
     path = data_file("mnist.npz")
     if count > 1 and path:

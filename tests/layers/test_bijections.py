@@ -53,8 +53,15 @@ def coupling(cls, **kwargs):
     return lambda **dtype: cls(width=8, seed=1, **kwargs, **dtype)
 
 
+def standardize(**dtype):
+    layer = layers.Standardize(**dtype)
+    layer.adapt(np.random.default_rng(1).normal(5, 3, (8, 4, 4, 3)))
+    return layer
+
+
 CASES = {  # id: (layer of a dtype, shape of one example)
     "actnorm": (layers.ActNorm, (4, 4, 3)),
+    "standardize": (standardize, (4, 4, 3)),
     "reverse": (layers.Reverse, (4, 4, 3)),
     "shuffle": (lambda **k: layers.Shuffle(seed=1, **k), (2, 2, 8)),
     "conv_lu": (lambda **k: layers.InvertibleConv1x1(seed=1, **k), (2, 2, 8)),
