@@ -54,7 +54,7 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,notebook,test]'
+	$(BIN)/python -m pip install --quiet -e '.[cpu,jax,demo,run-notebooks,test]'
 	touch $@
 
 # Torch is pinned because it is by far the largest download: without the pin,

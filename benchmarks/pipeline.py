@@ -60,7 +60,7 @@ def measure(model, x, batches, count, epochs):
 
 def as_read_by_fit(images):
     """Returns the batches that `fit` makes of an array."""
-    source = open_images(images, None, ImageFormat(images.shape[1:]), None)
+    source = open_images(images, None, ImageFormat(images.shape[1:], 8))
     return source.for_training(BATCH_SIZE, 0, 0, shuffle=True).data
 
 

@@ -42,10 +42,12 @@ class SampleGrid(keras.callbacks.Callback):
         temperatures: a row for each.
         seed: int 0..2**32 - 1, for the latents.
         scale: int >= 1, how many pixels high and wide each pixel becomes.
+        context: array `(count, *context_shape)`, or `context_shape` for all, of
+            a model with a context.
 
     Raises:
         ValueError: naming the argument that is not as described.
-            Temperatures are checked when training begins.
+            Temperatures and context are checked when training begins.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class SampleGrid(keras.callbacks.Callback):
         temperatures=(0.5, 0.7, 1.0),
         seed=0,
         scale=1,
+        context=None,
     ):
         super().__init__()
+        self.context = context
         self.directory = pathlib.Path(directory)
         self.every = check_integer("every", every, 1)
         self.count = check_integer("count", count, 1)
@@ -71,6 +75,8 @@ class SampleGrid(keras.callbacks.Callback):
             refuse("temperatures", "a sequence", self.temperatures)
         for temperature in self.temperatures:
             standard_deviations(temperature, self.model.latent_shapes)
+        conditions = self.model.conditions._replace(num_classes=None)
+        conditions.check_each_or_one(None, self.context, self.count)
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -84,7 +90,9 @@ class SampleGrid(keras.callbacks.Callback):
     def _draw(self, path):
         with averaged_weights(self.model):
             rows = [
-                self.model.sample(self.count, temperature, self.seed)
+                self.model.sample(
+                    self.count, temperature, self.seed, context=self.context
+                )
                 for temperature in self.temperatures
             ]
         with atomic_file(path) as partial:
@@ -329,26 +337,28 @@ class ReconstructionError(keras.callbacks.Callback):
             channels)`; or None, to test only on images unlike any real ones.
         labels: int array `(batch,)`, for images of a model with classes.
         count: int >= 1, how many of the images to use, from the first.
+        context: array `(batch, *context_shape)`, of a model with a context.
 
     Raises:
         ValueError: if `count` is not as described; when training begins, if
-            the images or labels are not what the model takes.
+            the images, labels or context are not what the model takes.
     """
 
-    def __init__(self, images=None, labels=None, count=32):
+    def __init__(self, images=None, labels=None, count=32, context=None):
         super().__init__()
         self.images = images
-        self.labels = labels
+        self.labels, self.context = labels, context
+        self.given = ()
         self.count = check_integer("count", count, 1)
         self.warned = set()
 
     def on_train_begin(self, logs=None):
         if self.images is not None:
-            images, labels = probes.check_inputs(
-                self.model, self.images, self.labels
+            images, given = probes.check_inputs(
+                self.model, self.images, self.labels, self.context
             )
             self.images = images[: self.count]
-            self.labels = None if labels is None else labels[: self.count]
+            self.given = [array[: self.count] for array in given]
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
@@ -361,7 +371,7 @@ class ReconstructionError(keras.callbacks.Callback):
             self._look("reconstruction_error_ood", unlike, logs)
 
     def _look(self, name, kinds, logs):
-        errors = probes.errors_by_kind(self.model, kinds, self.labels)
+        errors = probes.errors_by_kind(self.model, kinds, self.given)
         # argmax finds the first nan, if there is one.
         kind = list(errors)[np.argmax(list(errors.values()))]
         logs[name] = errors[kind]
@@ -370,8 +380,9 @@ class ReconstructionError(keras.callbacks.Callback):
             return
         self.warned.add(name)
         images = kinds[kind]
-        labels = probes.labels_for(self.model, len(images), self.labels)
-        worst = self.model.diagnose(images, labels).worst_layer
+        given = probes.conditions_for(self.model, len(images), self.given)
+        given = dict(zip(self.model.conditions.names(), given, strict=True))
+        worst = self.model.diagnose(images, **given).worst_layer
         warnings.warn(
             f"{name} is {errors[kind]:.1e} ({kind}), more than half a grey "
             f"level, {half:.1e}: pixels change. The layer to blame is {worst}",

@@ -219,23 +219,142 @@ def _conversion(name, array, image_format):
     return ""
 
 
-def check_batch(images, labels, image_format, num_classes):
+def check_batch(images, y, image_format, conditions):
     """Refuses a batch of a dataset by shape and dtype, also while tracing.
 
     Its values are not known yet: see `flow.pixels.nan_where_outside`.
+
+    Args:
+        images: tensor, or a description of one.
+        y: what stands beside the images, see `Conditions.take_apart`.
+        image_format: `ImageFormat`.
+        conditions: `Conditions`.
     """
-    shape, count = shape_of(images), shape_of(labels)
+    shape = shape_of(images)
     expected = tuple(image_format.shape)
     if not image_format.holds(kind_of(images)) or shape[1:] != expected:
         hint = ""
         if shape == (None,) or None in shape[1:]:
             hint = f". What is not known, tf.ensure_shape tells: {expected}"
         refuse("x", f"batches of {image_format}", images, hint)
+    num_classes, context_shape = conditions
+    labels, context = conditions.take_apart(y, "y")
+    each = f"one for each of {shape[0]} images"
     if num_classes is not None and (
-        kind_of(labels) not in "iu" or not shape_fits(count, shape[:1])
+        kind_of(labels) not in "iu"
+        or not shape_fits(shape_of(labels), shape[:1])
     ):
         expected = f"labels 0..{num_classes - 1} of shape (batch,)"
-        refuse("y", f"{expected}, one for each of {shape[0]} images", labels)
+        refuse("y", f"{expected}, {each}", labels)
+    if context_shape is not None and (
+        kind_of(context) not in "biuf"
+        or not shape_fits(shape_of(context), (*shape[:1], *context_shape))
+    ):
+        refuse("y", f"{_numbers_of(context_shape)}, {each}", context)
+
+
+def _numbers_of(context_shape):
+    shape = ", ".join(map(str, ("batch", *context_shape)))
+    return f"a context of finite numbers of shape ({shape})"
+
+
+class Conditions(typing.NamedTuple):
+    """What a flow wants to be told about its images, as `Glow` describes it.
+
+    Arrays of it travel as a tuple: labels, a context, or both, in this order.
+    """
+
+    num_classes: int | None = None
+    context_shape: tuple | None = None
+
+    def check(self, labels, context, count, names=("labels", "context")):
+        """Returns the tuple of arrays for `count` images, checked."""
+        labels = check_labels(labels, count, self.num_classes, names[0])
+        context = check_context(context, count, self.context_shape, names[1])
+        return tuple(a for a in (labels, context) if a is not None)
+
+    def check_each_or_one(self, labels, context, count):
+        """Does the same; one label, or one context, is for all images."""
+
+        def each(value, shape):
+            if value is None or np.ndim(value) != len(shape):
+                return value
+            return np.broadcast_to(value, (count, *np.shape(value)))
+
+        context = each(context, self.context_shape or ())
+        return self.check(each(labels, ()), context, count)
+
+    def zeros(self, count):
+        """Returns the tuple of class 0, and of a context of zeros."""
+        labels = context = None
+        if self.num_classes is not None:
+            labels = np.zeros(count, "int32")
+        if self.context_shape is not None:
+            context = np.zeros((count, *self.context_shape), "float32")
+        return self.check(labels, context, count)
+
+    def names(self):
+        """Returns the names of the arrays in the tuple."""
+        pairs = zip(("labels", "context"), self, strict=True)
+        return [name for name, wanted in pairs if wanted is not None]
+
+    def put_together(self, y, context):
+        """Returns what stands beside images, given the context by its name."""
+        if context is None:
+            return y
+        if self.context_shape is None:
+            refuse("context", "None, for context_shape=None", context)
+        return context if self.num_classes is None else (y, context)
+
+    def take_apart(self, y, name):
+        """Returns the labels and the context in what stands beside images.
+
+        For both it is `(labels, context)`, or a dict with these keys. What no
+        flow with these conditions needs is dropped.
+        """
+        if self.num_classes is None:
+            return None, (None if self.context_shape is None else y)
+        if self.context_shape is None:
+            return y, None
+        if isinstance(y, dict) and set(y) == {"labels", "context"}:
+            return y["labels"], y["context"]
+        if not isinstance(y, (list, tuple)) or len(y) != 2:
+            refuse(name, "(labels, context)", y)
+        return tuple(y)
+
+    @staticmethod
+    def to_targets(arrays):
+        """Returns what stands beside images, of the tuple of its arrays."""
+        return tuple(arrays) if len(arrays) > 1 else (*arrays, None)[0]
+
+    def open(self, y, count, name):
+        """Returns the tuple of arrays in what stands beside images, checked."""
+        return self.check(*self.take_apart(y, name), count, (name, name))
+
+
+NO_CONDITIONS = Conditions()
+
+
+def check_context(context, count, context_shape, name="context"):
+    """Returns the context of images: floats `(count, *context_shape)`, or None.
+
+    Integers and bools become floats.
+    """
+    if context_shape is None:
+        if context is not None:
+            refuse(name, "None, for context_shape=None", context)
+        return None
+    shape = ", ".join(map(str, (count, *context_shape)))
+    expected = f"a context of finite numbers of shape ({shape})"
+    array = as_array(context)
+    if array is not None and array.dtype.kind == "b":
+        array = array.astype("uint8")
+    array = check_floats(name, context if array is None else array, expected)
+    if array.dtype != "float64":
+        array = array.astype("float32", copy=False)
+    if array.shape != (count, *context_shape) or not np.isfinite(array).all():
+        refuse(name, expected, array)
+    return array
 
 
 def check_labels(labels, count, num_classes, name="labels"):

@@ -16,12 +16,13 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import (
+    NO_CONDITIONS,
+    Conditions,
     as_array,
     check_batch,
     check_boolean,
     check_images,
     check_integer,
-    check_labels,
     check_seed,
     plain_arrays,
     refuse,
@@ -38,7 +39,9 @@ class ImageSequence(keras.utils.PyDataset):
     Args:
         images: uint8 array `(count, height, width, channels)`, count >= 1; a
             memory map is read batch by batch.
-        labels: int array `(count,)` or None.
+        labels: int array `(count,)`, or any other `(count, ...)` that belongs
+            to the images, such as a context; a tuple of them; or None. Images
+            `(count, height, width, channels)` are mirrored like the others.
         batch_size: int >= 1; the last batch of an epoch may be smaller.
         flip: bool, whether half of the images, drawn anew each epoch, are
             mirrored left to right.
@@ -77,9 +80,11 @@ class ImageSequence(keras.utils.PyDataset):
             refuse("images", f"an array of {expected}", images)
         count = len(self.images)
         if labels is not None:
-            self.labels = as_array(labels)
-            if self.labels is None or self.labels.shape[:1] != (count,):
+            given = labels if isinstance(labels, tuple) else (labels,)
+            given = tuple(map(as_array, given))
+            if any(a is None or a.shape[:1] != (count,) for a in given):
                 refuse("labels", f"one for each of {count} images", labels)
+            self.labels = Conditions.to_targets(given)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.shuffle = check_boolean("shuffle", shuffle)
         self.flip = check_boolean("flip", flip)
@@ -111,13 +116,17 @@ class ImageSequence(keras.utils.PyDataset):
     def __getitem__(self, index):
         start = (self.batch + index) * self.batch_size
         chosen = self._order[start : start + self.batch_size]
-        images = self.images[chosen]  # a copy
-        if self.flip:
-            flipped = self._flipped[chosen]
-            images[flipped] = images[flipped, :, ::-1]
+
+        def rows(array):
+            part = array[chosen]  # a copy
+            if self.flip and part.ndim == 4:
+                flipped = self._flipped[chosen]
+                part[flipped] = part[flipped, :, ::-1]
+            return part
+
         if self.labels is None:
-            return (images,)
-        return images, self.labels[chosen]
+            return (rows(self.images),)
+        return rows(self.images), keras.tree.map_structure(rows, self.labels)
 
     def on_epoch_begin(self):
         self._begun = True
@@ -157,61 +166,62 @@ class Source:
 
     Args:
         data: the data as the user gave it.
-        image_shape: (height, width, channels) that images must have; None for
+        image_format: `ImageFormat` that images must have; None for
             inputs of a model, which are not checked.
-        num_classes: int, or None.
+        conditions: `Conditions` of the model.
     """
 
     count = None  # how many images there are, if that is known
 
-    def __init__(self, data, image_shape=None, num_classes=None):
+    def __init__(self, data, image_format=None, conditions=NO_CONDITIONS):
         if isinstance(data, types.GeneratorType):
             # Keras hands the arrays on to the backend as they are.
             data = (plain_arrays(batch, "x") for batch in data)
         self.data = data
-        self.image_shape, self.num_classes = image_shape, num_classes
+        self.image_format, self.conditions = image_format, conditions
 
-    def _check(self, images, labels):
-        """Returns the images of a batch as an array, if all is well."""
-        if self.image_shape is None:
-            return ops.convert_to_numpy(images)
-        images = check_images(images, self.image_shape, "x")
-        if self.num_classes is not None:
-            check_labels(labels, len(images), self.num_classes, "y")
-        return images
+    def _check(self, batch):
+        """Returns images and conditions of a batch, arrays, if all is well."""
+        images, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if self.image_format is None:
+            return [ops.convert_to_numpy(images)]
+        images = check_images(images, self.image_format, "x")
+        return [images, *self.conditions.open(y, len(images), "y")]
 
     def peek(self):
         """Checks the first images, or the specification if that is known."""
         if hasattr(self.data, "element_spec"):
             # tf.data knows types and shapes, and a batch may be expensive.
-            images, labels, _ = keras.utils.unpack_x_y_sample_weight(
+            images, y, _ = keras.utils.unpack_x_y_sample_weight(
                 self.data.element_spec
             )
-            check_batch(images, labels, self.image_shape, self.num_classes)
+            check_batch(images, y, self.image_format, self.conditions)
         else:
             self.first(1, seed=0)
 
     def first(self, count, seed):
-        """Returns an array of the first images: `count`, or all if fewer.
+        """Returns the first images, and their conditions: a list of arrays.
 
-        An array chooses them at random, by `seed`. None at all is an error.
+        They are `count`, or all if fewer; an array chooses them at random, by
+        `seed`. None at all is an error.
         """
         batches = iter(self.data)
-        taken, images = [], []
+        taken, checked, seen = [], [], 0
         for batch in batches:
             taken.append(batch)
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            images.append(self._check(x, y))
-            if sum(map(len, images)) >= count:
+            checked.append(self._check(batch))
+            seen += len(checked[-1][0])
+            if seen >= count:
                 break
-        if not sum(map(len, images)):
+        if not seen:
             raise ValueError("`x` is expected to be images. Received: no batch")
         if batches is self.data:
             # A generator cannot be rewound, so another one yields the same
             # batches. Keras recognises a generator by its type, and refuses an
             # itertools.chain.
             self.data = (batch for batch in itertools.chain(taken, batches))
-        return np.concatenate(images)[:count]
+        columns = zip(*checked, strict=True)
+        return [np.concatenate(arrays)[:count] for arrays in columns]
 
     def split(self, fraction):
         """Splits a part off the end, as `validation_split` of `fit` does.
@@ -240,7 +250,7 @@ class Source:
         """Moves training to another place, once a callback restores a model."""
 
     def for_evaluation(self, batch_size, equal=False):
-        """Returns the data that Keras is to evaluate on, labels included.
+        """Returns the data that Keras is to evaluate on, with conditions.
 
         With `equal` the last batch is filled up, and only the first `count`
         images of all batches are to be counted.
@@ -248,9 +258,9 @@ class Source:
         return self.data
 
     def images_of_step(self, step):
-        """Returns images to find out why a step failed, and if it saw them.
+        """Returns arrays to find out why a step failed, and if it saw them.
 
-        The images are None if they are no longer available.
+        They are as of `first`, None if they are no longer available.
         """
         if iter(self.data) is self.data:
             return None, False
@@ -272,16 +282,24 @@ class _Sequence(Source):
     def images_of_step(self, step):
         count = self.data.num_batches
         batch = self.data[step if count is None else min(step, count - 1)]
-        return keras.utils.unpack_x_y_sample_weight(batch)[0], True
+        return self._check(batch), True
 
 
 class _Array(_Sequence):
-    """Arrays of images and of labels; `labels` may be None."""
+    """An array of images, and the arrays of their conditions."""
 
-    def __init__(self, images, labels=None):
+    def __init__(self, images, *given):
         self.images = images
-        self.labels = labels
+        self.given = given
         self.count = len(images)
+
+    @property
+    def targets(self):
+        """What stands beside the images, see `Conditions.to_targets`."""
+        return Conditions.to_targets(self.given)
+
+    def _check(self, batch):
+        return keras.tree.flatten(batch)  # an array has been checked in full
 
     def peek(self):
         """Does nothing: an array has already been checked in full."""
@@ -289,7 +307,11 @@ class _Array(_Sequence):
     def first(self, count, seed):
         order = np.random.default_rng(seed).permutation(len(self.images))
         # Only the chosen images are read from a memory map.
-        return np.asarray(self.images[np.sort(order[:count])])
+        chosen = np.sort(order[:count])
+        return [np.asarray(array[chosen]) for array in self._arrays()]
+
+    def _arrays(self):
+        return self.images, *self.given
 
     def split(self, fraction):
         count = len(self.images)
@@ -297,10 +319,9 @@ class _Array(_Sequence):
         if not 0 < stop < count:
             expected = f"such that of {count} images some are on either side"
             refuse("validation_split", expected, fraction)
-        arrays = [a for a in (self.images, self.labels) if a is not None]
         return (
-            _Array(*(array[:stop] for array in arrays)),
-            _Array(*(array[stop:] for array in arrays)),
+            _Array(*(array[:stop] for array in self._arrays())),
+            _Array(*(array[stop:] for array in self._arrays())),
         )
 
     def for_training(
@@ -308,7 +329,7 @@ class _Array(_Sequence):
     ):
         self.data = ImageSequence(
             self.images,
-            self.labels,
+            self.targets,
             batch_size,
             seed=seed,
             shuffle=shuffle,
@@ -324,12 +345,12 @@ class _Array(_Sequence):
 
     def for_evaluation(self, batch_size, equal=False):
         sequence = (_Filled if equal else ImageSequence)(
-            self.images, self.labels, batch_size or 32, shuffle=False
+            self.images, self.targets, batch_size or 32, shuffle=False
         )
         return _as_keras_input(sequence).data
 
 
-def open_images(x, y, image_shape, num_classes, names=("x", "y")):
+def open_images(x, y, image_format, conditions=NO_CONDITIONS, names=("x", "y")):
     """Opens any images that `fit` and `evaluate` take as a `Source`.
 
     A ValueError names the argument and what is wrong with it. Datasets are
@@ -338,9 +359,10 @@ def open_images(x, y, image_shape, num_classes, names=("x", "y")):
     Args:
         x: integer images, or a dataset: a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a DataLoader or a generator.
-        y: labels beside images; None beside a dataset, which yields them.
-        image_shape: shape of one image, (height, width, channels).
-        num_classes: int; if it is None, labels beside images are dropped.
+        y: conditions beside images, see `Conditions.take_apart`; None beside a
+            dataset, which yields them.
+        image_format: `ImageFormat` of the model.
+        conditions: `Conditions` of the model.
         names: names of the two arguments, for messages.
     """
     sequence = isinstance(x, keras.utils.PyDataset)
@@ -351,24 +373,22 @@ def open_images(x, y, image_shape, num_classes, names=("x", "y")):
         and not isinstance(x, (list, tuple, str, bytes, dict, set, frozenset))
     ):
         if y is not None:
-            refuse(names[1], "None beside a dataset, which yields labels", y)
+            refuse(names[1], "None beside a dataset, which yields it", y)
         kind = _Sequence if sequence else Source
-        return kind(x, image_shape, num_classes)
-    x = check_images(x, image_shape, names[0], least=1)
-    if num_classes is not None:
-        y = check_labels(y, len(x), num_classes, names[1])
-    return _Array(x, None if num_classes is None else y)
+        return kind(x, image_format, conditions)
+    x = check_images(x, image_format, names[0], least=1)
+    return _Array(x, *conditions.open(y, len(x), names[1]))
 
 
-def open_validation_data(data, image_shape, num_classes):
+def open_validation_data(data, image_format, conditions=NO_CONDITIONS):
     """Opens the `validation_data` of `fit`: see `open_images`."""
     name = "validation_data"
     x, y = data, None
     if isinstance(data, (list, tuple)):
         if len(data) not in (1, 2):
-            refuse(name, "images, (images, labels) or a dataset", data)
+            refuse(name, "images, (images, y) or a dataset", data)
         x, y = (*data, None)[:2]
-    return open_images(x, y, image_shape, num_classes, (name, name))
+    return open_images(x, y, image_format, conditions, (name, name))
 
 
 def open_inputs(x):
@@ -404,9 +424,9 @@ def _as_keras_input(sequence, shuffle=False):
         epoch = copy.copy(sequence)  # the original may move on meanwhile
         return (epoch[i] for i in range(len(epoch)))
 
-    signature = tuple(
-        tf.TensorSpec((None, *array.shape[1:]), array.dtype)
-        for array in sequence[0]
+    signature = keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
+        sequence[0],
     )
     options = tf.data.Options()
     options.autotune.enabled = False

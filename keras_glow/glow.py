@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -11,7 +12,8 @@ from keras_glow.analysis import diagnosis
 from keras_glow.checks import refuse
 from keras_glow.files.atomic import atomic_file
 from keras_glow.files.export import export
-from keras_glow.files.presets import PRESETS, preset_path
+from keras_glow.files.model_card import model_card
+from keras_glow.files.presets import MODEL, preset_path, preset_sha256
 from keras_glow.files.strict_reader import (
     assign_weights,
     load_weights,
@@ -19,7 +21,7 @@ from keras_glow.files.strict_reader import (
     refusing,
 )
 from keras_glow.files.weights_layout import warn_if_refused
-from keras_glow.flow.architecture import assemble, build_flow
+from keras_glow.flow.architecture import assemble, build_flow, context_networks
 from keras_glow.flow.arguments import (
     ARGUMENTS,
     OLDER,
@@ -52,12 +54,15 @@ class Glow(TrainableFlow):
 
     Everywhere, `images` are integers 0..255, or what `bits` says, `(batch,
     height, width, channels)`; labels are integers `(batch,)`, needed if and
-    only if `num_classes` is set; D is height x width x channels.
+    only if `num_classes` is set; a context is an array of finite numbers
+    `(batch, *context_shape)`, needed if and only if `context_shape` is set; D
+    is height x width x channels.
 
     `fit` and `evaluate` take arrays, a `tf.data.Dataset`, a
-    `keras.utils.PyDataset` or a generator, with or without labels, and no other
-    targets. The loss is the mean negative log-likelihood of an image in nats,
-    under uniform dequantisation; `bits_per_dim` stands beside it.
+    `keras.utils.PyDataset` or a generator, with or without labels and context,
+    and no other targets. The loss is the mean negative log-likelihood of an
+    image in nats, under uniform dequantisation; `bits_per_dim` stands beside
+    it.
 
     Args:
         image_shape: (height, width, channels); height and width multiples of
@@ -77,6 +82,11 @@ class Glow(TrainableFlow):
             and deviation, measured before the first step.
         num_classes: int, or None. With it the priors are learned for each
             class.
+        context_shape: `(n,)` for a vector or (height, width, channels), of any
+            size, for an image that is known of each image; or None. The model
+            then learns p(image given context): a small network for each level
+            computes features that all coupling networks and priors see, see
+            `keras_glow.layers.context_network.ContextNetwork`.
         seed: int 0..2**31 - 1, for the initial weights, the order of the
             images and the noise in training.
         network_dtype: `"bfloat16"` or `"float16"` to compute the coupling
@@ -117,10 +127,10 @@ class Glow(TrainableFlow):
         encoder: functional keras.Model, continuous image in [-0.5, 0.5),
             `(batch, height, width, channels)`, to z, `(batch, D)`: the latents
             of all levels, standardised, finest level first. It adds the loss
-            `-mean(log_det)`. With `num_classes` its inputs are
-            `[image, labels]`.
+            `-mean(log_det)`. With `num_classes` and `context_shape` its inputs
+            are `[image, labels, context]`, without what is None.
         decoder: functional keras.Model, z to continuous image, through the
-            same layers. With `num_classes` its inputs are `[z, labels]`.
+            same layers. Its inputs are `[z, labels, context]` likewise.
         bijections: the layers in the order of encoding.
         latent_shapes: shape of each level's latent, in the order of z.
 
@@ -154,6 +164,7 @@ class Glow(TrainableFlow):
         blocks=2,
         dropout=0.0,
         frozen=(),
+        context_shape=None,
         **kwargs,
     ):
         arguments = check_arguments(
@@ -188,7 +199,7 @@ class Glow(TrainableFlow):
             self.image_shape,
             self.levels,
             self.depth,
-            self.num_classes,
+            self.conditions,
             self.class_priors,
             self.seed,
             self.dtype,
@@ -217,8 +228,9 @@ class Glow(TrainableFlow):
                 level.prior,
             )
         ]
+        self.context_networks = context_networks(flow)
         self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, self.num_classes, self.dtype, self.name
+            flow, self.image_shape, self.conditions, self.dtype, self.name
         )
         share_traces(self.encoder, not self.encoder.jit_compile)
 
@@ -237,7 +249,7 @@ class Glow(TrainableFlow):
 
     # These methods diagnose a model and save it.
 
-    def diagnose(self, images, labels=None, batch_size=32):
+    def diagnose(self, images, labels=None, batch_size=32, context=None):
         """Searches layer by layer for the loss of images: the flow's doctor.
 
         It changes nothing in the model, and no random state.
@@ -247,11 +259,12 @@ class Glow(TrainableFlow):
                 validation images.
             labels: int array `(batch,)`.
             batch_size: int, images that go through at once.
+            context: array `(batch, *context_shape)`.
 
         Returns:
             A `keras_glow.analysis.diagnosis.Diagnosis`; print it.
         """
-        return diagnosis.diagnose(self, images, labels, batch_size)
+        return diagnosis.diagnose(self, images, labels, batch_size, context)
 
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
@@ -322,7 +335,8 @@ class Glow(TrainableFlow):
 
     def get_config(self):
         arguments = {name: getattr(self, name) for name in ARGUMENTS}
-        arguments["image_shape"] = list(self.image_shape)
+        for name in ("image_shape", "context_shape"):
+            arguments[name] = arguments[name] and list(arguments[name])
         return {"name": self.name, "dtype": self.dtype, **arguments}
 
     @classmethod
@@ -335,22 +349,28 @@ class Glow(TrainableFlow):
         What is trained on one size of images goes on with another: the weights
         of a flow see neighbourhoods, whatever the size. The top prior, which
         has a mean and a deviation for each position, gets their averages over
-        the positions; and each class those of a model without classes.
+        the positions; and each class those of a model without classes. What
+        sees a new context is new, and ignores it at first.
 
         Args:
             **arguments: those of `Glow` that change: `image_shape`, but for
-                its channels, or such as `network_dtype`, `memory`, `dropout`.
+                its channels, `num_classes` and `context_shape` of a model that
+                has none, or such as `network_dtype`, `memory`, `dropout`.
 
         Raises:
             ValueError: naming the weight that would be of another shape, or
                 the argument that is not as described.
         """
         copy = type(self).from_config({**self.get_config(), **arguments})
-        if [w.path for w in self.weights] != [w.path for w in copy.weights]:
+        kept = {w.path: w for w in copy.weights}
+        if not self.context_shape:
+            kept = {p: w for p, w in kept.items() if "context" not in p}
+        if [w.path for w in self.weights] != list(kept):
             refuse("arguments", "such that all weights stay", arguments)
-        for old, new in zip(self.weights, copy.weights, strict=True):
+        for old, new in zip(self.weights, kept.values(), strict=True):
             value = ops.convert_to_numpy(old)
-            if old.shape != new.shape and old.path.startswith("prior/"):
+            priors = "prior/mu", "prior/log_sigma"
+            if old.shape != new.shape and old.path in priors:
                 classes = new.shape[0] if len(value) == 1 else len(value)
                 value = np.broadcast_to(
                     value.mean((1, 2), keepdims=True),
@@ -364,16 +384,40 @@ class Glow(TrainableFlow):
 
     @classmethod
     def from_preset(cls, name):
-        """Loads a trained model that comes with the package, not compiled.
+        """Loads a trained model, not compiled.
 
         Args:
-            name: one of `keras_glow.presets.PRESETS`.
+            name: one of `keras_glow.presets.PRESETS`, which come with the
+                package, or the path of a `.keras` file, or of a folder that
+                `save_to_preset` or `keras-glow train` has written.
 
         Raises:
-            ValueError: if there is no such preset.
-            ModelFileError: if its file is not the one that was shipped.
+            ValueError: if there is no such preset and no such file.
+            ModelFileError: naming the file and what is wrong with it, for
+                example that it is not the one that was shipped.
         """
-        return load_model(preset_path(name), sha256=PRESETS[name].sha256)
+        return load_model(preset_path(name), sha256=preset_sha256(name))
+
+    def save_to_preset(self, preset_dir, description=""):
+        """Saves the model, without an optimiser, and a card for `from_preset`.
+
+        The card, `README.md`, says what can be known of the model, and asks
+        what cannot. One that is there already is left as it is.
+
+        Args:
+            preset_dir: folder to write to; made if it is missing.
+            description: str, a sentence or two for the card.
+
+        Raises:
+            OSError: naming the file and the reason.
+        """
+        folder = pathlib.Path(os.fsdecode(preset_dir))
+        self.with_arguments().save(folder / MODEL)
+        card = folder / "README.md"
+        if not card.exists():
+            name = folder.resolve().name
+            with atomic_file(card) as partial:
+                partial.write_text(model_card(self, name, description))
 
     def load_weights(self, filepath, skip_mismatch=False, *, sha256=None):
         """Loads weights, all of them or none.

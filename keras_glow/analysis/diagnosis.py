@@ -24,7 +24,7 @@ from keras_glow.flow.initialization import is_initialized
 from keras_glow.flow.levels import latent_slices
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
 from keras_glow.layers.sequence import (
-    call_with_labels,
+    inputs_of,
     named_parts,
     relative_error,
     round_trip,
@@ -40,9 +40,9 @@ RATIO_DIRECTIONS = 4
 RATIO_STEP = 1e-3
 
 
-def diagnose(model, images, labels=None, batch_size=32):
+def diagnose(model, images, labels=None, batch_size=32, context=None):
     """See `Glow.diagnose`."""
-    images, labels = check_inputs(model, images, labels)
+    images, given = check_inputs(model, images, labels, context)
     batch_size = check_integer("batch_size", batch_size, 1)
     parts = named_parts(model.bijections)
     conditions = {
@@ -60,7 +60,7 @@ def diagnose(model, images, labels=None, batch_size=32):
             "levels": [],
         }
     else:
-        measured = _measure(model, parts, images, labels, batch_size)
+        measured = _measure(model, parts, images, given, batch_size)
     for layer in measured["layers"]:
         layer.condition = conditions.get(layer.name)
     diagnosis = Diagnosis(
@@ -80,44 +80,45 @@ def diagnose(model, images, labels=None, batch_size=32):
 # Measurements
 
 
-def _measure(model, parts, images, labels, batch_size):
+def _measure(model, parts, images, given, batch_size):
     """Return the fields of a `Diagnosis` that need images there and back."""
     x = model.dequantize(images, seed="center")
     noisy = model.dequantize(images, seed=0)
     rows, back, latents = [], [], []
     for start in range(0, len(x), batch_size):
         batch = slice(start, start + batch_size)
-        some = None if labels is None else labels[batch]
-        trip = list(round_trip(parts.values(), x[batch], some))
-        rows.append([_measure_layer(*stay, some) for stay in reversed(trip)])
+        few = [array[batch] for array in given]
+        tensors = model.given(few)
+        trip = list(round_trip(parts.values(), x[batch], tensors))
+        rows.append([_measure_layer(*stay, tensors) for stay in reversed(trip)])
         back.append(ops.convert_to_numpy(trip[-1][-1]))
-        latents.append(run(model.encoder, noisy[batch], some))
+        latents.append(run(model.encoder, noisy[batch], few))
     layers = list(map(_layer_report, parts, zip(*rows, strict=True)))
     errors = np.abs(np.concatenate(back) - x) / span(model)
     x = x[:RATIO_IMAGES]
-    ratio_labels = None if labels is None else labels[:RATIO_IMAGES]
-    z = run(model.encoder, x, ratio_labels)
+    few = [array[:RATIO_IMAGES] for array in given]
+    z = run(model.encoder, x, few)
     unlike = out_of_distribution_images(model, images)
     return {
         "values_lost": int(np.sum(~(errors < half_grey_level(model)))),
         "reconstruction_error": float(np.max(errors)),
-        "reconstruction_error_ood": errors_by_kind(model, unlike, labels),
-        "forward_ratio": _ratio(model.encoder, x, ratio_labels),
-        "inverse_ratio": _ratio(model.decoder, z, ratio_labels),
+        "reconstruction_error_ood": errors_by_kind(model, unlike, given),
+        "forward_ratio": _ratio(model.encoder, x, few),
+        "inverse_ratio": _ratio(model.decoder, z, few),
         "worst_layer": _worst_layer(layers, np.finfo(model.dtype).eps),
         "layers": layers,
         "levels": _level_reports(np.concatenate(latents), model.latent_shapes),
     }
 
 
-def _measure_layer(part, x, z, back, labels):
+def _measure_layer(part, x, z, back, given):
     """Return the errors alone and on the way back, and the factors if any."""
-    alone = call_with_labels(part, z, labels, inverse=True)
+    alone = part.inverse(inputs_of(part, z, given))
     errors = relative_error(x, alone), relative_error(x, back)
     if isinstance(part, ActNorm):
         log_scale = part.log_scale
     elif isinstance(part, AffineCoupling):
-        log_scale = part.log_scale(x)
+        log_scale = part.log_scale(inputs_of(part, x, given))
     else:
         return errors
     scale = np.exp(ops.convert_to_numpy(log_scale).astype("float64"))
@@ -147,7 +148,7 @@ def _level_reports(z, latent_shapes):
     return reports
 
 
-def _ratio(model, x, labels):
+def _ratio(model, x, given):
     """Return the largest |f(x + d) - f(x)| / |d| over a few random d."""
     directions = np.random.default_rng(0).normal(
         size=(RATIO_DIRECTIONS, len(x), x[0].size)
@@ -155,8 +156,8 @@ def _ratio(model, x, labels):
     directions *= RATIO_STEP / np.linalg.norm(directions, axis=2, keepdims=True)
     start = x.reshape(1, len(x), -1)
     points = np.concatenate([start, start + directions]).astype(x.dtype)
-    labels = None if labels is None else np.tile(labels, len(points))
-    mapped = run(model, points.reshape(-1, *x.shape[1:]), labels)
+    given = [np.concatenate(len(points) * [array]) for array in given]
+    mapped = run(model, points.reshape(-1, *x.shape[1:]), given)
     mapped = mapped.reshape(points.shape)
     changes, steps = (
         np.linalg.norm((array[1:] - array[0]).astype("float64"), axis=2)

@@ -6,14 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.checks import check_images, check_labels
-from keras_glow.flow.prediction import with_labels
+from keras_glow.checks import check_images
+from keras_glow.flow.prediction import with_conditions
 
 
-def check_inputs(model, images, labels):
-    """Check images, at least one, and their labels; see `keras_glow.checks`."""
+def check_inputs(model, images, labels, context):
+    """Check images, at least one; return them and the tuple of conditions."""
     images = check_images(images, model.image_format, least=1)
-    return images, check_labels(labels, len(images), model.num_classes)
+    return images, model.conditions.check(labels, context, len(images))
 
 
 def half_grey_level(model):
@@ -42,14 +42,14 @@ def span(model):
     return 1.0 if model.bits is not None else high - low
 
 
-def reconstruction_errors(model, images, labels=None):
+def reconstruction_errors(model, images, given=()):
     """Return the largest |x - decoder(encoder(x))| of each image, `(batch,)`.
 
     x are the centres of the bins of the images, which span 1; of floats it is
     in units of `span`.
     """
     x = model.dequantize(images, seed="center")
-    back = run(model.decoder, run(model.encoder, x, labels), labels)
+    back = run(model.decoder, run(model.encoder, x, given), given)
     return np.max(np.abs(back - x) / span(model), axis=(1, 2, 3))
 
 
@@ -89,27 +89,23 @@ def out_of_distribution_images(model, images=None, count=4, seed=0):
     return {kind: values.astype(dtype) for kind, values in kinds.items()}
 
 
-def errors_by_kind(model, kinds, labels=None):
+def errors_by_kind(model, kinds, given=()):
     """Return the largest of `reconstruction_errors` for each kind of images.
 
     `kinds` is a dict such as that of `out_of_distribution_images`.
     """
     images = np.concatenate(list(kinds.values()))
-    labels = labels_for(model, len(images), labels)
-    errors = reconstruction_errors(model, images, labels)
+    given = conditions_for(model, len(images), given)
+    errors = reconstruction_errors(model, images, given)
     starts = np.cumsum([0, *map(len, kinds.values())])[:-1]
     worst = np.maximum.reduceat(errors, starts).tolist()
     return dict(zip(kinds, worst, strict=True))
 
 
-def labels_for(model, count, labels=None):
-    """Return `count` labels: those given, repeated, or else class 0.
-
-    For a model without classes that is None.
-    """
-    if model.num_classes is None:
-        return None
-    return np.resize([0] if labels is None else labels, count)
+def conditions_for(model, count, given=()):
+    """Return `count` of each condition: those given, repeated, or else 0."""
+    rows = np.arange(count)
+    return [a[rows % len(a)] for a in given or model.conditions.zeros(1)]
 
 
 def condition_number(layer):
@@ -125,8 +121,8 @@ def condition_number(layer):
     return float(np.linalg.cond(matrix))
 
 
-def run(model, inputs, labels):
+def run(model, inputs, given=()):
     """Encode or decode eagerly, so that nothing is compiled; a numpy array."""
-    inputs = with_labels(inputs, labels)
+    inputs = with_conditions(inputs, given)
     inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
     return ops.convert_to_numpy(model(inputs))

@@ -28,6 +28,27 @@ def inner_layers(layer):
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
+@contextlib.contextmanager
+def only_calls_of(model, layers):
+    """Hides the calls of layers that are not part of a functional model.
+
+    Keras describes a layer by its last call, wherever that was. Without any it
+    asks the layer for the shape of its output. `model` may be None.
+    """
+    own = model._nodes_by_depth.values() if model else ()
+    own = {id(node) for nodes in own for node in nodes}
+    hidden = [
+        (layer._inbound_nodes, layer._inbound_nodes[:]) for layer in layers
+    ]
+    try:
+        for nodes, before in hidden:
+            nodes[:] = [node for node in before if id(node) in own]
+        yield
+    finally:
+        for nodes, before in hidden:
+            nodes[:] = before
+
+
 def is_called_by_fit(kwargs):
     """Returns whether `evaluate` got its arguments from `fit`."""
     return bool(kwargs.get("_use_cached_eval_dataset"))

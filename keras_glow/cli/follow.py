@@ -12,6 +12,7 @@ import shutil
 import time
 
 import keras
+import numpy as np
 
 from keras_glow.callbacks import HistoryFile, SampleGrid, warned
 from keras_glow.cli.curve import draw_curve
@@ -20,6 +21,7 @@ from keras_glow.images.progress import ProgressLine
 from keras_glow.training.ema import averaged_weights
 
 BITS, VALIDATION = "bits_per_dim", "val_bits_per_dim"
+COLUMNS = 8  # samples in a row
 PICTURE = 128  # pixels that a sample is enlarged to, about
 
 
@@ -63,12 +65,16 @@ def summary(history, seconds):
     return f"{line}; this took {duration(seconds)}"
 
 
-def written_each_epoch(folder, size):
+def written_each_epoch(folder, size, context=None):
     """Returns the callbacks that write what one looks at in a run."""
     scale = max(1, PICTURE // max(size))
+    if context is not None:
+        context = np.resize(context, (COLUMNS, *context.shape[1:]))
     return [
         HistoryFile(folder / "history.csv", append=True),
-        SampleGrid(folder / "samples", scale=scale),
+        SampleGrid(
+            folder / "samples", 1, COLUMNS, scale=scale, context=context
+        ),
         RunPictures(folder),
     ]
 

@@ -3,16 +3,22 @@
 It imports Keras where it is needed, and not before: see `cli.train`.
 """
 
+import json
 import pathlib
 
-from keras_glow.files.presets import PRESETS, preset_path
+from keras_glow.files.presets import (
+    PRESETS,
+    model_path,
+    preset_path,
+    preset_sha256,
+)
 
 
 def model_file(model):
-    """Returns the path of a model's file: `model` may be a preset's name."""
+    """Returns a model's file: `model` may name a preset, or a folder of one."""
     if model in PRESETS:
         return preset_path(model)
-    path = pathlib.Path(model)
+    path = model_path(model)
     if not path.is_file():
         raise ValueError(
             f"{path} does not exist, and is no preset ({', '.join(PRESETS)})"
@@ -22,40 +28,120 @@ def model_file(model):
     return path
 
 
-def sha256(model):
-    """Returns the digest that a preset's file must have, None for others."""
-    return PRESETS[model].sha256 if model in PRESETS else None
-
-
 def load_model(model):
     """Loads a file, or a preset by its name."""
     path = model_file(model)
     from keras_glow import glow
 
-    return glow.load_model(path, sha256(model))
+    return glow.load_model(path, preset_sha256(model))
 
 
-def load_data(model, path, upscale):
-    """Loads images for a model, and their labels, None without classes."""
+def load_data(model, options, path=None):
+    """Loads images for a model, what it is given with them, and names.
+
+    The `options` are `model`, `data`, `upscale`, `on_bad` and `context`; a
+    `path` takes the place of `data`. What is given is a dict of `labels` and
+    `context`, without what the model does not take. Images of an `.npz` file
+    have no names, None.
+    """
     from keras_glow import images
 
-    size, keys = common_size(model.image_shape), images.TEST_KEYS
-    folder = pathlib.Path(path).is_dir()
-    if size is None and folder:
+    path, size = path or options.data, common_size(model.image_shape)
+    keys = images.TEST_KEYS
+    if size is None and pathlib.Path(path).is_dir():
         raise ValueError("Only models of square images read image files")
-    if model.num_classes and folder:
-        raise ValueError(
-            f"A model with classes is expected to get an .npz file with labels "
-            f"beside the images. Received: {path}"
-        )
-    channels = model.image_shape[-1]
-    data = images.load_images(path, size, channels, keys, upscale=upscale)
+    data, names = images.load_images(
+        path,
+        size,
+        model.image_shape[-1],
+        keys,
+        options.on_bad,
+        options.upscale,
+        return_names=True,
+    )
     if data.shape[1:] != model.image_shape:
         raise ValueError(
             f"{path} is expected to hold images {model.image_shape}. "
             f"Received: {data.shape[1:]}"
         )
-    return data, images.load_labels(path, keys) if model.num_classes else None
+    given = {}
+    if model.num_classes:
+        known = read_classes(model_file(options.model).parent)
+        given["labels"], classes = load_labels(path, names, keys, known)
+        if classes and len(classes) != model.num_classes:
+            raise ValueError(
+                f"{path} is expected to hold a folder for each of "
+                f"{model.num_classes} classes. Received: {len(classes)}"
+            )
+    if bool(model.context_shape) != bool(options.context):
+        word = "given" if model.context_shape else "left out"
+        raise ValueError(f"--context is expected to be {word} for this model")
+    if model.context_shape:
+        given["context"] = images.load_context(path, names, options.context)
+    return data, given, names
+
+
+# The names of the classes of a model, in a file beside it.
+CLASSES = "classes.json"
+
+
+def load_labels(path, names, keys, classes=None):
+    """Returns the labels of images that `images.load_images` has read.
+
+    Args:
+        path: of the images.
+        names: those of their files, None for an `.npz` file, which has labels.
+        keys: of such a file.
+        classes: names of the classes, or None for the folders there are.
+
+    Returns:
+        Tuple of an array `(count,)` and the names of the classes, or None.
+    """
+    from keras_glow import images
+
+    if names is None:
+        return images.load_labels(path, keys), None
+    return images.class_labels(names, classes)
+
+
+def read_classes(folder):
+    """Returns the names of the classes of a run, None if they are unknown."""
+    file = folder / CLASSES
+    if not file.is_file():
+        return None
+    classes = json.loads(file.read_text())
+    if not isinstance(classes, list) or not all(
+        isinstance(name, str) for name in classes
+    ):
+        raise ValueError(f"{file} is expected to hold a list of names")
+    return classes
+
+
+def write_classes(folder, classes):
+    """Writes the names of the classes of a run for `read_classes`."""
+    from keras_glow.files.atomic import atomic_file
+
+    with atomic_file(folder / CLASSES) as partial:
+        pathlib.Path(partial).write_text(json.dumps(classes))
+
+
+def read_context(text):
+    """Returns the array of an .npy file, or of numbers joined by commas."""
+    import numpy as np
+
+    if text is None:
+        return None
+    try:
+        if pathlib.Path(text).suffix == ".npy":
+            return np.load(text, allow_pickle=False)
+        return np.array(text.split(","), "float32")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--context {text} cannot be read: {error}") from None
+
+
+def rows(given, chosen):
+    """Returns a dict of some rows of each array of a dict."""
+    return {name: array[chosen] for name, array in given.items()}
 
 
 def load_files(model, files):

@@ -4,19 +4,25 @@ import argparse
 import gc
 import os
 import sys
+import warnings
 
 from keras_glow import __version__
-from keras_glow.cli import models, train
+from keras_glow.cli import latents, models, train
 from keras_glow.cli.completion import completion
+from keras_glow.cli.prepare import prepare
 from keras_glow.cli.quiet import filter_stderr
 
 COMMANDS = (
+    prepare,
     train.check_data,
     train.train,
     models.sample,
     models.evaluate,
+    models.score,
     models.reconstruct,
-    models.interpolate,
+    latents.interpolate,
+    latents.walk,
+    latents.directions,
     models.info,
     models.convert,
     models.export,
@@ -36,10 +42,15 @@ def console():
         # TensorFlow leaves oneDNN out on processors without AVX-512, and then
         # trains 1.3 to 1.5 times slower, unless this is set before its import.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    warnings.formatwarning = _one_line_warning
     code = main()
     # TensorFlow complains of datasets that only the end of the process deletes.
     gc.collect()
     return code
+
+
+def _one_line_warning(message, *arguments):
+    return f"keras-glow: warning: {message}\n"
 
 
 def main(arguments=None):
@@ -59,7 +70,8 @@ def main(arguments=None):
         from keras_glow.checks import one_line  # which imports NumPy
 
         # Pillow, h5py and the backends fail with many types of exception.
-        print(f"keras-glow: error: {one_line(error)}", file=sys.stderr)
+        text = one_line(error).replace('on_bad="skip"', "--on-bad skip")
+        print(f"keras-glow: error: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"keras-glow: interrupted. {interrupt}", file=sys.stderr)

@@ -3,8 +3,10 @@
 They import Keras where they need it, and not before: see `cli.train`.
 """
 
+import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import pathlib
@@ -13,11 +15,15 @@ import statistics
 from keras_glow.cli import inputs
 from keras_glow.cli.options import (
     BITS,
+    CONTEXT,
     COUNT,
     JSON,
     LABELS,
     MODEL,
+    NOISE,
+    ON_BAD,
     SEED,
+    TEMPERATURE,
     TEST_DATA,
     UPSCALE,
     command,
@@ -25,9 +31,8 @@ from keras_glow.cli.options import (
     number,
     one_of,
     option,
-    temperature,
 )
-from keras_glow.files.presets import PRESETS
+from keras_glow.files.presets import PRESETS, preset_sha256
 
 MAPPED_IMAGES = 16  # by `evaluate --map`
 # Names of the formats of `convert`.
@@ -40,21 +45,18 @@ EXPORT_FORMATS = {
 }
 
 
-def _rows(labels, rows):
-    return None if labels is None else labels[rows]
-
-
 @command(
     MODEL,
     option("--count", type=COUNT, default=16),
-    option(
-        "--temperature",
-        type=temperature,
-        default=0.7,
-        help="a number, or one per level joined by commas, finest first",
-    ),
+    TEMPERATURE,
     option("--seed", type=SEED, default=0),
     LABELS,
+    option(
+        "--context",
+        metavar="NUMBERS|FILE.npy",
+        help="of a model with a context: for all images, joined by commas, or "
+        "an array for all or for each",
+    ),
     one_of(
         grid(help="one picture of all"),
         option("--out", metavar="DIR", help="a PNG for each image"),
@@ -69,7 +71,11 @@ def sample(options):
         model, options.labels, options.count
     )
     samples = model.sample(
-        options.count, options.temperature, options.seed, labels
+        options.count,
+        options.temperature,
+        options.seed,
+        labels,
+        context=inputs.read_context(options.context),
     )
     if options.grid:
         images.save_grid(samples, options.grid)
@@ -81,11 +87,11 @@ def sample(options):
         print(options.out)
 
 
-def _bits_per_dim(model, data, labels, options):
+def _bits_per_dim(model, data, given, options, quiet):
     """Returns bits/dim of each image, and shows progress on the way."""
     from keras_glow.images.progress import ProgressLine
 
-    line = ProgressLine(quiet=options.json)
+    line = ProgressLine(quiet)
     values = []
     for start in range(0, len(data), 256):
         chunk = slice(start, start + 256)
@@ -95,7 +101,7 @@ def _bits_per_dim(model, data, labels, options):
                 draws=options.draws,
                 # With one seed all chunks would have the same noise.
                 seed=options.seed + start,
-                labels=_rows(labels, chunk),
+                **inputs.rows(given, chunk),
             ).tolist()
         )
         line.show(f"{len(values)} of {len(data)} images")
@@ -103,7 +109,7 @@ def _bits_per_dim(model, data, labels, options):
     return values
 
 
-def _save_map(model, data, labels, options):
+def _save_map(model, data, given, options):
     """Draws the first images, each beside where it is unlikely."""
     import numpy as np
 
@@ -114,7 +120,7 @@ def _save_map(model, data, labels, options):
         data[few],
         draws=options.draws,
         seed=options.seed,
-        labels=_rows(labels, few),
+        **inputs.rows(given, few),
     )
     pairs = np.stack([data[few], heat_map(-maps, data.shape[-1])], axis=1)
     save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
@@ -123,9 +129,10 @@ def _save_map(model, data, labels, options):
 @command(
     MODEL,
     TEST_DATA,
+    CONTEXT,
+    ON_BAD,
     UPSCALE,
-    option("--draws", type=COUNT, default=1, help="of noise for each image"),
-    option("--seed", type=SEED, default=0),
+    *NOISE,
     grid(
         "--map",
         help=f"the first {MAPPED_IMAGES} images, each beside a map that is "
@@ -136,10 +143,10 @@ def _save_map(model, data, labels, options):
 def evaluate(options):
     """Print bits/dim on images."""
     model = inputs.load_model(options.model)
-    data, labels = inputs.load_data(model, options.data, options.upscale)
-    values = _bits_per_dim(model, data, labels, options)
+    data, given, _ = inputs.load_data(model, options)
+    values = _bits_per_dim(model, data, given, options, options.json)
     if options.map:
-        _save_map(model, data, labels, options)
+        _save_map(model, data, given, options)
     mean = statistics.fmean(values)
     error = None  # One image says nothing about the spread.
     if len(values) > 1:
@@ -161,6 +168,63 @@ def evaluate(options):
         )
         if options.map:
             print(options.map)
+
+
+@command(
+    MODEL,
+    TEST_DATA,
+    CONTEXT,
+    option("--csv", metavar="FILE", help="to write; default: print it"),
+    option(
+        "--typical",
+        metavar="DATA",
+        help="images as they should be; default: those that are scored",
+    ),
+    ON_BAD,
+    UPSCALE,
+    *NOISE,
+)
+def score(options):
+    """Score how unlike the training images each image is, worst first.
+
+    Writes a table (CSV) with a row for each file: bits_per_dim, under the
+    model; typicality, how far they are from the mean of typical images; and
+    complexity, bits_per_dim minus the bits of the image as a PNG file, by which
+    it is sorted. See keras_glow.latent.anomaly_score.
+    """
+    from keras_glow.files.atomic import atomic_file
+    from keras_glow.latent.anomaly import png_bits_per_dim
+
+    model = inputs.load_model(options.model)
+    data, given, names = inputs.load_data(model, options)
+    quiet = options.csv is None
+    bits = _bits_per_dim(model, data, given, options, quiet)
+    typical = bits
+    if options.typical:
+        typical, given, _ = inputs.load_data(model, options, options.typical)
+        typical = _bits_per_dim(model, typical, given, options, quiet)
+    mean = statistics.fmean(typical)
+    png_bits = png_bits_per_dim(model, data)
+    names = names or range(len(data))
+    rows = [
+        (name, value, abs(value - mean), value - png)
+        for name, value, png in zip(names, bits, png_bits, strict=True)
+    ]
+    # What is not a number is worst.
+    rows.sort(key=lambda row: (math.isnan(row[-1]), row[-1]), reverse=True)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("file", "bits_per_dim", "typicality", "complexity"))
+    for name, *scores in rows:
+        writer.writerow([name, *(f"{value:.4f}" for value in scores)])
+    if quiet:
+        print(table.getvalue(), end="")
+        return
+    with atomic_file(options.csv) as partial:
+        pathlib.Path(partial).write_text(
+            table.getvalue(), "utf-8", "surrogateescape", ""
+        )
+    print(options.csv)
 
 
 @command(
@@ -194,35 +258,6 @@ def reconstruct(options):
         raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")
 
 
-@command(
-    MODEL,
-    option("a", metavar="A", help="image file"),
-    option("b", metavar="B", help="image file"),
-    LABELS,
-    option("--steps", type=number(int, 2), default=8),
-    option("--spherical", action="store_true", help="along the great circle"),
-    grid(required=True),
-)
-def interpolate(options):
-    """Draw images between two, along a line or an arc of latents."""
-    import numpy as np
-
-    from keras_glow import images, latent
-
-    model = inputs.load_model(options.model)
-    ends = inputs.load_files(model, [options.a, options.b])
-    labels = inputs.labels_for(model, options.labels, 2)
-    z = model.encode(ends, labels)
-    shares = np.linspace(0, 1, options.steps)
-    between = latent.interpolate(z, shares, options.spherical)
-    # Each image has the class of the nearer end.
-    labels = _rows(labels, (shares > 0.5).astype(int))
-    images.save_grid(
-        model.decode(between, labels), options.grid, columns=options.steps
-    )
-    print(options.grid)
-
-
 @command(MODEL)
 def info(options):
     """Describe a model file."""
@@ -231,7 +266,7 @@ def info(options):
     from keras_glow.flow.levels import latent_shapes
 
     file = inputs.model_file(options.model)
-    config, weights = read_model(file, inputs.sha256(options.model))
+    config, weights = read_model(file, preset_sha256(options.model))
     lines = {name: config[name] for name in ARGUMENTS}
     del weights["vars/train_noise"]  # a counter, no parameter
     parameters = sum(weight.size for weight in weights.values())
@@ -301,16 +336,18 @@ def export(options):
 @command(
     MODEL,
     TEST_DATA,
+    CONTEXT,
     option("--count", type=COUNT, default=64, help="images to look at"),
+    ON_BAD,
     UPSCALE,
     JSON,
 )
 def doctor(options):
     """Find out whether images come back exactly, and what loses them."""
     model = inputs.load_model(options.model)
-    data, labels = inputs.load_data(model, options.data, options.upscale)
+    data, given, _ = inputs.load_data(model, options)
     chosen = slice(options.count)
-    diagnosis = model.diagnose(data[chosen], _rows(labels, chosen))
+    diagnosis = model.diagnose(data[chosen], **inputs.rows(given, chosen))
     if options.json:
         # JSON has no NaN: numbers that are not finite become strings.
         text = json.dumps(diagnosis.to_dict())
@@ -347,18 +384,20 @@ def doctor(options):
     ),
 )
 def demo(options):
-    """Serve a page to this computer's browser: draw faces, edit and blend."""
+    """Serve a page to this computer's browser: draw images, edit and blend."""
     from keras_glow.cli import demo
 
     model, directions = options.model, options.directions
+    file = inputs.model_file(model)
     if directions is None:
-        directions = demo.directions_path(inputs.model_file(model))
+        directions = demo.directions_path(file)
     demo.serve(
         functools.partial(inputs.load_model, model),
         model if model in PRESETS else pathlib.Path(model).name,
         directions,
         options.port,
         options.browser,
+        inputs.read_classes(file.parent),
     )
 
 

@@ -86,6 +86,20 @@ def grid(name="--grid", **settings):
     return option(name, type=_picture, metavar="FILE.png", **settings)
 
 
+def animation(**settings):
+    """Returns the option that names an animation to write."""
+    return option("--out", type=_animation, metavar="FILE.gif", **settings)
+
+
+def _animation(text):
+    suffixes = (".gif", ".webp")
+    if not text.lower().endswith(suffixes):
+        raise argparse.ArgumentTypeError(
+            f"expected a file {' or '.join(suffixes)}, got {text!r}"
+        )
+    return text
+
+
 def _picture(text):
     """Returns the name of a file if its suffix is of an image format."""
     from PIL import Image
@@ -109,10 +123,36 @@ LABELS = option(
     help="of a model with classes: one for all images, or one for each, "
     "joined by commas",
 )
-MODEL = option("model", metavar="MODEL", help=".keras file, or a preset's name")
+CONTEXT = option(
+    "--context",
+    metavar="KEY|CSV",
+    help="what is known of each image: an array in the .npz file or, for a "
+    "folder, a table of file names and numbers",
+)
+MODEL = option(
+    "model",
+    metavar="MODEL",
+    help="a preset's name, a .keras file, or a folder with model.keras",
+)
 TRAIN_DATA, TEST_DATA = (
     option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
     for key in ("x_train", "x_test")
+)
+ON_BAD = option(
+    "--on-bad",
+    choices=["error", "skip"],
+    default="error",
+    help="what to do about images of a folder that cannot be used",
+)
+TEMPERATURE = option(
+    "--temperature",
+    type=temperature,
+    default=0.7,
+    help="a number, or one per level joined by commas, finest first",
+)
+NOISE = (
+    option("--draws", type=COUNT, default=1, help="of noise for each image"),
+    option("--seed", type=SEED, default=0),
 )
 UPSCALE = option(
     "--upscale",

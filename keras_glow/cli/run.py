@@ -20,11 +20,11 @@ from keras_glow.cli.inputs import (
     common_size,
     load_model,
     model_file,
-    sha256,
 )
 from keras_glow.cli.settings import LENGTH, Settings
 from keras_glow.data import ImageSequence, count_batches
 from keras_glow.files.atomic import atomic_file, remove_partials
+from keras_glow.files.presets import preset_sha256
 from keras_glow.files.strict_reader import read_model
 from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.glow import Glow
@@ -100,7 +100,7 @@ def started_settings(settings, given):
     weights their shapes.
     """
     start = given["start"]
-    config, _ = read_model(model_file(start), sha256(start))
+    config, _ = read_model(model_file(start), preset_sha256(start))
     if config["num_classes"]:
         raise ValueError(f"{start} is expected to be a model without classes")
     names = {field.name for field in dataclasses.fields(settings)}
@@ -148,8 +148,8 @@ def train(
     validation,
     settings,
     callbacks=(),
-    labels=None,
-    validation_labels=None,
+    targets=None,
+    validation_targets=None,
 ):
     """Trains to the end: a new model, or the one whose checkpoint is there.
 
@@ -166,21 +166,25 @@ def train(
         validation: uint8 array, or None.
         settings: `Settings`.
         callbacks: Keras callbacks, beside its own.
-        labels: int array `(count,)`, for `num_classes` in the settings.
-        validation_labels: int array `(count,)`, of the validation images.
+        targets: what stands beside the images for `Glow.fit`, for `num_classes`
+            and `context_shape` in the settings.
+        validation_targets: the same of the validation images.
 
     Returns:
         The model.
     """
     folder = pathlib.Path(folder)
-    identity = _identity(settings, images, labels)
+    identity = _identity(settings, images, targets)
     checkpoint = Checkpoint(folder / CHECKPOINT, identity)
     batch_size, epochs = settings.batch_size, settings.epochs
-    images, labels = _divisible_by_devices(images, labels, batch_size)
+    images, targets = _divisible_by_devices(images, targets, batch_size)
     if validation is not None:
         validation = _divisible_by_devices(
-            validation, validation_labels, batch_size
+            validation, validation_targets, batch_size
         )
+    shown = None  # the samples are given the first contexts
+    if settings.context_shape:
+        shown = keras.tree.flatten(targets)[-1]
     line = ProgressOfTraining(epochs, len(images), batch_size)
     with locked(folder), line, stopped_by_signals(checkpoint):
         # Its other subfolders are left alone: runs may be at work in them.
@@ -198,7 +202,7 @@ def train(
             *filter(None, [budget]),
             line,
             *callbacks,
-            *written_each_epoch(folder, images.shape[1:3]),
+            *written_each_epoch(folder, images.shape[1:3], shown),
             # It comes last: if a kill keeps another callback from its work in
             # an epoch, that epoch is trained once more.
             checkpoint,
@@ -215,7 +219,7 @@ def train(
             checkpoint.progress = progress
             _truncate_history(folder / "history.csv", progress.epoch)
             model.fit(
-                _sequence(images, labels, settings, progress, model),
+                _sequence(images, targets, settings, progress, model),
                 epochs=end,
                 initial_epoch=progress.epoch,
                 validation_data=validation,
@@ -231,10 +235,10 @@ def train(
     return model
 
 
-def _sequence(images, labels, settings, progress, model):
+def _sequence(images, targets, settings, progress, model):
     return ImageSequence(
         images,
-        labels,
+        targets,
         batch_size=settings.batch_size,
         flip=settings.flip,
         seed=settings.seed,
@@ -244,10 +248,12 @@ def _sequence(images, labels, settings, progress, model):
     )
 
 
-def _identity(settings, images, labels):
+def _identity(settings, images, targets):
     """Returns a dict of all that shapes a run; of arrays, shape and hash."""
     identity = dataclasses.asdict(settings)
-    for name, array in (("images", images), ("labels", labels)):
+    names = ["labels"] * bool(settings.num_classes) + ["context"]
+    arrays = keras.tree.flatten((images, targets))
+    for name, array in zip(["images", *names], arrays, strict=False):
         if array is not None:
             shape = " x ".join(map(str, array.shape))
             digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
@@ -255,7 +261,7 @@ def _identity(settings, images, labels):
     return identity
 
 
-def _divisible_by_devices(images, labels, batch_size):
+def _divisible_by_devices(images, targets, batch_size):
     """Drops the images of the end that the devices could not share evenly."""
     shards = count_shards()
     if batch_size % shards:
@@ -263,7 +269,9 @@ def _divisible_by_devices(images, labels, batch_size):
     count = len(images) - len(images) % shards
     if not count:
         refuse("images", f"{shards} or more, one for each device", images)
-    return images[:count], None if labels is None else labels[:count]
+    if targets is not None:
+        targets = keras.tree.map_structure(lambda a: a[:count], targets)
+    return images[:count], targets
 
 
 @contextlib.contextmanager

@@ -20,6 +20,9 @@ class Settings:
             `callbacks.TimeBudget`. `epochs` is the limit all the same.
         learning_rate, warmup: see `schedules.warmup_cosine`; `minutes` have a
             warm-up of their own.
+        context: what it was read from, see `images.load_context`.
+        held_out: float, part of the images that validates, see
+            `images.split.held_out`.
         clip: float, largest norm of the gradient; 0 for no limit.
         ema: float, momentum of the averaged weights; 0 for no averages.
 
@@ -33,6 +36,7 @@ class Settings:
     size: int | None = None
     grey: bool = False
     flip: bool = False
+    held_out: float = 0.0
     levels: int = 3
     depth: int = 4
     width: int = 128
@@ -45,6 +49,8 @@ class Settings:
     seed: int = 0
     network_dtype: str | None = None
     num_classes: int | None = None
+    context: str | None = None
+    context_shape: list | None = None
     class_priors: str = "all"
     classifier_weight: float = 0.0
     learning_rate: float = 4e-3
@@ -78,3 +84,32 @@ def default_settings(minutes=None):
         network="residual",
         width=48,
     )
+
+
+# A new model needs so many steps before its samples look like the images; a
+# tenth of all steps suffices for the rate to rise.
+STEPS = 2000
+WARMUP = 0.1
+
+
+def fitted_to(settings, given, count):
+    """Returns the settings of a new run, as far as they follow from its images.
+
+    Few images make few steps in an epoch, so there are more epochs, and the
+    rate does not rise for all of them. A time says all this by itself.
+
+    Args:
+        settings: `Settings`.
+        given: names of those that the user wants as they are.
+        count: int, images to train on.
+    """
+    if settings.minutes:
+        return settings
+    steps = -(-count // settings.batch_size)  # of an epoch
+    if "epochs" not in given and settings.start is None:
+        epochs = max(settings.epochs, -(-STEPS // steps))
+        settings = dataclasses.replace(settings, epochs=epochs)
+    if "warmup" not in given:
+        warmup = min(settings.warmup, round(WARMUP * settings.epochs * steps))
+        settings = dataclasses.replace(settings, warmup=warmup)
+    return settings

@@ -6,7 +6,6 @@ without.
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import shlex
@@ -16,6 +15,7 @@ from keras_glow.cli.options import (
     BITS,
     COUNT,
     JSON,
+    ON_BAD,
     SEED,
     TRAIN_DATA,
     UPSCALE,
@@ -23,12 +23,13 @@ from keras_glow.cli.options import (
     number,
     option,
 )
-from keras_glow.cli.settings import Settings, default_settings
+from keras_glow.cli.settings import Settings, default_settings, fitted_to
+from keras_glow.cli.training_data import (
+    VALIDATION,
+    load_training_data,
+    one_image,
+)
 from keras_glow.flow.choices import COUPLINGS, NETWORKS, PERMUTATIONS
-
-
-def _one_image(path):
-    return f"{path} is expected to hold images to train on, and holds one only"
 
 
 @command(
@@ -56,7 +57,7 @@ def check_data(options):
             f"{len(report.bad)} files in {options.data} cannot be used"
         )
     if report.images < 2:
-        raise ValueError(report.problem() or _one_image(options.data))
+        raise ValueError(report.problem() or one_image(options.data))
 
 
 SETTINGS = dataclasses.asdict(Settings())
@@ -66,8 +67,8 @@ def _setting(flag, **arguments):
     """Returns an option that is a setting of the run if it is given."""
     name = flag.removeprefix("--").replace("-", "_")
     default = SETTINGS[name]
-    if default not in (None, False):
-        help = arguments.get("help", "")
+    help = arguments.get("help", "")
+    if default not in (None, False) and "default: " not in help:
         arguments["help"] = f"{help} (default: {default})".strip()
     return option(flag, default=argparse.SUPPRESS, **arguments)
 
@@ -75,8 +76,19 @@ def _setting(flag, **arguments):
 @command(
     TRAIN_DATA,
     option("--out", metavar="RUN", default="run", help="folder of the run"),
+    VALIDATION,
     option(
-        "--validation", metavar="DATA", help="images that are not trained on"
+        "--classes",
+        action="store_true",
+        help="learn each class: that of an image is the outermost folder in "
+        "DATA that it lies in, or its label in an .npz file",
+    ),
+    _setting(
+        "--context",
+        metavar="KEY|CSV",
+        help="learn what images are given something that is known of each: an "
+        "array in the .npz file or, for a folder, a table of file names and "
+        "numbers",
     ),
     option(
         "--resume",
@@ -91,7 +103,11 @@ def _setting(flag, **arguments):
         help="begin with the weights and the architecture of a .keras file or "
         "a preset; --size may be another",
     ),
-    _setting("--epochs", type=COUNT),
+    _setting(
+        "--epochs",
+        type=COUNT,
+        help="default: 20, or as many as make 2,000 steps of a new model",
+    ),
     _setting(
         "--minutes",
         type=number(float, 0.01),
@@ -103,12 +119,7 @@ def _setting(flag, **arguments):
     _setting(
         "--grey", action="store_true", help="read a folder as grey images"
     ),
-    option(
-        "--on-bad",
-        choices=["error", "skip"],
-        default="error",
-        help="what to do about images that cannot be used",
-    ),
+    ON_BAD,
     UPSCALE,
     _setting("--flip", action="store_true", help="mirror half of the images"),
     _setting("--levels", type=COUNT),
@@ -130,7 +141,11 @@ def _setting(flag, **arguments):
         help="the highest: it falls by half a cosine",
     ),
     _setting("--beta-2", type=number(float, 0, 0.99999), help="of Adam"),
-    _setting("--warmup", type=number(int, 0), help="steps up to it"),
+    _setting(
+        "--warmup",
+        type=number(int, 0),
+        help="steps up to it; default: a tenth of all, at most 300",
+    ),
     _setting("--clip", type=number(float, 0), help="gradient norm; 0: none"),
     _setting(
         "--ema",
@@ -160,15 +175,18 @@ def train(options):
 
     Leaves model.keras, best.keras, history.csv, curve.png and samples/ in RUN.
     """
-    from keras_glow import images
     from keras_glow.backend.devices import devices
-    from keras_glow.cli import follow, inputs, run
+    from keras_glow.cli import follow, run
 
     out = pathlib.Path(options.out)
     if out.resolve() == pathlib.Path(options.data).resolve():
         raise ValueError(
             f"--out is expected to be another folder than the images in {out}"
         )
+    share = options.validation
+    if share is not None:
+        # That of a run that goes on need not be given again.
+        options.held_out = share if isinstance(share, float) else 0.0
     begun = run.is_run(out)
     if begun and not options.resume:
         raise ValueError(
@@ -191,31 +209,24 @@ def train(options):
         if "start" in given:
             settings = run.started_settings(settings, given)
     settings = dataclasses.replace(settings, **given)
-    load = functools.partial(
-        images.load_images,
-        channels=1 if settings.grey else 3,
-        on_bad=options.on_bad,
-        upscale=options.upscale,
-        verbose=1,
-    )
-    train_images = load(options.data, settings.size, cache=out / "images.npy")
-    if len(train_images) < 2:
-        raise ValueError(_one_image(options.data))
-    print(f"{len(train_images)} images {train_images.shape[1:]}")
-    validation = None
-    if options.validation:
-        validation = load(
-            options.validation,
-            inputs.common_size(train_images.shape[1:]),
-            keys=images.TEST_KEYS,
-            cache=out / "validation.npy",
-        )
-        print(f"{len(validation)} images for validation")
+    data, settings = load_training_data(options, settings, out)
+    if not begun:
+        settings = fitted_to(settings, given, len(data.images))
     start = time.monotonic()
     with devices(options.devices):
-        run.train(out, train_images, validation, settings, callbacks)
+        run.train(
+            out,
+            data.images,
+            data.validation,
+            settings,
+            callbacks,
+            data.targets(data.given),
+            data.targets(data.validation_given),
+        )
     print(follow.summary(out / "history.csv", time.monotonic() - start))
     model = shlex.quote(str(out / "model.keras"))
-    print(f"Next: keras-glow sample {model} --grid samples.png")
+    more = " --labels 0" if settings.num_classes else ""
+    more += " --context ..." if settings.context else ""
+    print(f"Next: keras-glow sample {model}{more} --grid samples.png")
     print(f"      keras-glow demo --model {model}")
     print(out / "model.keras")

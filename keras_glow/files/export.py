@@ -9,11 +9,18 @@ from keras import ops
 
 from keras_glow.checks import check_choice, refuse
 from keras_glow.files.atomic import atomic_folder
-from keras_glow.flow.architecture import Level, build_decoder, build_encoder
+from keras_glow.flow.architecture import (
+    Level,
+    build_decoder,
+    build_encoder,
+    condition_inputs,
+)
 from keras_glow.flow.pixels import dequantize, to_bins
+from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.bijection import (
     Bijection,
     forward_in_turn,
+    inverse_in_turn,
     pixel_count,
 )
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
@@ -26,6 +33,7 @@ SUFFIXES = {"tf_saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MEANINGS = {
     "images": "pixels, such as 0..255 of 8 bits",
     "labels": "class of each image, from 0",
+    "context": "what else is known of each image",
     "z": "standardised latents of all levels, finest first, flat",
     "temperature": "scales z first; 1 gives back the images of z",
     "x": "continuous images in [-0.5, 0.5), before they are quantised",
@@ -52,6 +60,7 @@ def export(model, path, format="tf_saved_model", verbose=False):
         "format": format,
         "bits": model.bits,
         "num_classes": model.num_classes,
+        "context_shape": model.context_shape,
         "latent_shapes": model.latent_shapes,
     }
     with atomic_folder(path) as folder:
@@ -83,8 +92,9 @@ def standalone(model):
         model: a `Glow`.
 
     Returns:
-        Tuple of two functional models of dicts of tensors, each with `labels`,
-        int32 `(batch,)`, beside the other inputs if the model has classes:
+        Tuple of two functional models of dicts of tensors, with `labels`, int32
+        `(batch,)`, beside the other inputs if the model has classes, and
+        `context`, float `(batch, *context_shape)`, if it has one:
 
         - encoder: `images`, uint8 `(batch, height, width, channels)`, to `z`,
           float `(batch, D)`, as `Glow.encode` returns it, and `log_prob`,
@@ -95,15 +105,17 @@ def standalone(model):
     """
     flow, first = [], ()
     bijections = list(model.bijections)
+    contexts = [_Constant(network) for network in model.context_networks]
     if model.bits is None:
         first = (_Row(bijections.pop(0)),)
     size = len(bijections) // model.levels  # Levels have equally many.
     for start in range(0, len(bijections), size):
         squeeze, *steps, prior = bijections[start : start + size]
         parts = [_fixed(part) for step in steps for part in step.parts()]
-        level = Level(_Row(squeeze), _Row(*parts), _Row(prior), first)
-        flow, first = [*flow, level], ()
-    arguments = flow, model.image_shape, model.num_classes, model.dtype
+        context = contexts.pop(0) if contexts else None
+        row = _Row(squeeze), _Row(*parts), _Row(prior)
+        flow, first = [*flow, Level(*row, context, first)], ()
+    arguments = flow, model.image_shape, model.conditions, model.dtype
     return _encoder(model, arguments), _decoder(model, arguments)
 
 
@@ -115,7 +127,7 @@ def _encoder(model, arguments):
     inputs = {"images": keras.Input(shape, dtype=dtype, name="images")}
     centre = ops.convert_to_tensor(0.5, model.dtype)
     x = dequantize(inputs["images"], centre, model.bits)
-    z, log_det = encode(_with_labels(model, x, inputs))
+    z, log_det = encode(_with_conditions(model, x, inputs))
     log_det = log_det - model.bin_nats
     log_prob = LogProb(dtype=model.dtype)(z, log_det)
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
@@ -129,17 +141,16 @@ def _decoder(model, arguments):
         for name, shape in shapes.items()
     }
     z = inputs["z"] * inputs["temperature"]
-    x = decode(_with_labels(model, z, inputs))
+    x = decode(_with_conditions(model, z, inputs))
     images = ops.cast(to_bins(x, model.bits), model.image_format.dtype)
     return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
 
 
-def _with_labels(model, tensor, inputs):
-    """Return the tensor; if there are classes, add labels to it and inputs."""
-    if model.num_classes is None:
-        return tensor
-    inputs["labels"] = keras.Input((), dtype="int32", name="labels")
-    return [tensor, inputs["labels"]]
+def _with_conditions(model, tensor, inputs):
+    """Return the inputs of a flow; add those of conditions to a dict."""
+    more = condition_inputs(model.conditions, model.dtype)
+    inputs |= {each.name: each for each in more}
+    return with_conditions(tensor, more)
 
 
 def _fixed(bijection):
@@ -166,27 +177,46 @@ class _Row(Bijection):
 
     def __init__(self, *bijections):
         super().__init__(dtype=bijections[0].dtype)
-        # A prior, alone in its row, may take labels beside the inputs.
-        self.num_classes = getattr(bijections[0], "num_classes", None)
-        weights = [
-            (variable, ops.convert_to_numpy(variable))
-            for bijection in bijections
-            for variable in bijection.variables
-        ]
-        # Keras does not look into functions: it would find the variables, and
-        # write them beside the graph.
+        # A coupling is the last of its row, a prior is alone.
+        self.conditioned_on = bijections[-1].conditioned_on
+        self.level = bijections[-1].level
         self.parts = lambda: bijections
-        self.constants = lambda: keras.StatelessScope(weights)
+        self.constants = _constants(bijections)
 
-    def _forward(self, x):
+    def _forward(self, x, **given):
         with self.constants():
-            return forward_in_turn(self.parts(), x)
+            return forward_in_turn(self.parts(), x, given)
 
-    def _inverse(self, z):
+    def _inverse(self, z, **given):
         with self.constants():
-            for bijection in reversed(self.parts()):
-                z = bijection._inverse(z)
-        return z
+            return inverse_in_turn(self.parts(), z, given)
+
+
+class _Constant(keras.layers.Layer):
+    """A layer with all of its weights as constants."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name, dtype=layer.dtype)
+        self.layer = lambda: layer
+        self.constants = _constants([layer])
+
+    def call(self, inputs):
+        with self.constants():
+            return self.layer()(inputs)
+
+
+def _constants(layers):
+    """Return a function that makes a context in which weights are constants.
+
+    Keras does not look into functions: it would find the variables, and write
+    them beside the graph.
+    """
+    weights = [
+        (variable, ops.convert_to_numpy(variable))
+        for layer in layers
+        for variable in layer.variables
+    ]
+    return lambda: keras.StatelessScope(weights)
 
 
 class _Fixed(Bijection):

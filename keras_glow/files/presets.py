@@ -1,11 +1,16 @@
 """Trained models that come with the package, by name."""
 
+import os
 import pathlib
 import typing
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 # Of an installed package, and of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
+
+
+# The model in a folder that `Glow.save_to_preset` or a run has left.
+MODEL = "model.keras"
 
 
 class Preset(typing.NamedTuple):
@@ -27,16 +32,35 @@ PRESETS = {
 }
 
 
+def model_path(path):
+    """The file of a model: `path`, or that in the folder `path`."""
+    path = pathlib.Path(path)
+    return path / MODEL if path.is_dir() else path
+
+
+def preset_sha256(name):
+    """The digest that a preset's file must have, None for others."""
+    return PRESETS[name].sha256 if name in PRESETS else None
+
+
 def preset_path(name):
-    """The `.keras` file of a preset.
+    """The `.keras` file of a preset, by its name or by a path.
+
+    A path leads to the file, or to a folder that holds `model.keras`.
 
     Raises:
         ValueError: naming the presets there are.
-        FileNotFoundError: if its file is missing.
+        FileNotFoundError: if the file of one of them is missing.
     """
-    from keras_glow.checks import check_choice  # To list them needs nothing.
+    from keras_glow.checks import refuse  # To list them needs nothing.
 
-    check_choice("name", name, sorted(PRESETS))
+    is_path = isinstance(name, (str, os.PathLike))
+    if is_path and name not in PRESETS and model_path(name).is_file():
+        return model_path(name)
+    if not is_path or name not in PRESETS:
+        known = ", ".join(map(repr, sorted(PRESETS)))
+        expected = f"one of ({known}), a .keras file or a folder with {MODEL}"
+        refuse("name", expected, name)
     for folder in FOLDERS:
         path = folder / f"{name}.keras"
         if path.is_file():

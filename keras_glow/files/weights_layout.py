@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from keras_glow.flow.choices import CONTEXT_CHANNELS
 from keras_glow.flow.levels import level_shapes
 
 MAX_STORED_LOG_SCALE = 20.0
@@ -83,17 +84,34 @@ def weights_layout(config):
             p, sign = floats(c, c, rule=MATRIX), floats(c, rule=SIGNS)
             add(layer, log_s, *lower_upper, p, sign)
 
+    context_shape = config["context_shape"]
+    hidden, features = CONTEXT_CHANNELS
+
+    def seen(outputs):  # of the features of a context, by another layer
+        return [floats(features, outputs)] if context_shape else []
+
+    def add_context(layer):
+        if len(context_shape) == 1:
+            channels, size = context_shape[0], ()
+        else:
+            channels, size = 4 * context_shape[-1], (3, 3)
+        first = floats(*size, channels, hidden), floats(hidden)
+        add(layer, *first, floats(*size, hidden, features), floats(features))
+        add_actnorm(f"{layer}/norm", channels)
+
     def add_coupling(layer, channels):
         width, half = config["width"], channels // 2
         outputs = (channels - half) * (1 + (config["coupling"] == "affine"))
         first, last = kernel(half, width), kernel(width, outputs)
         network = f"{layer}/network"
         if config["network"] == "paper":
-            add(network, first, floats(width, width), last, floats(outputs))
+            middle = floats(width, width)
+            add(network, first, middle, last, floats(outputs), *seen(width))
             add_actnorm(f"{network}/norm_1", width)
             add_actnorm(f"{network}/norm_2", width)
             return
-        add(network, first, floats(width), last, floats(outputs))
+        bias = floats(width)
+        add(network, first, bias, last, floats(outputs), *seen(width))
         for block in itertools.islice(
             _numbered(f"{network}/blocks/gated_block"), config["blocks"]
         ):
@@ -103,9 +121,18 @@ def weights_layout(config):
     if config["bits"] is None:
         channels = config["image_shape"][-1]
         add_actnorm("bijections/standardize", channels, LOG_UNITS)
-    steps, splits = map(_numbered, ("bijections/flow_step", "bijections/split"))
+    steps, splits, contexts = map(
+        _numbered,
+        (
+            "bijections/flow_step",
+            "bijections/split",
+            "context_networks/context_network",
+        ),
+    )
     levels = level_shapes(config["image_shape"], config["levels"])
     for level in levels:
+        if context_shape:
+            add_context(next(contexts))
         for _ in range(config["depth"]):
             step = next(steps)
             add_actnorm(f"{step}/actnorm", level.channels)
@@ -117,10 +144,12 @@ def weights_layout(config):
             split = [kernel(kept, outputs), floats(outputs)]
             if config["num_classes"] and config["class_priors"] == "all":
                 split.append(floats(config["num_classes"], outputs))
-            add(next(splits), *split)
+            add(next(splits), *split, *seen(outputs))
     top = levels[-1].latent_shape
     prior = floats(config["num_classes"] or 1, *top)
-    add("bijections/gaussian_prior", prior, prior)
+    vector = context_shape and len(context_shape) == 1
+    outputs = 2 * (math.prod(top) if vector else top[-1])
+    add("bijections/gaussian_prior", prior, prior, *seen(outputs))
     if config["classifier_weight"]:
         classes = config["num_classes"]
         add("classifier", floats(top[-1], classes), floats(classes))

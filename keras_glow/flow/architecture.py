@@ -8,9 +8,15 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.flow.encoder import Encoder, FlowModel
-from keras_glow.flow.levels import latent_shapes, latent_slices
+from keras_glow.flow.levels import (
+    latent_shapes,
+    latent_slices,
+    level_shapes,
+)
+from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.chain import Chain
-from keras_glow.layers.sequence import call_with_labels, walk
+from keras_glow.layers.context_network import FEATURE_CHANNELS, ContextNetwork
+from keras_glow.layers.sequence import Given, inputs_of, walk
 from keras_glow.losses import LogDetLoss, LogProb
 
 
@@ -20,6 +26,7 @@ class Level(typing.NamedTuple):
     squeeze: layers.Squeeze
     steps: Chain  # of FlowStep
     prior: layers.Split | layers.GaussianPrior
+    context: ContextNetwork | None = None
     first: tuple = ()  # what the images go through before the squeeze
 
     @property
@@ -32,7 +39,7 @@ def build_flow(
     image_shape,
     levels,
     depth,
-    num_classes,
+    conditions,
     class_priors,
     seed,
     dtype,
@@ -43,16 +50,19 @@ def build_flow(
 ):
     """Builds all layers of a Glow: a list of `Level`, finest first.
 
-    With `standardize` the images are standardised first. `step` holds further
-    arguments of each `FlowStep`.
+    `conditions` is a `Conditions`. With `standardize` the images are
+    standardised first. `step` holds further arguments of each `FlowStep`.
     """
+    num_classes, context_shape = conditions
     split_classes = num_classes if class_priors == "all" else None
-    # One seed gives independent seeds for all steps.
-    seeds = iter(
-        np.random.SeedSequence(seed).generate_state(levels * depth).tolist()
-    )
+    context, context_channels = None, context_shape and FEATURE_CHANNELS
+    # One seed gives independent seeds for all steps, and then for what sees the
+    # context.
+    count = levels * depth
+    seeds = np.random.SeedSequence(seed).generate_state(count + 2 * levels)
+    seeds, more = iter(seeds[:count].tolist()), iter(seeds[count:].tolist())
     flow = []
-    for level in range(1, levels + 1):
+    for level, shape in enumerate(level_shapes(image_shape, levels), 1):
         squeeze = layers.Squeeze(name=f"squeeze_{level}", dtype=dtype)
         steps = [
             layers.FlowStep(
@@ -60,32 +70,46 @@ def build_flow(
                 name=f"step_{level}_{number}",
                 dtype=dtype,
                 border=border,
+                context_channels=context_channels,
                 **step,
             )
             for number in range(1, depth + 1)
         ]
+        common = {
+            "context_channels": context_channels,
+            "seed": next(more),
+            "dtype": dtype,
+        }
         if level < levels:
             prior = layers.Split(
-                border, split_classes, name=f"split_{level}", dtype=dtype
+                border, split_classes, name=f"split_{level}", **common
             )
         else:
-            prior = layers.GaussianPrior(
-                num_classes=num_classes, name="prior", dtype=dtype
+            prior = layers.GaussianPrior(num_classes, name="prior", **common)
+        if context_shape:
+            context = ContextNetwork(
+                (shape.height, shape.width),
+                next(more),
+                name=f"context_{level}",
+                dtype=dtype,
             )
+        for layer in (*steps, *(p for s in steps for p in s.parts()), prior):
+            layer.level = level - 1
         steps = Chain(steps, memory, name=f"steps_{level}", dtype=dtype)
-        flow.append(Level(squeeze, steps, prior))
+        flow.append(Level(squeeze, steps, prior, context))
     if standardize:
         first = layers.Standardize(name="standardize", dtype=dtype)
         flow[0] = flow[0]._replace(first=(first,))
     return flow
 
 
-def build_encoder(flow, image_shape, num_classes, dtype):
+def build_encoder(flow, image_shape, conditions, dtype):
     """Returns symbolic inputs, latents `(batch, D)`, log-dets `(batch,)`."""
     image = keras.Input(image_shape, dtype=dtype, name="image")
-    labels = _labels(num_classes)
+    inputs = condition_inputs(conditions, dtype)
+    given = given_to(context_networks(flow), conditions, inputs)
     layers_in_order = (layer for level in flow for layer in level.bijections)
-    *lower, (_, _, top, log_det) = walk(layers_in_order, image, labels)
+    *lower, (_, _, top, log_det) = walk(layers_in_order, image, given)
     latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
     # Keras' global image data format would change the order of the latents.
     flat = [
@@ -95,13 +119,14 @@ def build_encoder(flow, image_shape, num_classes, dtype):
     z, *others = flat
     if others:
         z = keras.layers.Concatenate(dtype=dtype)(flat)
-    return image if labels is None else [image, labels], z, log_det
+    return with_conditions(image, inputs), z, log_det
 
 
-def build_decoder(flow, image_shape, num_classes, dtype):
+def build_decoder(flow, image_shape, conditions, dtype):
     """Returns symbolic inputs and the image, through the same layers."""
     z = keras.Input((math.prod(image_shape),), dtype=dtype, name="z")
-    labels = _labels(num_classes)
+    inputs = condition_inputs(conditions, dtype)
+    given = given_to(context_networks(flow), conditions, inputs)
     shapes = latent_shapes(image_shape, len(flow))
     latents = [
         keras.layers.Reshape(shape, dtype=dtype)(z[:, part])
@@ -109,21 +134,39 @@ def build_decoder(flow, image_shape, num_classes, dtype):
     ]
     h = None
     for level, latent in zip(reversed(flow), reversed(latents), strict=True):
-        out = latent if h is None else [h, latent]
-        h = call_with_labels(level.prior, out, labels, inverse=True)
-        h = level.squeeze.inverse(level.steps.inverse(h))
-        for bijection in level.first:
-            h = bijection.inverse(h)
-    return z if labels is None else [z, labels], h
+        h = latent if h is None else [h, latent]
+        for bijection in reversed(level.bijections):
+            h = bijection.inverse(inputs_of(bijection, h, given))
+    return with_conditions(z, inputs), h
 
 
-def _labels(num_classes):
-    if num_classes:
-        return keras.Input((), dtype="int32", name="labels")
-    return None
+def condition_inputs(conditions, dtype):
+    """Returns symbolic tensors in the order of `Conditions`."""
+    inputs = []
+    if conditions.num_classes:
+        inputs.append(keras.Input((), dtype="int32", name="labels"))
+    if conditions.context_shape:
+        shape = conditions.context_shape
+        inputs.append(keras.Input(shape, dtype=dtype, name="context"))
+    return inputs
 
 
-def assemble(flow, image_shape, num_classes, dtype, name):
+def context_networks(flow):
+    """Returns the `ContextNetwork` of each level, if there is a context."""
+    return [level.context for level in flow if level.context]
+
+
+def given_to(networks, conditions, values):
+    """Returns the `Given` of the values of `conditions`.
+
+    `networks` are the `ContextNetwork` of all levels, if there is a context.
+    """
+    values = list(values)
+    labels = values.pop(0) if conditions.num_classes else None
+    return Given(labels, [network(*values) for network in networks])
+
+
+def assemble(flow, image_shape, conditions, dtype, name):
     """Builds the models of a flow, with names that begin with `name`.
 
     Returns:
@@ -133,11 +176,11 @@ def assemble(flow, image_shape, num_classes, dtype, name):
     """
     # The encoder comes first: Keras counts the outputs of a layer's first call
     # and accepts no later call that has more.
-    inputs, z, log_det = build_encoder(flow, image_shape, num_classes, dtype)
+    inputs, z, log_det = build_encoder(flow, image_shape, conditions, dtype)
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
     encoder = Encoder(inputs, outputs, name=f"{name}_encoder")
     log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)
     scorer = FlowModel(inputs, log_prob, name=f"{name}_scorer")
-    inputs, image = build_decoder(flow, image_shape, num_classes, dtype)
+    inputs, image = build_decoder(flow, image_shape, conditions, dtype)
     decoder = FlowModel(inputs, image, name=f"{name}_decoder")
     return encoder, scorer, decoder

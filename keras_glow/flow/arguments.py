@@ -18,6 +18,7 @@ from keras_glow.checks import (
 )
 from keras_glow.flow.choices import (
     CLASS_PRIORS,
+    CONTEXT_CHANNELS,
     COUPLINGS,
     MAX_WEIGHTS_SEED,
     MEMORY,
@@ -30,6 +31,7 @@ from keras_glow.flow.levels import level_shapes
 
 MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
+MAX_CONTEXT_SIZE = 2**16
 MAX_NAME = 100
 
 
@@ -45,16 +47,29 @@ def _or_none(check):
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _image_shape(name, value):
+def _sizes(value, high=None):
+    """Returns a tuple of integers >= 1, empty if the value is none."""
     try:
-        sizes = tuple(
-            check_integer(name, size, 1)
+        return tuple(
+            check_integer("size", size, 1, high)
             for size in (value if is_sequence(value) else ())
         )
     except ValueError:
-        sizes = ()
+        return ()
+
+
+def _image_shape(name, value):
+    sizes = _sizes(value)
     if len(sizes) != 3:
         refuse(name, "(height, width, channels), three integers >= 1", value)
+    return sizes
+
+
+def _context_shape(name, value):
+    sizes = _sizes(value, MAX_CONTEXT_SIZE)
+    if len(sizes) not in (1, 3):
+        expected = "(n,) or (height, width, channels), integers 1.."
+        refuse(name, f"{expected}{MAX_CONTEXT_SIZE}", value)
     return sizes
 
 
@@ -93,6 +108,7 @@ ARGUMENTS = {
     "blocks": _integer(1, 64),
     "dropout": check_fraction,
     "frozen": _names,
+    "context_shape": _or_none(_context_shape),
 }
 # The values of arguments that older files do not mention.
 OLDER = {
@@ -103,6 +119,7 @@ OLDER = {
     "blocks": 2,
     "dropout": 0.0,
     "frozen": (),
+    "context_shape": None,
 }
 
 
@@ -150,6 +167,7 @@ def _check_together(
     network,
     blocks,
     dropout,
+    context_shape,
     **others,
 ):
     if classifier_weight and num_classes is None:
@@ -177,19 +195,24 @@ def _check_together(
         width,
         num_classes,
         blocks if network == "residual" else 0,
+        context_shape,
     )
     if parameters > MAX_PARAMETERS:
         raise ValueError(
-            "`image_shape`, `levels`, `depth`, `width`, `num_classes` and "
-            f"`blocks` are expected to ask for at most {MAX_PARAMETERS:,} "
-            f"parameters. Received: image_shape={image_shape}, "
-            f"levels={levels}, depth={depth}, width={width}, "
+            "`image_shape`, `levels`, `depth`, `width`, `num_classes`, "
+            "`blocks` and `context_shape` are expected to ask for at most "
+            f"{MAX_PARAMETERS:,} parameters. Received: "
+            f"image_shape={image_shape}, levels={levels}, depth={depth}, "
+            f"width={width}, "
             f"num_classes={num_classes}, blocks={blocks}, "
+            f"context_shape={context_shape}, "
             f"about {parameters:.1e} parameters"
         )
 
 
-def _count_parameters(image_shape, levels, depth, width, num_classes, blocks):
+def _count_parameters(
+    image_shape, levels, depth, width, num_classes, blocks, context_shape
+):
     """Returns the approximate number of weights of a `Glow`."""
     total = 2 * math.prod(image_shape) * (num_classes or 1)
     for level in level_shapes(image_shape, levels):
@@ -198,4 +221,7 @@ def _count_parameters(image_shape, levels, depth, width, num_classes, blocks):
         network = width * (9 * channels // 2 + hidden * width + 9 * channels)
         total += depth * (network + 3 * channels**2)
         total += 2 * level.latent_channels * (num_classes or 0)
+        if context_shape:
+            hidden, features = CONTEXT_CHANNELS
+            total += 36 * hidden * context_shape[-1] + features * depth * width
     return total

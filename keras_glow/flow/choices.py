@@ -11,4 +11,5 @@ SCALES = ("bounded", "exp", "sigmoid")
 NETWORK_DTYPES = (None, "float32", "float64", "bfloat16", "float16")
 MEMORY = ("store", "remat", "reversible")
 CLASS_PRIORS = ("all", "top")
+CONTEXT_CHANNELS = (64, 32)  # of a `ContextNetwork`: hidden, features
 MAX_WEIGHTS_SEED = 2**31 - 1  # fits the integers of every backend

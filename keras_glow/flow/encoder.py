@@ -2,7 +2,10 @@
 
 import keras
 
-from keras_glow.backend.keras_internals import restore_weights_on_error
+from keras_glow.backend.keras_internals import (
+    only_calls_of,
+    restore_weights_on_error,
+)
 from keras_glow.checks import (
     kind_of,
     plain_arrays,
@@ -24,6 +27,10 @@ class FlowModel(keras.Model):
         if not isinstance(inputs, dict):  # Keras takes one by its names.
             self._check_inputs(keras.tree.flatten(inputs))
         return super().__call__(inputs, *args, **kwargs)
+
+    def summary(self, *args, **kwargs):
+        with only_calls_of(self, self.operations):
+            super().summary(*args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         with restore_weights_on_error(self):
@@ -62,11 +69,12 @@ class Encoder(FlowModel):
         x = plain_arrays(x, "x")
         if isinstance(x, (list, tuple)):  # the same rows of each
             first = [
-                open_inputs(a).first(INITIALIZATION_IMAGES, seed=0) for a in x
+                open_inputs(a).first(INITIALIZATION_IMAGES, seed=0)[0]
+                for a in x
             ]
         else:
             source = open_inputs(x)
-            first = source.first(INITIALIZATION_IMAGES, seed=0)
+            (first,) = source.first(INITIALIZATION_IMAGES, seed=0)
             x = source.data
         initialize(self, first)
         with restore_weights_on_error(self):

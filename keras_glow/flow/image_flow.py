@@ -6,15 +6,18 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.keras_internals import only_calls_of
 from keras_glow.checks import (
+    Conditions,
     ImageFormat,
     check_images,
     check_integer,
-    check_labels,
     check_latents,
     check_seed,
     refuse,
 )
+from keras_glow.flow.architecture import given_to
+from keras_glow.flow.encoder import FlowModel
 from keras_glow.flow.log_prob_map import mapper
 from keras_glow.flow.noise import (
     keyed_generators,
@@ -30,6 +33,16 @@ SAMPLES_AT_ONCE = 1024  # largest number of latents that `sample` holds
 MAX_SAMPLE_BYTES = 2**34  # 16 GiB
 
 
+class _Listed:
+    """A model for `keras.Model.summary`, which lists these layers of it."""
+
+    def __init__(self, model, layers):
+        self._model, self.layers = model, layers
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+
 class ImageFlow(keras.Model):
     """Encodes, decodes, scores and draws integer images by a flow.
 
@@ -41,12 +54,23 @@ class ImageFlow(keras.Model):
         dimensions: int, D: height x width x channels.
         bits: int 1..16, bits per subpixel, or None for floats.
         num_classes: int, or None.
+        context_shape: shape of the context of one image, or None.
         latent_shapes: shape of each level's latent, in the order of z.
         encoder: functional keras.Model, continuous image to z `(batch, D)`.
         scorer: functional keras.Model, continuous image to its log-density
             `(batch,)` in nats.
         decoder: functional keras.Model, z to continuous image.
     """
+
+    @property
+    def conditions(self):
+        """What has to be known about images, a `Conditions`."""
+        return Conditions(self.num_classes, self.context_shape)
+
+    def given(self, conditions):
+        """Returns the `Given` for `bijections` of arrays of `conditions`."""
+        tensors = map(ops.convert_to_tensor, conditions)
+        return given_to(self.context_networks, self.conditions, tensors)
 
     @property
     def image_format(self):
@@ -57,6 +81,14 @@ class ImageFlow(keras.Model):
     def bin_nats(self):
         """Minus the logarithm of the volume of an image's bin; 0 for floats."""
         return self.dimensions * (self.bits or 0) * math.log(2)
+
+    def summary(self, *args, **kwargs):
+        # Encoder, scorer and decoder are made of the other layers.
+        layers = [
+            layer for layer in self.layers if not isinstance(layer, FlowModel)
+        ]
+        with only_calls_of(None, layers):
+            keras.Model.summary(_Listed(self, layers), *args, **kwargs)
 
     # These methods map images to latents and back.
 
@@ -100,13 +132,14 @@ class ImageFlow(keras.Model):
         """
         return quantize(x, self.bits)
 
-    def encode(self, images, labels=None, batch_size=32):
+    def encode(self, images, labels=None, batch_size=32, context=None):
         """Returns the latents of images, taken at the centre of their bins.
 
         Args:
             images: `(batch, height, width, channels)`.
             labels: int array `(batch,)`.
             batch_size: int, images that are encoded at once.
+            context: array `(batch, *context_shape)`.
 
         Returns:
             Float array `(batch, D)`, all levels, standardised; `(0, D)` if
@@ -117,17 +150,18 @@ class ImageFlow(keras.Model):
         """
         batch_size = check_integer("batch_size", batch_size, 1)
         images = check_images(images, self.image_format)
-        labels = check_labels(labels, len(images), self.num_classes)
+        given = self.conditions.check(labels, context, len(images))
         x = self._dequantized(images, "center")
-        return predict(self.encoder, x, labels, batch_size)
+        return predict(self.encoder, x, given, batch_size)
 
-    def decode(self, z, labels=None, batch_size=32):
+    def decode(self, z, labels=None, batch_size=32, context=None):
         """Returns the images of latents: the inverse of `encode`, to the pixel.
 
         Args:
             z: finite float array `(batch, D)`.
             labels: int array `(batch,)`.
             batch_size: int, images that are decoded at once.
+            context: array `(batch, *context_shape)`.
 
         Returns:
             Array `(batch, height, width, channels)`, as images are.
@@ -138,11 +172,17 @@ class ImageFlow(keras.Model):
         """
         batch_size = check_integer("batch_size", batch_size, 1)
         z = check_latents(z, self.dimensions, self.dtype)
-        labels = check_labels(labels, len(z), self.num_classes)
-        return self.quantize(predict(self.decoder, z, labels, batch_size))
+        given = self.conditions.check(labels, context, len(z))
+        return self.quantize(predict(self.decoder, z, given, batch_size))
 
     def sample(
-        self, count, temperature=0.7, seed=None, labels=None, batch_size=32
+        self,
+        count,
+        temperature=0.7,
+        seed=None,
+        labels=None,
+        batch_size=32,
+        context=None,
     ):
         """Draws images.
 
@@ -158,6 +198,8 @@ class ImageFlow(keras.Model):
             labels: int array `(count,)`, or one int for all; None draws
                 them uniformly (only with `num_classes`).
             batch_size: int, images that are decoded at once.
+            context: array `(count, *context_shape)`, or `context_shape` for
+                all.
 
         Returns:
             Array `(count, height, width, channels)`, as images are.
@@ -178,40 +220,46 @@ class ImageFlow(keras.Model):
                 f"an integer 0..{high}, as many images as fit into 16 GiB"
             )
             refuse("count", f"{expected} and into memory", count)
-        if labels is not None:
-            if np.ndim(labels) == 0:
-                labels = np.full(count, labels)
-            labels = check_labels(labels, count, self.num_classes)
         if seed is None:
             seed = new_seed()
+        if labels is None and self.num_classes is not None:
+            generators = keyed_generators(seed, np.arange(count), stream=1)
+            labels = [rng.integers(self.num_classes) for rng in generators]
+            labels = np.array(labels, "int32")
+        given = self.conditions.check_each_or_one(labels, context, count)
         # Chunks are whole batches, so that their ends make no difference.
         chunk = -(-SAMPLES_AT_ONCE // batch_size) * batch_size
         for start in range(0, count, chunk):
             numbers = np.arange(start, min(start + chunk, count))
             images[numbers] = self._draw(
-                numbers, deviations, seed, labels, batch_size
+                numbers,
+                deviations,
+                seed,
+                [array[numbers] for array in given],
+                batch_size,
             )
         return images
 
-    def _draw(self, numbers, deviations, seed, labels, batch_size):
-        if labels is not None:
-            labels = labels[numbers]
-        elif self.num_classes is not None:
-            generators = keyed_generators(seed, numbers, stream=1)
-            labels = [rng.integers(self.num_classes) for rng in generators]
-            labels = np.array(labels, "int32")
-
+    def _draw(self, numbers, deviations, seed, given, batch_size):
         def make(rows):
             shape = len(rows), self.dimensions
             z = standard_normal(shape, seed, numbers=numbers[rows])
             return (z * deviations).astype(self.dtype)
 
         z = Rows(len(numbers), make)
-        return self.quantize(predict(self.decoder, z, labels, batch_size))
+        return self.quantize(predict(self.decoder, z, given, batch_size))
 
     # These methods compute the likelihood.
 
-    def log_prob(self, images, draws=1, seed=None, labels=None, batch_size=32):
+    def log_prob(
+        self,
+        images,
+        draws=1,
+        seed=None,
+        labels=None,
+        batch_size=32,
+        context=None,
+    ):
         """Returns a lower bound of images' discrete log-likelihood, in nats.
 
         The density times the volume of a bin is averaged (`log mean exp`) over
@@ -224,6 +272,7 @@ class ImageFlow(keras.Model):
                 or None for new noise each time.
             labels: int array `(batch,)`.
             batch_size: int, images that are encoded at once.
+            context: array `(batch, *context_shape)`.
 
         Returns:
             Float array `(batch,)`.
@@ -232,7 +281,7 @@ class ImageFlow(keras.Model):
             ValueError: naming the argument that is not as described.
         """
         log_probs = self._log_probs(
-            self.scorer, images, draws, seed, labels, batch_size
+            self.scorer, images, draws, seed, labels, batch_size, context
         )
         return _log_mean_exp(log_probs).astype(self.dtype)
 
@@ -262,19 +311,26 @@ class ImageFlow(keras.Model):
         return (log_prob_map + rest[:, None, None]).astype(self.dtype)
 
     def _log_probs(
-        self, model, images, draws=1, seed=None, labels=None, batch_size=32
+        self,
+        model,
+        images,
+        draws=1,
+        seed=None,
+        labels=None,
+        batch_size=32,
+        context=None,
     ):
         """Returns what a model gives for each draw: `(draws, batch, ...)`."""
         draws = check_integer("draws", draws, 1)
         batch_size = check_integer("batch_size", batch_size, 1)
         seed = check_seed(seed, or_center=True)
         images = check_images(images, self.image_format)
-        labels = check_labels(labels, len(images), self.num_classes)
+        given = self.conditions.check(labels, context, len(images))
         shape = model.output_shape[1:]
         log_probs = np.empty((draws, len(images), *shape))
         for draw in range(draws):
             x = self._dequantized(images, seed, draw)
-            log_probs[draw] = predict(model, x, labels, batch_size)
+            log_probs[draw] = predict(model, x, given, batch_size)
         return log_probs - self.bin_nats / math.prod(shape)
 
     def bits_per_dim(self, images, **kwargs):

@@ -6,6 +6,8 @@ import weakref
 import keras
 from keras import ops
 
+from keras_glow.checks import NO_CONDITIONS
+from keras_glow.flow.architecture import given_to
 from keras_glow.flow.encoder import FlowModel
 from keras_glow.layers.sequence import named_parts, walk
 from keras_glow.losses import LOG_2PI
@@ -23,7 +25,12 @@ def mapper(flow):
             model has; its output is `(batch, height, width)` in nats.
     """
     if flow not in _mappers:
-        layer = LogProbMap(flow.bijections, dtype=flow.dtype)
+        layer = LogProbMap(
+            flow.bijections,
+            flow.context_networks,
+            flow.conditions,
+            dtype=flow.dtype,
+        )
         inputs = flow.scorer.input
         outputs = layer(*keras.tree.flatten(inputs))
         _mappers[flow] = FlowModel(inputs, outputs, name=f"{flow.name}_mapper")
@@ -40,24 +47,35 @@ class LogProbMap(keras.layers.Layer):
 
     Args:
         bijections: list of `Bijection`, in the order of encoding.
+        context_networks: list of the `ContextNetwork` of each level, or empty.
+        conditions: `Conditions`.
 
     Call arguments:
         x: float tensor `(batch, height, width, channels)`.
-        labels: int tensor `(batch,)`, for priors with classes.
+        *values: tensors of the conditions.
 
     Returns:
         Float tensor `(batch, height, width)`, in nats.
     """
 
-    def __init__(self, bijections, **kwargs):
+    def __init__(
+        self,
+        bijections,
+        context_networks=(),
+        conditions=NO_CONDITIONS,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.bijections = bijections
+        self.context_networks = context_networks
+        self.conditions = conditions
         self.built = True
 
-    def compute_output_spec(self, x, labels=None):
+    def compute_output_spec(self, x, *values):
         return keras.KerasTensor(x.shape[:-1], self.compute_dtype)
 
-    def call(self, x, labels=None):
+    def call(self, x, *values):
+        given = given_to(self.context_networks, self.conditions, values)
         size = x.shape[1:-1]
         totals = {}  # by the height and width of what they are known for
 
@@ -68,7 +86,7 @@ class LogProbMap(keras.layers.Layer):
             totals[known] = totals.get(known, 0.0) + values
 
         parts = named_parts(self.bijections).values()
-        for _, _, z, log_det in walk(parts, x, labels, summed=False):
+        for _, _, z, log_det in walk(parts, x, given, summed=False):
             add(log_det)
             x, *latents = keras.tree.flatten(z)
             for latent in latents:

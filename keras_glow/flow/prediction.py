@@ -10,7 +10,7 @@ from keras_glow.backend import compile_function, expected_retracing, has_gpu
 from keras_glow.backend.devices import count_devices
 
 
-def predict(model, inputs, labels, batch_size):
+def predict(model, inputs, conditions, batch_size):
     """Runs a functional model in batches: the one way to run a flow.
 
     It uses few sizes of batches, since each is compiled once: the last batch is
@@ -18,8 +18,8 @@ def predict(model, inputs, labels, batch_size):
     a size that the devices can share evenly.
 
     The model is a `FlowModel` of one output; `inputs` are an array
-    `(count, ...)` or `Rows`, `labels` int `(count,)` or None. Returns
-    `(count, ...)`.
+    `(count, ...)` or `Rows`, `conditions` a tuple of arrays `(count, ...)`, see
+    `keras_glow.checks.Conditions`. Returns `(count, ...)`.
     """
     count = len(inputs)
     if not count:
@@ -29,10 +29,10 @@ def predict(model, inputs, labels, batch_size):
     size += -size % devices
     filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
     if devices > 1:
-        rows = _rows(inputs, labels, filled)
+        rows = _rows(inputs, conditions, filled)
         return model.predict(rows, batch_size=size, verbose=0)[:count]
     batches = (
-        _rows(inputs, labels, rows)
+        _rows(inputs, conditions, rows)
         for rows in np.split(filled, len(filled) // size)
     )
     return np.concatenate(_predict_batches(model, batches))[:count]
@@ -59,17 +59,16 @@ class Rows:
         return self.make(rows)
 
 
-def _rows(inputs, labels, rows):
-    arrays = with_labels(inputs, labels)
-    if labels is None:
-        return arrays[rows]
+def _rows(inputs, conditions, rows):
+    if not conditions:
+        return inputs[rows]
     # Keras takes no tensors and arrays together.
-    return [ops.convert_to_tensor(array[rows]) for array in arrays]
+    return [ops.convert_to_tensor(a[rows]) for a in (inputs, *conditions)]
 
 
-def with_labels(inputs, labels):
-    """Returns the inputs of a model, with the labels unless they are None."""
-    return inputs if labels is None else [inputs, labels]
+def with_conditions(inputs, conditions):
+    """Returns the inputs of a model, which are one unless there are any."""
+    return [inputs, *conditions] if conditions else inputs
 
 
 def _predict_batches(model, batches):

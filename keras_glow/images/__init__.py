@@ -3,6 +3,9 @@
 May import `checks` and `files.atomic`.
 """
 
+from keras_glow.images.animation import save_animation
+from keras_glow.images.attributes import load_attributes, load_context
+from keras_glow.images.classes import class_labels
 from keras_glow.images.grid import (
     heat_map,
     image_grid,
@@ -12,19 +15,24 @@ from keras_glow.images.grid import (
     shades,
 )
 from keras_glow.images.loading import check_data, load_image, load_images
-from keras_glow.images.npz import TEST_KEYS, load_labels
+from keras_glow.images.npz import TEST_KEYS, TRAIN_KEYS, load_labels
 from keras_glow.images.report import Report
 
 __all__ = [
     "TEST_KEYS",
+    "TRAIN_KEYS",
     "Report",
     "check_data",
+    "class_labels",
     "heat_map",
     "image_grid",
+    "load_attributes",
     "load_image",
     "load_images",
+    "load_context",
     "load_labels",
     "png_bytes",
+    "save_animation",
     "save_grid",
     "save_image",
     "shades",

@@ -1,6 +1,7 @@
 """Decodes one image file: by its content, within limits, without guessing."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -15,7 +16,13 @@ from keras_glow.checks import one_line
 # Told by content, whatever the name says. Pillow's rarer formats stay out: most
 # of its security bugs are there.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff"),
+    ".webp",
+)
+# The brands that begin a file of the ISO base media format, bytes 8 to 11.
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF = (b"avif", b"avis")
 MAX_PIXELS = 64_000_000
 # A JPEG may be decoded at a fraction of its size, as long as that is this many
 # times the size asked for: Pillow calls 3 almost indistinguishable.
@@ -77,10 +84,16 @@ def read_picture(path, size=None, channels=3, expected=None):
     return picture
 
 
-def decode_picture(content, size=None, channels=3, max_pixels=MAX_PIXELS):
-    """Read the bytes of an image file: see `read_picture`."""
+def decode_picture(
+    content, size=None, channels=3, max_pixels=MAX_PIXELS, crop=None
+):
+    """Read the bytes of an image file: see `read_picture`.
+
+    `crop` is left, top and side of a square to take, in pixels of the upright
+    picture, ints; or None for that in the middle.
+    """
     with _bad_image_on_error():
-        return _read(io.BytesIO(content), size, channels, max_pixels)
+        return _read(io.BytesIO(content), size, channels, max_pixels, crop)
 
 
 @contextlib.contextmanager
@@ -103,30 +116,66 @@ def _bad_image_on_error():
         raise BadImage(f"cannot be read: {reason}") from error
 
 
-def _read(file, size, channels, max_pixels):
-    if not file.read(1):
+@functools.cache
+def _formats():
+    """Return `IMAGE_FORMATS`, and that of HEIC where pillow-heif is there."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return IMAGE_FORMATS
+    register_heif_opener()
+    return (*IMAGE_FORMATS, "HEIF")
+
+
+def _check_head(head):
+    """Refuse what begins as no file that is read, and say what it is."""
+    if not head:
         raise NotAnImage("is empty")
+    brand = head[8:] if head[4:8] == b"ftyp" else None
+    if brand in HEIC and "HEIF" not in _formats():
+        raise BadImage("is a HEIC picture, read with `pip install pillow-heif`")
+    if brand in AVIF:
+        raise BadImage("is an AVIF picture, to be converted to PNG or JPEG")
+
+
+def _read(file, size, channels, max_pixels, crop=None):
+    _check_head(file.read(12))
     file.seek(0)
-    with Image.open(file, formats=IMAGE_FORMATS) as image:
+    with Image.open(file, formats=_formats()) as image:
         about = image.size, image.format
-        pixels, notes = _decode(image, size, channels, max_pixels)
+        pixels, notes = _decode(image, size, channels, max_pixels, crop)
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()
     return Picture(pixels, *about, notes, digest)
 
 
-def _decode(image, size, channels, max_pixels):
+def _decode(image, size, channels, max_pixels, crop):
     width, height = image.size  # The header holds it; nothing is decoded yet.
     if width * height > max_pixels:
         raise BadImage(_too_large(max_pixels))
     notes = []
     if getattr(image, "is_animated", False):
         notes.append("holds several frames: the first is taken")
-    if size is not None and image.format in ("JPEG", "MPO"):
+    whole = size is not None and crop is None
+    if whole and image.format in ("JPEG", "MPO"):
         image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
     ImageOps.exif_transpose(image, in_place=True)
+    if crop is not None:
+        image = _cropped(image, *crop)
     pixels, more_notes = fit_pixels(image, size, channels)
     return pixels, notes + more_notes
+
+
+def _cropped(image, left, top, side):
+    width, height = image.size
+    if not (
+        0 <= left <= width - side and 0 <= top <= height - side and side > 0
+    ):
+        raise BadImage(
+            f"is {width}x{height}: it holds no square of {side} pixels at "
+            f"({left}, {top})"
+        )
+    return image.crop((left, top, left + side, top + side))
 
 
 def _too_large(max_pixels):

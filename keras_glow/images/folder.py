@@ -32,8 +32,8 @@ NOT_REGULAR = {
 CHUNK = 64  # files that are read before their pixels are handed on
 # More would need more memory: an image of the largest size takes 256 MB.
 THREADS = min(4, os.cpu_count() or 1)
-# Part of the cache key: increment it when the output of the decoder changes.
-DECODER_VERSION = 1
+# Part of the cache key: increment it when the decoder or `Report` changes.
+DECODER_VERSION = 2
 
 
 def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
@@ -195,6 +195,7 @@ def read_images(files, report, size, channels, upscale, verbose):
                     report.bad.append((name, str(picture)))
                 else:
                     report.images += 1
+                    report.names.append(name)
                     report.duplicates += picture.digest in digests
                     digests.add(picture.digest)
                     report.notes += [(name, note) for note in picture.notes]

@@ -77,7 +77,7 @@ def save_image(image, path):
         OSError: if the format has no such channels, or the file cannot be
             written.
     """
-    image = _pillow_image(image)
+    image = pillow_image(image)
     path = pathlib.Path(os.fsdecode(path))
     suffix = path.suffix.lower()
     if Image.registered_extensions().get(suffix) not in Image.SAVE:
@@ -98,11 +98,12 @@ def png_bytes(image, **options):
         ValueError: if it is anything else.
     """
     file = io.BytesIO()
-    _pillow_image(image).save(file, "PNG", **options)
+    pillow_image(image).save(file, "PNG", **options)
     return file.getvalue()
 
 
-def _pillow_image(image):
+def pillow_image(image):
+    """Return a Pillow image of an array as `png_bytes` takes it."""
     if (
         image.dtype != "uint8"
         or image.ndim != 3

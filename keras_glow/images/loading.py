@@ -1,14 +1,14 @@
 """Loads and checks the images of a folder or a file, as uint8 arrays."""
 
-import hashlib
 import pathlib
 import warnings
 
 from keras_glow.checks import check_choice, check_integer, printable_path
-from keras_glow.images.decoding import BadImage, read_picture
+from keras_glow.images.decoding import BadImage, decode_picture, read_picture
 from keras_glow.images.folder import check_folder, load_folder
 from keras_glow.images.npz import TRAIN_KEYS, check_resizable, load_npz
 from keras_glow.images.report import Report
+from keras_glow.images.split import pixel_digests
 
 
 def load_images(
@@ -20,13 +20,14 @@ def load_images(
     upscale=False,
     cache=None,
     verbose=0,
+    return_names=False,
 ):
     """Load the images of a folder or an `.npz` file as one uint8 array.
 
-    Every image in a folder counts (PNG, JPEG, WEBP, BMP, GIF, TIFF), at any
-    depth, in the order of their names; hidden files do not. An image is turned
-    upright as its EXIF data say, laid on white where it is transparent, cropped
-    to a centred square and resized with antialiasing.
+    Every image in a folder counts (PNG, JPEG, WEBP, BMP, GIF, TIFF; HEIC with
+    pillow-heif), at any depth, in the order of their names; hidden files do
+    not. An image is turned upright as its EXIF data say, laid on white where it
+    is transparent, cropped to a centred square and resized with antialiasing.
 
     Args:
         path: a folder, or an `.npz` file with uint8 images under one of `keys`,
@@ -45,10 +46,12 @@ def load_images(
             are kept there, so that they need not be decoded again as long as
             the names, sizes and times of the files stay the same.
         verbose: 0 or 1. 1 prints a progress bar and a report on a folder.
+        return_names: bool, whether the names of the files are returned too.
 
     Returns:
         uint8 array `(count, size, size, channels)`; with `cache` a read-only
-        memory map.
+        memory map. With `return_names` a tuple of it and a list of str, one for
+        each image, relative to the folder; None for an `.npz` file.
 
     Raises:
         ValueError: naming every file that cannot be used, or what else is wrong
@@ -58,7 +61,8 @@ def load_images(
     _check_size(size, channels)
     path = pathlib.Path(path)
     if not path.is_dir():
-        return load_npz(path, size, keys)
+        images = load_npz(path, size, keys)
+        return (images, None) if return_names else images
     if size is None:
         raise ValueError(
             f"`size` is expected for the images of {printable_path(path)}"
@@ -73,7 +77,7 @@ def load_images(
         print("\n".join(report.lines(notes=False)))
     elif problem:
         warnings.warn(f"Left out: {problem}", stacklevel=2)
-    return images
+    return (images, report.names) if return_names else images
 
 
 def load_image(file, size, channels=3):
@@ -81,14 +85,22 @@ def load_image(file, size, channels=3):
 
     Unlike the images of a folder, it may be smaller than `size`.
 
+    Args:
+        file: its path, or a binary file such as `io.BytesIO(content)`.
+        size: int, height and width to resize to.
+        channels: 3 for colour or 1 for grey.
+
     Raises:
         ValueError: naming the file, if it cannot be used.
     """
     _check_size(size, channels)
+    read, shown = read_picture, file
+    if hasattr(file, "read"):
+        file, read, shown = file.read(), decode_picture, "The image"
     try:
-        return read_picture(file, size, channels).pixels
+        return read(file, size, channels).pixels
     except BadImage as error:
-        raise ValueError(f"{printable_path(file)} {error}") from None
+        raise ValueError(f"{printable_path(shown)} {error}") from None
 
 
 def check_data(
@@ -117,8 +129,7 @@ def check_data(
         return check_folder(path, size, channels, upscale, verbose)
     images = load_npz(path, None, keys)
     report = Report(str(path), images=len(images))
-    digests = {hashlib.sha256(image.tobytes()).digest() for image in images}
-    report.duplicates = len(images) - len(digests)
+    report.duplicates = len(images) - len(set(pixel_digests(images)))
     height, width = images.shape[1:3]
     if size is not None and (height, width) != (size, size):
         check_resizable(images, path)

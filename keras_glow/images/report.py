@@ -21,6 +21,8 @@ class Report:
             changed.
         duplicates: int, files with the same content as an earlier one.
         others: int, files that are no images and do not look like any.
+        names: list of str, the images of a folder that can be used, in the
+            order in which they are loaded, relative to it.
     """
 
     path: str
@@ -30,6 +32,7 @@ class Report:
     notes: list = dataclasses.field(default_factory=list)
     duplicates: int = 0
     others: int = 0
+    names: list = dataclasses.field(default_factory=list)
 
     def problem(self):
         """Return one line on every bad file, or None if all is well."""

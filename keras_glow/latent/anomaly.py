@@ -72,7 +72,7 @@ def anomaly_score(
 
     score = bits(model, images, **kwargs)
     if method == "complexity":
-        score -= _png_bits_per_dim(model, images)
+        score -= png_bits_per_dim(model, images)
     elif method == "ratio":
         score -= bits(background, images)
     elif method == "typicality":
@@ -80,7 +80,7 @@ def anomaly_score(
     return score
 
 
-def _png_bits_per_dim(model, images):
+def png_bits_per_dim(model, images):
     """Return the bits of a PNG file of each image, per value of the image."""
     images = model.quantize(model.dequantize(images, seed="center"))
     if images.shape[-1] != 3:

@@ -66,7 +66,9 @@ def attribute_direction(z, labels, others=None, ridge=None):
     return (direction * (direction @ difference)).astype("float32")
 
 
-def apply_direction(model, images, direction, strength, labels=None):
+def apply_direction(
+    model, images, direction, strength, labels=None, context=None
+):
     """Move images along a direction of their latents.
 
     Args:
@@ -76,6 +78,7 @@ def apply_direction(model, images, direction, strength, labels=None):
         strength: float, or array of floats; 0 returns the images themselves,
             exact in every pixel.
         labels: int array `(batch,)`, for a model with classes.
+        context: array `(batch, *context_shape)`, for a model with a context.
 
     Returns:
         uint8 array `(*strength.shape, batch, height, width, channels)`; for a
@@ -88,9 +91,10 @@ def apply_direction(model, images, direction, strength, labels=None):
     if direction.shape != (model.dimensions,):
         refuse("direction", f"floats ({model.dimensions},)", direction)
     strength = check_floats("strength", strength)
-    z = model.encode(images, labels)
+    given = {"labels": labels, "context": context}
+    z = model.encode(images, **given)
     edited = [
-        model.decode(z + s * direction, labels) for s in strength.reshape(-1)
+        model.decode(z + s * direction, **given) for s in strength.reshape(-1)
     ]
     return np.reshape(edited, (*strength.shape, *np.shape(images)))
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from keras_glow.checks import (
+    check_boolean,
     check_floats,
     check_integer,
     check_latents,
@@ -58,6 +59,32 @@ def interpolate(z, weights, spherical=False):
     directions = z / norms[:, None]
     means = [_spherical_mean(directions, row) for row in weights]
     return (means * (weights @ norms)[:, None]).astype("float32")
+
+
+def path_weights(count, steps, closed=False):
+    """Returns weights for `interpolate`: from each latent to the next.
+
+    Args:
+        count: int >= 2, latents.
+        steps: int >= 1, from one latent to the next.
+        closed: bool, whether the way goes back to the first in the end.
+
+    Returns:
+        float32 array `(points, count)`, beginning with the first latent; each
+        latent is one of the points.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+    """
+    count = check_integer("count", count, 2)
+    steps = check_integer("steps", steps, 1)
+    legs = count if check_boolean("closed", closed) else count - 1
+    way = np.arange(legs * steps + 1) / steps
+    ends = np.eye(count)[np.arange(legs + 1) % count]
+    start = np.minimum(way.astype(int), legs - 1)
+    share = (way - start)[:, None]
+    weights = (1 - share) * ends[start] + share * ends[start + 1]
+    return weights.astype("float32")
 
 
 def random_walk(z, steps, angle=0.3, temperature=0.7, seed=None):

@@ -12,7 +12,6 @@ from keras_glow.checks import (
     ImageFormat,
     check_images,
     check_integer,
-    check_labels,
     check_positive,
     check_seed,
     refuse,
@@ -20,7 +19,7 @@ from keras_glow.checks import (
 from keras_glow.data import padded_batches
 from keras_glow.flow.noise import standard_normal
 from keras_glow.flow.pixels import dequantize
-from keras_glow.flow.prediction import predict
+from keras_glow.flow.prediction import predict, with_conditions
 
 # Settings of the first, coarse search. It treats the known pixels as noisier
 # than they are; otherwise large structures would hardly move.
@@ -44,7 +43,7 @@ class Convergence(typing.NamedTuple):
     error: np.ndarray
 
 
-def inpaint(model, images, known, draws=1, labels=None, **search):
+def inpaint(model, images, known, draws=1, labels=None, context=None, **search):
     """Fill in unknown pixels, several times over.
 
     Latents are drawn by randomised maximum likelihood: a random image and
@@ -68,6 +67,7 @@ def inpaint(model, images, known, draws=1, labels=None, **search):
         known: bools `(height, width)`, or `(batch, height, width)`.
         draws: int >= 1, for each image.
         labels: int array `(batch,)`, for a model with classes.
+        context: array `(batch, *context_shape)`, for a model with a context.
         **search: `sigma`, float > 0, the error of the known pixels in grey
             levels (1.0): the smaller, the harder is the search, and the larger,
             the more visible is the seam; `temperature`, float > 0, of the draws
@@ -91,13 +91,13 @@ def inpaint(model, images, known, draws=1, labels=None, **search):
     """
     x = model.dequantize(images, seed="center")
     known = _check_known(known, x.shape[:3])
-    search = _Search(model, x, known, 1, draws, labels, **search)
+    search = _Search(model, x, known, 1, draws, labels, context, **search)
     drawn, convergence = search.run()
     given = model.quantize(x)
     return np.where(known[:, None], given[:, None], drawn), convergence
 
 
-def super_resolve(model, images, draws=1, labels=None, **search):
+def super_resolve(model, images, draws=1, labels=None, context=None, **search):
     """Enlarge images to the size of the model, several times over.
 
     It works like `inpaint`, except that the means of blocks of pixels are
@@ -109,6 +109,7 @@ def super_resolve(model, images, draws=1, labels=None, **search):
             with an integer f >= 2.
         draws: int >= 1, for each image.
         labels: int array `(batch,)`, for a model with classes.
+        context: array `(batch, *context_shape)`, for a model with a context.
         **search: see `inpaint`.
 
     Returns:
@@ -123,7 +124,7 @@ def super_resolve(model, images, draws=1, labels=None, **search):
     images, factor = _check_small(images, model.image_shape)
     y = ops.convert_to_numpy(dequantize(images, np.float32(0.5)))
     known = np.ones((1, 1, 1, 1), bool)
-    search = _Search(model, y, known, factor, draws, labels, **search)
+    search = _Search(model, y, known, factor, draws, labels, context, **search)
     drawn, convergence = search.run()
     return _with_block_means(drawn, images[:, None], factor), convergence
 
@@ -139,6 +140,7 @@ class _Search:
         factor,
         draws,
         labels,
+        context,
         sigma=1.0,
         temperature=0.7,
         steps=100,
@@ -149,7 +151,7 @@ class _Search:
         self.model = model
         self.factor = factor
         self.shape = len(y), check_integer("draws", draws, 1)
-        labels = check_labels(labels, len(y), model.num_classes)
+        given = model.conditions.check(labels, context, len(y))
         self.sigma = check_positive("sigma", sigma)
         self.temperature = check_positive("temperature", temperature)
         self.steps = check_integer("steps", steps, 1)
@@ -158,7 +160,7 @@ class _Search:
         seed = check_seed(seed)
         count = math.prod(self.shape)
         rows = np.arange(count) // draws
-        self.labels = None if labels is None else labels[rows]
+        self.given = [array[rows] for array in given]
         self.known = np.broadcast_to(known, y.shape)[rows].astype(model.dtype)
         self.y = y[rows]
         self.loss_and_gradient = compile_function(self._loss_and_gradient)
@@ -193,8 +195,7 @@ class _Search:
     def _minimise(self, z, sigma, learning_rate):
         """Return the latents that Adam finds from z, and the losses."""
         sigma = ops.convert_to_tensor(sigma, z.dtype)
-        arrays = [z, self.z0, self.y0, self.known]
-        arrays += [] if self.labels is None else [self.labels]
+        arrays = z, self.z0, self.y0, self.known, *self.given
         latents = np.empty_like(z)
         losses = np.empty((self.steps + 1, len(z)), "float32")
         for rows in padded_batches(len(z), self.batch_size):
@@ -216,9 +217,9 @@ class _Search:
             latents[rows] = ops.convert_to_numpy(variable)
         return latents, losses
 
-    def _loss_and_gradient(self, z, sigma, z0, y0, known, *labels):
+    def _loss_and_gradient(self, z, sigma, z0, y0, known, *given):
         def loss(z):
-            x = self.model.decoder([z, *labels] if labels else z)
+            x = self.model.decoder(with_conditions(z, given))
             distances = ops.square((z - z0) / self.temperature)
             misfits = ops.square(256 * self._errors(x, y0, known) / sigma)
             nats = ops.sum(distances, axis=1) + ops.sum(misfits, axis=(1, 2, 3))
@@ -237,7 +238,7 @@ class _Search:
 
     def _predict(self, model, inputs):
         size = min(self.batch_size, len(inputs))
-        return predict(model, inputs, self.labels, size)
+        return predict(model, inputs, self.given, size)
 
 
 def _check_known(known, shape):

@@ -10,17 +10,17 @@ from keras_glow.backend import compile_function, differentiate
 from keras_glow.checks import (
     check_floats,
     check_integer,
-    check_labels,
     check_positive,
     refuse,
 )
 from keras_glow.data import padded_batches
+from keras_glow.flow.prediction import with_conditions
 
 # A compiled function for each `Glow`, as long as that exists.
 _gradients = weakref.WeakKeyDictionary()
 
 
-def score(model, x, labels=None, batch_size=32):
+def score(model, x, labels=None, batch_size=32, context=None):
     """Compute the score `grad log p(x)` of continuous images by autodiff.
 
     Args:
@@ -29,6 +29,7 @@ def score(model, x, labels=None, batch_size=32):
             [-0.5, 0.5) as `model.dequantize` gives them.
         labels: int array `(batch,)`, for a model with classes.
         batch_size: int, images that are processed at once.
+        context: array `(batch, *context_shape)`, for a model with a context.
 
     Returns:
         Float array shaped like x, in nats per unit of x (256 grey levels for up
@@ -40,32 +41,31 @@ def score(model, x, labels=None, batch_size=32):
     x = check_floats("x", x).astype(model.dtype)
     if x.ndim != 4 or x.shape[1:] != model.image_shape:
         refuse("x", f"floats of the shape (batch, *{model.image_shape})", x)
-    labels = check_labels(labels, len(x), model.num_classes)
+    given = model.conditions.check(labels, context, len(x))
     batch_size = check_integer("batch_size", batch_size, 1)
     if model not in _gradients:
         _gradients[model] = _compile_gradient(model.scorer)
     weights = [variable.value for variable in model.scorer.variables]
     scores = np.empty_like(x)
     for rows in padded_batches(len(x), batch_size):
-        inputs = [x[rows]] if labels is None else [x[rows], labels[rows]]
-        inputs = map(ops.convert_to_tensor, inputs)
+        inputs = [ops.convert_to_tensor(a[rows]) for a in (x, *given)]
         scores[rows] = ops.convert_to_numpy(_gradients[model](weights, *inputs))
     return scores
 
 
 def _compile_gradient(scorer):
-    """Return a function of the weights, images and labels to the score.
+    """Return a function of weights, images and conditions to the score.
 
     The weights are arguments, since a compiled program of JAX would keep those
     of the first call as constants.
     """
 
     @compile_function
-    def gradient(weights, x, *labels):
+    def gradient(weights, x, *given):
         def log_prob(x):
             state = zip(scorer.variables, weights, strict=True)
             with keras.StatelessScope(list(state)):
-                values = scorer([x, *labels] if labels else x)
+                values = scorer(with_conditions(x, given))
             return (values,), values
 
         ones = ops.ones_like(x[:, 0, 0, 0])
@@ -75,7 +75,7 @@ def _compile_gradient(scorer):
     return gradient
 
 
-def denoise(model, images, sigma, labels=None, batch_size=32):
+def denoise(model, images, sigma, labels=None, batch_size=32, context=None):
     """Remove noise from images by one step along the score.
 
     The step is Tweedie's formula, `x + sigma**2 grad log p(x)`: it gives the
@@ -92,6 +92,7 @@ def denoise(model, images, sigma, labels=None, batch_size=32):
             the units of floats.
         labels: int array `(batch,)`, for a model with classes.
         batch_size: int, images that are processed at once.
+        context: array `(batch, *context_shape)`, for a model with a context.
 
     Returns:
         Array like the images.
@@ -106,4 +107,5 @@ def denoise(model, images, sigma, labels=None, batch_size=32):
     """
     sigma = check_positive("sigma", sigma) * model.image_format.grey_level
     x = model.dequantize(images, seed="center")
-    return model.quantize(x + sigma**2 * score(model, x, labels, batch_size))
+    gradient = score(model, x, labels, batch_size, context)
+    return model.quantize(x + sigma**2 * gradient)

@@ -64,7 +64,8 @@ class AffineCoupling(Coupling):
 
     def log_scale(self, x):
         """Returns `log s` for the second half of x, with the same shape."""
-        h = self._condition(self._split(x)[0])
+        x, given = self._split_off(x)
+        h = self._condition(self._split(x)[0], **given)
         return self._scale_and_shift(h)[0]
 
     def _scale_and_shift(self, h):

@@ -10,6 +10,7 @@ from keras_glow.backend.keras_internals import may_clear_losses
 from keras_glow.backend.process import flow_precision, turn_off_tf32
 from keras_glow.checks import (
     bad_input,
+    check_integer,
     describe,
     kind_of,
     plain_arrays,
@@ -19,6 +20,7 @@ from keras_glow.losses import flow_dtype, negative_mean
 
 IMAGE, LABELS = 4, 1  # numbers of dimensions
 WORDS = {IMAGE: "(batch, height, width, channels)", LABELS: "(batch,)"}
+CONDITIONS = {"labels": LABELS, "context": IMAGE}
 
 
 def height_and_width(x):
@@ -38,13 +40,27 @@ def per_example(log_det):
     return ops.sum(log_det, axis=axes) if axes else log_det
 
 
-def forward_in_turn(bijections, x):
-    """Returns `(z, log_det)` of one `_forward` after another."""
+def forward_in_turn(bijections, x, given):
+    """Returns `(z, log_det)` of one `_forward` after another.
+
+    Each gets what it is conditioned on of a dict.
+    """
     total = 0.0
     for bijection in bijections:
-        x, log_det = bijection._forward(x)
+        x, log_det = bijection._forward(x, **_own(bijection, given))
         total = total + per_example(log_det)
     return x, total
+
+
+def inverse_in_turn(bijections, z, given):
+    """Returns x of one `_inverse` after another, the last one first."""
+    for bijection in reversed(bijections):
+        z = bijection._inverse(z, **_own(bijection, given))
+    return z
+
+
+def _own(bijection, given):
+    return {name: given[name] for name in bijection.conditioned_on}
 
 
 def pixel_count(x):
@@ -83,11 +99,15 @@ class Bijection(keras.layers.Layer):
     from either share the weights. Variables are float32 (or float64) under any
     dtype policy, see `keras_glow.losses.flow_dtype`.
 
+    A map that depends on more than x names it in `conditioned_on`. The tensors
+    then follow x, or z, in a list, and reach `_forward` and `_inverse` by name.
+
     Args:
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
-        inputs: `x`, or `z` if `inverse`.
+        inputs: `x`, or `z` if `inverse`; a list of it and of what the map is
+            conditioned on.
         log_det: optional tensor `(batch,)` or 0.0, the log-determinant gathered
             by the layers before. Given it, the layer returns
             `(z, log_det + its own)` and adds no loss; without it the layer
@@ -120,6 +140,10 @@ class Bijection(keras.layers.Layer):
     input_ranks = None
     latent_ranks = None
     built_channels = None  # the number that the weights are for, if they are
+    # Keys of `CONDITIONS`, in the order in which they follow the inputs.
+    conditioned_on = ()
+    context_channels = None
+    level = 0  # in the flow: which level's features of a context it takes
 
     def __init__(self, **kwargs):
         kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
@@ -149,9 +173,11 @@ class Bijection(keras.layers.Layer):
         ranks = self.input_ranks
         if inverse and self.latent_ranks:
             ranks = self.latent_ranks
-        if ranks and tuple(map(len, shapes)) != ranks:
-            expected = " and ".join(WORDS[rank] for rank in ranks)
+        given = [CONDITIONS[name] for name in self.conditioned_on]
+        if ranks and tuple(map(len, shapes)) != (*ranks, *given):
+            expected = " and ".join(WORDS[rank] for rank in (*ranks, *given))
             self._refuse(f"inputs {expected}", *shapes)
+        shapes = shapes[: len(shapes) - len(given)]
         channels = sum(shape[-1] or 0 for shape in shapes if shape[1:])
         if self.built_channels not in (None, channels):
             self._refuse(f"{self.built_channels} channels", *shapes)
@@ -172,14 +198,17 @@ class Bijection(keras.layers.Layer):
         summed=True,
         training=None,
     ):
+        inputs, given = self._split_off(inputs)
         # Keras hands `training` on to the layers called inside.
         with flow_precision():
             if perturbation is not None:
-                (z, own_log_det), x = self._rebuild(inputs, perturbation)
+                (z, own_log_det), x = self._rebuild(
+                    inputs, perturbation, **given
+                )
                 return (z, per_example(own_log_det)), x
             if inverse:
-                return self._inverse(inputs)
-            z, own_log_det = self._forward(inputs)
+                return self._inverse(inputs, **given)
+            z, own_log_det = self._forward(inputs, **given)
         if not summed:
             return z, own_log_det
         own_log_det = per_example(own_log_det)
@@ -187,6 +216,46 @@ class Bijection(keras.layers.Layer):
             self.add_loss(negative_mean(own_log_det))
             return z
         return z, log_det + own_log_det
+
+    def _take_labels(self, num_classes):
+        """Has labels follow the inputs, unless `num_classes` is None."""
+        if num_classes is not None:
+            num_classes = check_integer("num_classes", num_classes, 1)
+            self.conditioned_on = (*self.conditioned_on, "labels")
+        self.num_classes = num_classes
+
+    def _take_context(self, channels):
+        """Has a context follow the inputs, unless `channels` is None."""
+        if channels is not None:
+            self.context_channels = check_integer(
+                "context_channels", channels, 1
+            )
+            self.conditioned_on = (*self.conditioned_on, "context")
+
+    def _build_context(self, outputs, seed):
+        """Adds the kernel of a 1x1 convolution of the context, if any.
+
+        It is not zero: the context is, at first (`ContextNetwork`).
+        """
+        if self.context_channels:
+            self.context_kernel = self.add_weight(
+                (self.context_channels, outputs),
+                keras.initializers.LecunNormal(seed),
+                name="context_kernel",
+            )
+
+    def _split_off(self, inputs):
+        """Returns the inputs, or their shapes, and what follows them by name.
+
+        A list of one is returned as the one.
+        """
+        count = len(self.conditioned_on)
+        if not count:
+            return inputs, {}
+        own, given = list(inputs[:-count]), inputs[-count:]
+        if len(own) == 1:
+            (own,) = own
+        return own, dict(zip(self.conditioned_on, given, strict=True))
 
     def _clear_losses(self):
         if may_clear_losses(self):
@@ -199,7 +268,10 @@ class Bijection(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         # `keras.layers.TimeDistributed` needs it.
-        inputs = keras.KerasTensor(input_shape, self.compute_dtype)
+        inputs = keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor(shape, self.compute_dtype),
+            input_shape,
+        )
         outputs = self.compute_output_spec(inputs)
         return keras.tree.map_structure(lambda z: z.shape, outputs)
 
@@ -237,7 +309,7 @@ class Bijection(keras.layers.Layer):
             f"{type(self).__name__} must define `_inverse(z) -> x`."
         )
 
-    def _rebuild(self, z, perturbation):
+    def _rebuild(self, z, perturbation, **given):
         """Goes back to `x`, and forward from there: `((z, log_det), x)`.
 
         The backward pass takes its gradients from here when no activations were
@@ -245,5 +317,5 @@ class Bijection(keras.layers.Layer):
         with respect to it is the gradient with respect to `x`. No gradient goes
         through the inverse.
         """
-        x = ops.stop_gradient(self._inverse(z)) + perturbation
-        return self._forward(x), x
+        x = ops.stop_gradient(self._inverse(z, **given)) + perturbation
+        return self._forward(x, **given), x

@@ -20,7 +20,7 @@ from keras_glow.backend import (
 from keras_glow.backend.keras_internals import all_layers
 from keras_glow.checks import bad_input
 from keras_glow.layers.residual_network import ResidualNetwork
-from keras_glow.layers.sequence import relative_error, round_trip
+from keras_glow.layers.sequence import Given, relative_error, round_trip
 
 MEMORY = ("store", "remat", "reversible")
 # Largest error of a rebuilt input, relative to its largest value; `None` if
@@ -56,7 +56,8 @@ class Chain(keras.layers.Layer):
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
-        x: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)`, or the list of
+            it and of the context of the bijections.
         log_det: tensor `(batch,)` or 0.0, as in `Bijection`.
         inverse: bool, whether to map z back to x.
         training: bool.
@@ -77,13 +78,26 @@ class Chain(keras.layers.Layer):
         self.checking = False  # see `checking_inverses`
         self.share_traces = True  # see `share_traces`
 
+    @property
+    def conditioned_on(self):
+        """See `Bijection`."""
+        return self.bijections[0].conditioned_on if self.bijections else ()
+
+    @property
+    def level(self):
+        """See `Bijection`."""
+        return self.bijections[0].level
+
     def build(self, input_shape):
         for bijection in self.bijections:
             if not bijection.built:
                 bijection.build(input_shape)
 
-    def compute_output_spec(self, x, log_det=0.0, inverse=False, training=None):
+    def compute_output_spec(
+        self, inputs, log_det=0.0, inverse=False, training=None
+    ):
         # The shapes are known without running it, which takes a while.
+        x, *_ = keras.tree.flatten(inputs)
         image = keras.KerasTensor(x.shape, self.compute_dtype)
         if inverse:
             return image
@@ -93,17 +107,20 @@ class Chain(keras.layers.Layer):
         """Maps `z` back to `x` through the inverses, the last one first."""
         return self(z, inverse=True)
 
-    def call(self, x, log_det=0.0, inverse=False, training=None):
+    def call(self, inputs, log_det=0.0, inverse=False, training=None):
+        x, *context = keras.tree.flatten(inputs)
         if any(getattr(e, "adapting", False) for e in all_layers(self)):
             # This pass assigns weights, which a pure function may not do.
             for bijection in self.bijections:
-                x, log_det = bijection(x, log_det=log_det)
+                x, log_det = bijection(
+                    [x, *context] if context else x, log_det=log_det
+                )
             return x, log_det
         steps = self._steps(training)
         if inverse:
-            return _inverse(steps, x)
+            return _inverse(steps, x, context)
         if self.checking:
-            self.check_inverses(x, training)
+            self.check_inverses(x, context, training)
         variables = [step.variables for step in steps]
         values = [v.value for v in flatten(variables)]
         if networks := [n for step in steps for n in step.networks]:
@@ -113,18 +130,21 @@ class Chain(keras.layers.Layer):
             for network in networks:
                 network.renew_masks()
 
-        def forward(x, *values):
-            weights = pack(variables, values)
-            return _forward(steps, x, weights)
+        tensors = [x, *context, *values]
+        count = len(context)
+
+        def forward(x, *more):
+            weights = pack(variables, more[count:])
+            return _forward(steps, x, more[:count], weights)
 
         if self.memory == "store":
-            (z, own_log_det), _ = forward(x, *values)
+            (z, own_log_det), _ = forward(*tensors)
             return z, log_det + own_log_det
 
         def backward(kept, *gradients):
             return _backward(steps, *kept, *gradients)
 
-        z, own_log_det = custom_gradient(forward, backward, [x, *values])
+        z, own_log_det = custom_gradient(forward, backward, tensors)
         return z, log_det + own_log_det
 
     def _steps(self, training):
@@ -138,13 +158,14 @@ class Chain(keras.layers.Layer):
             ]
         return plans[settings]
 
-    def check_inverses(self, x, training=None):
+    def check_inverses(self, x, context=(), training=None):
         """Refuses bijections whose inverse is not accurate enough.
 
         It goes forward and all the way back, as training does.
 
         Args:
             x: float array `(batch, height, width, channels)`.
+            context: list of the context of the bijections, if they take one.
             training: bool, whether to compute as in training.
 
         Raises:
@@ -159,7 +180,10 @@ class Chain(keras.layers.Layer):
         x = ops.convert_to_tensor(x, self.compute_dtype)
         with keras.StatelessScope():  # it uses up no masks of dropout
             for bijection, expected, _, actual in round_trip(
-                self.bijections, x, training=training
+                self.bijections,
+                x,
+                Given(features=dict.fromkeys([self.level], *context)),
+                training,
             ):
                 error = relative_error(expected, actual)
                 if not error <= limit:  # nan is refused too
@@ -232,43 +256,47 @@ def networks_with_dropout(layer):
     ]
 
 
-def _forward(steps, x, weights):
+def _forward(steps, x, context, weights):
     """Returns `(z, log_det)`, and the tensors that `_backward` needs."""
     once = {}
     inputs, log_det = [], 0.0
     for step, own in zip(steps, weights, strict=True):
         inputs.append(x)
         run = step.once(once, step.forward)
-        x, own_log_det = run(x, own)
+        x, own_log_det = run(x, context, own)
         log_det = log_det + own_log_det
     kept = [x] if steps[0].memory == "reversible" else inputs
-    return (x, log_det), (kept, weights)
+    return (x, log_det), (kept, context, weights)
 
 
-def _inverse(steps, z):
+def _inverse(steps, z, context):
     """Maps z back to x, the last step first."""
     once = {}
     for step in reversed(steps):
         run = step.once(once, step.inverse)
         values = [[v.value for v in part] for part in step.variables]
-        z = run(z, values)
+        z = run(z, context, values)
     return z
 
 
-def _backward(steps, kept, weights, gradient, log_det_gradient):
-    """Computes gradients of x and of all weights, the last step first."""
+def _backward(steps, kept, context, weights, gradient, log_det_gradient):
+    """Computes gradients of x, context and weights, the last step first."""
     once = {}
     kept, gradients = list(kept), []
+    context_gradients = [0.0 for _ in context]
     token = token_of([gradient])
     for step, own in reversed(list(zip(steps, weights, strict=True))):
         run = step.once(once, step.backward)
-        x, gradient, own_gradients, token = run(
-            kept.pop(), own, gradient, log_det_gradient, token
+        x, gradient, more, own_gradients, token = run(
+            kept.pop(), context, own, gradient, log_det_gradient, token
         )
         gradients.insert(0, own_gradients)
+        context_gradients = [
+            sum(pair) for pair in zip(context_gradients, more, strict=True)
+        ]
         if step.memory == "reversible":
             kept.append(x)
-    return [gradient, *flatten(gradients)]
+    return [gradient, *context_gradients, *flatten(gradients)]
 
 
 # What the calls of a chain have in common, by `memory`, `training` and
@@ -316,25 +344,28 @@ class _Step:
             programs = programs.setdefault(function.__name__, {})
         return traced.setdefault(self.kind, shared_trace(function, programs))
 
-    def forward(self, x, weights):
+    def forward(self, x, context, weights):
         """Returns `(z, log_det)`."""
         total = 0.0
         for part, own in zip(self.parts, weights, strict=True):
-            x, log_det = self._call(part, own, x, log_det=0.0)
+            x, log_det = self._call(part, own, x, context, log_det=0.0)
             total = total + log_det
         return x, total
 
-    def inverse(self, z, weights):
+    def inverse(self, z, context, weights):
         """Maps z back to x."""
         for part, own in reversed(list(zip(self.parts, weights, strict=True))):
-            z = self._call(part, own, z, inverse=True)
+            z = self._call(part, own, z, context, inverse=True)
         return z
 
-    def backward(self, start, weights, gradient, log_det_gradient, token):
+    def backward(
+        self, start, context, weights, gradient, log_det_gradient, token
+    ):
         """Goes back through the step, from the gradient of z to that of x.
 
         Args:
             start: z if reversible, or else x.
+            context: list of the context, if the step takes one.
             weights: nested like `variables`.
             gradient: gradient of z.
             log_det_gradient: gradient of the log-determinant.
@@ -343,34 +374,40 @@ class _Step:
                 memory at once.
 
         Returns:
-            Tuple of x, its gradient, the gradients of the weights, and a token
-            that depends on these gradients.
+            Tuple of x, its gradient, the gradients of the context and of the
+            weights, and a token that depends on these gradients.
         """
         flat = [start, *flatten(weights)]
         x, *flat = [order_after(tensor, token) for tensor in flat]
         weights = pack(weights, flat)
-        gradients = []
+        gradients, context_gradients = [], []
         for part, own in reversed(list(zip(self.parts, weights, strict=True))):
+            more = context if part.conditioned_on else []
             if self.memory == "reversible":
-                function = functools.partial(self._rebuild, part, x)
-                tensors = [ops.zeros_like(x), *own]
+                function = functools.partial(self._rebuild, part, len(more), x)
+                tensors = [ops.zeros_like(x), *more, *own]
             else:
-                function = functools.partial(self._repeat, part)
-                tensors = [x, *own]
-            x, (gradient, *own_gradients) = differentiate(
+                function = functools.partial(self._repeat, part, len(more))
+                tensors = [x, *more, *own]
+            x, (gradient, *others) = differentiate(
                 function, tensors, (gradient, log_det_gradient)
             )
-            gradients.insert(0, own_gradients)
+            context_gradients += others[: len(more)]  # of one part at most
+            gradients.insert(0, others[len(more) :])
         token = token_of([gradient, *flatten(gradients)])
-        return x, gradient, gradients, token
+        return x, gradient, context_gradients, gradients, token
 
-    def _repeat(self, part, x, *weights):
-        return self._call(part, weights, x, log_det=0.0), x
+    def _repeat(self, part, count, x, *more):
+        context, weights = more[:count], more[count:]
+        return self._call(part, weights, x, context, log_det=0.0), x
 
-    def _rebuild(self, part, z, perturbation, *weights):
-        return self._call(part, weights, z, perturbation=perturbation)
+    def _rebuild(self, part, count, z, perturbation, *more):
+        context, weights = more[:count], more[count:]
+        return self._call(part, weights, z, context, perturbation=perturbation)
 
-    def _call(self, part, weights, tensor, **kwargs):
+    def _call(self, part, weights, tensor, context, **kwargs):
+        if part.conditioned_on:
+            tensor = [tensor, *context]
         with keras.StatelessScope(zip(part.variables, weights, strict=True)):
             # The backward pass runs after the call of the chain has ended, so
             # `training` has to be passed on explicitly.

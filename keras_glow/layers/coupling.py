@@ -49,9 +49,10 @@ class Coupling(Bijection):
             `ResidualNetwork`, or a layer or a callable of your own. It maps
             `(batch, height, width, channels // 2)` to `outputs_per_channel`
             times the remaining channels, and must not change height and width;
-            the other arguments do not concern it. The weights that a callable
-            uses, such as those of layers in its closure, are trained and saved
-            too.
+            the other arguments do not concern it, except that with
+            `context_channels` it gets the list of this tensor and the context.
+            The weights that a callable uses, such as those of layers in its
+            closure, are trained and saved too.
         network_dtype: `"bfloat16"` or `"float16"` to compute the network in
             that dtype while training; `"float32"` for never; None follows the
             layer's `dtype`, or the global dtype policy.
@@ -60,6 +61,9 @@ class Coupling(Bijection):
             `keras_glow.layers.convolution.convolve`.
         blocks: int >= 1, of a `"residual"` network.
         dropout: of a `"residual"` network, see `ResidualNetwork`.
+        context_channels: int, or None. With it the network sees a context too,
+            and the inputs are `[x, context]`: a float tensor `(batch, height,
+            width, context_channels)`, or with a height and width of 1.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
     """
 
@@ -75,9 +79,11 @@ class Coupling(Bijection):
         border=False,
         blocks=2,
         dropout=0.0,
+        context_channels=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self._take_context(context_channels)
         self.seed = check_seed(seed)
         self.width = check_integer("width", width, 1)
         self.border = check_boolean("border", border)
@@ -95,6 +101,7 @@ class Coupling(Bijection):
         self.network_dtype = policy.compute_dtype
 
     def build(self, input_shape):
+        input_shape, given = self._split_off(input_shape)
         channels = input_shape[-1]
         if channels < 2:
             raise bad_input(
@@ -116,19 +123,30 @@ class Coupling(Bijection):
                 low_precision=self.network_dtype if half else None,
                 seed=self.seed,
                 border=self.border,
+                context_channels=self.context_channels,
                 dtype=self.dtype,
                 name="network",
                 **(residual if self.kind == "residual" else {}),
             )
             self.network.build(half_shape)
         elif isinstance(self.network, keras.layers.Layer):
-            half = keras.KerasTensor(half_shape, self.compute_dtype)
-            self._check_network(half_shape, self.network(half), outputs)
+            inputs = [
+                keras.KerasTensor(shape, self.compute_dtype)
+                for shape in (half_shape, *given.values())
+            ]
+            h = self.network(inputs if given else inputs[0])
+            self._check_network(half_shape, h, outputs)
         else:
             # Keras tracks the weights of a layer, but not those of a function.
-            half_shape = [size or ANY_SIZE for size in half_shape]
+            inputs = [
+                ops.zeros(
+                    [1, *(n or ANY_SIZE for n in shape[1:])], self.compute_dtype
+                )
+                for shape in (half_shape, *given.values())
+            ]
+            half_shape = inputs[0].shape
             with _Reads() as reads:
-                h = self.network(ops.zeros(half_shape, self.compute_dtype))
+                h = self.network(inputs if given else inputs[0])
             self.network_weights = list(reads.variables.values())
             self._check_network(half_shape, h, outputs)
 
@@ -151,27 +169,31 @@ class Coupling(Bijection):
             x, 2 if even else [self.conditioning_channels], axis=-1
         )
 
-    def _condition(self, x1, new_masks=True):
+    def _condition(self, x1, context=None, new_masks=True):
         # A network of one's own knows nothing of masks.
-        masks = {"new_masks": new_masks} if self.kind else {}
-        return ops.cast(self.network(x1, **masks), self.compute_dtype)
+        if self.kind:
+            h = self.network(x1, context, new_masks=new_masks)
+        else:
+            h = self.network(x1 if context is None else [x1, context])
+        return ops.cast(h, self.compute_dtype)
 
-    def _forward(self, x):
+    def _forward(self, x, context=None):
         x1, x2 = self._split(x)
-        z2, log_det = self._transform(x2, self._condition(x1))
+        z2, log_det = self._transform(x2, self._condition(x1, context))
         return ops.concatenate([x1, z2], axis=-1), log_det
 
-    def _inverse(self, z):
+    def _inverse(self, z, context=None):
         z1, z2 = self._split(z)
-        x2 = self._restore(z2, self._condition(z1, new_masks=False))
+        h = self._condition(z1, context, new_masks=False)
+        x2 = self._restore(z2, h)
         return ops.concatenate([z1, x2], axis=-1)
 
-    def _rebuild(self, z, perturbation):
+    def _rebuild(self, z, perturbation, context=None):
         # Both directions have the same h: the network runs once.
         z1, z2 = self._split(z)
         perturbation1, perturbation2 = self._split(perturbation)
         x1 = z1 + perturbation1
-        h = self._condition(x1)
+        h = self._condition(x1, context)
         x2 = ops.stop_gradient(self._restore(z2, h)) + perturbation2
         z2, log_det = self._transform(x2, h)
         z = ops.concatenate([x1, z2], axis=-1)
@@ -188,6 +210,7 @@ class Coupling(Bijection):
             "border": self.border,
             "blocks": self.blocks,
             "dropout": self.dropout,
+            "context_channels": self.context_channels,
         }
 
     @classmethod

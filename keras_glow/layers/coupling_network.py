@@ -17,8 +17,8 @@ class Network(keras.layers.Layer):
     """A network that ends in a 3x3 convolution, which is zero at first.
 
     So a coupling starts as the identity, up to the constant that its scale
-    function has at 0. Of a subclass `_hidden(h, masks)` returns what the last
-    convolution takes, and `_last()` its kernel and bias.
+    function has at 0. Of a subclass `_hidden(h, context, masks)` returns what
+    the last convolution takes, and `_last()` its kernel and bias.
 
     Args:
         width: int, hidden channels.
@@ -29,10 +29,14 @@ class Network(keras.layers.Layer):
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
         border: bool, whether the 3x3 convolutions see where the image ends,
             see `keras_glow.layers.convolution.convolve`.
+        context_channels: int, or None. With it the first hidden values get a
+            1x1 convolution of a context added.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
         inputs: float tensor `(batch, height, width, any)`.
+        context: float tensor `(batch, height, width, context_channels)`, or
+            with a height and width of 1.
         training: bool.
         new_masks: bool, whether training draws new masks of dropout, instead of
             those of the last call. An inverse needs these.
@@ -48,22 +52,37 @@ class Network(keras.layers.Layer):
         low_precision=None,
         seed=None,
         border=False,
+        context_channels=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.context_channels = context_channels
         self.seed = seed
         self.width = width
         self.channels = channels
         self.low_precision = low_precision
         self.border = border
 
-    def call(self, x, training=None, new_masks=True):
+    def build(self, input_shape):
+        # Subclasses have added their own weights: files number them.
+        if self.context_channels:
+            self.context_kernel = self.add_weight(
+                (self.context_channels, self.width),
+                keras.initializers.LecunNormal(self.seed),
+                name="context_kernel",
+            )
+
+    def call(self, x, context=None, training=None, new_masks=True):
         dtype = self.compute_dtype
         if training and self.low_precision:
             dtype = self.low_precision
+        if context is not None:
+            context = pointwise(
+                ops.cast(context, dtype), ops.cast(self.context_kernel, dtype)
+            )
         kernel, bias = self._last()
         h = self._hidden(
-            ops.cast(x, dtype), self._masks(x, training, new_masks)
+            ops.cast(x, dtype), context, self._masks(x, training, new_masks)
         )
         h = self._convolve(h, ops.cast(kernel, dtype))
         return ops.add(ops.cast(h, self.compute_dtype), bias)
@@ -83,6 +102,7 @@ class Network(keras.layers.Layer):
             "low_precision": self.low_precision,
             "seed": self.seed,
             "border": self.border,
+            "context_channels": self.context_channels,
         }
 
 
@@ -119,9 +139,11 @@ class CouplingNetwork(Network):
         hidden_shape = (*input_shape[:-1], w)
         self.norm_1.build(hidden_shape)
         self.norm_2.build(hidden_shape)
+        super().build(input_shape)
 
-    def _hidden(self, h, masks):
-        h = relu(normalized(self._convolve, h, self.kernel_1, self.norm_1))
+    def _hidden(self, h, context, masks):
+        h = normalized(self._convolve, h, self.kernel_1, self.norm_1)
+        h = relu(h if context is None else h + context)
         return relu(normalized(pointwise, h, self.kernel_2, self.norm_2))
 
     def _last(self):

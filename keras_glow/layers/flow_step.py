@@ -6,7 +6,12 @@ from keras_glow.checks import check_choice
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.additive_coupling import AdditiveCoupling
 from keras_glow.layers.affine_coupling import AffineCoupling
-from keras_glow.layers.bijection import IMAGE, Bijection, forward_in_turn
+from keras_glow.layers.bijection import (
+    IMAGE,
+    Bijection,
+    forward_in_turn,
+    inverse_in_turn,
+)
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.reverse import Reverse
 from keras_glow.layers.shuffle import Shuffle
@@ -35,11 +40,12 @@ class FlowStep(Bijection):
         seed: int or None, for the permutation and the coupling network.
         border: see `Coupling`.
         network: `"paper"` or `"residual"`, see `Coupling`.
-        blocks, dropout: see `Coupling`.
+        blocks, dropout, context_channels: see `Coupling`.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, channels >= 2.
+        inputs: float tensor `(batch, height, width, channels)`, channels >= 2;
+            with `context_channels` the list `[x, context]`.
 
     Raises:
         ValueError: on an unknown permutation or coupling.
@@ -62,9 +68,11 @@ class FlowStep(Bijection):
         network="paper",
         blocks=2,
         dropout=0.0,
+        context_channels=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self._take_context(context_channels)
         self.arguments = {
             "permutation": permutation,
             "coupling": coupling,
@@ -76,6 +84,7 @@ class FlowStep(Bijection):
             "network": network,
             "blocks": blocks,
             "dropout": dropout,
+            "context_channels": context_channels,
         }
         check_choice("permutation", permutation, sorted(PERMUTATIONS))
         check_choice("coupling", coupling, sorted(COUPLINGS))
@@ -94,6 +103,7 @@ class FlowStep(Bijection):
             network=network,
             blocks=blocks,
             dropout=dropout,
+            context_channels=context_channels,
             name="coupling",
             dtype=dtype,
             **coupling_args,
@@ -104,23 +114,24 @@ class FlowStep(Bijection):
         return self.actnorm, self.permutation, self.coupling
 
     def build(self, input_shape):
-        self.built_channels = input_shape[-1]
-        for bijection in self.parts():
-            bijection.build(input_shape)
+        shape, _ = self._split_off(input_shape)
+        self.built_channels = shape[-1]
+        self.actnorm.build(shape)
+        self.permutation.build(shape)
+        self.coupling.build(input_shape)
 
     def compute_output_spec(
         self, inputs, log_det=None, inverse=False, **kwargs
     ):
         # The shapes are known without running it, which takes a while.
-        return self._output_spec(inputs.shape, log_det, inverse)
+        x, _ = self._split_off(inputs)
+        return self._output_spec(x.shape, log_det, inverse)
 
-    def _forward(self, x):
-        return forward_in_turn(self.parts(), x)
+    def _forward(self, x, **given):
+        return forward_in_turn(self.parts(), x, given)
 
-    def _inverse(self, z):
-        for bijection in reversed(self.parts()):
-            z = bijection._inverse(z)
-        return z
+    def _inverse(self, z, **given):
+        return inverse_in_turn(self.parts(), z, given)
 
     def get_config(self):
         return {**super().get_config(), **self.arguments}

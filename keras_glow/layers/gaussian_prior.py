@@ -1,10 +1,13 @@
 """The learned prior of the last latents, as a bijection."""
 
+import math
+
 import keras
 from keras import ops
 
-from keras_glow.checks import check_integer
-from keras_glow.layers.bijection import IMAGE, LABELS, Bijection
+from keras_glow.checks import check_seed
+from keras_glow.layers.bijection import IMAGE, Bijection
+from keras_glow.layers.convolution import pointwise
 from keras_glow.layers.split import MAX_LOG_SIGMA
 
 
@@ -22,11 +25,16 @@ class GaussianPrior(Bijection):
     Args:
         num_classes: int, or None. With it, mu and log_sigma are learned for
             each class, and the inputs are `[x, labels]`.
+        context_channels: int, or None. With it a 1x1 convolution of a context
+            is added, which follows the inputs, see `Coupling`; with a context
+            of height and width 1, another linear map for each position.
+        seed: int 0..2**32 - 1, or None, for the kernel of these.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
         inputs: float tensor `(batch, height, width, channels)`, or the list
-            of it and an integer tensor `(batch,)` of labels.
+            of it and an integer tensor `(batch,)` of labels. A context comes
+            last.
 
     Returns:
         Tensor `(batch, height, width, channels)`.
@@ -36,12 +44,15 @@ class GaussianPrior(Bijection):
         convolution of a constant
     """
 
-    def __init__(self, num_classes=None, **kwargs):
+    input_ranks = (IMAGE,)
+
+    def __init__(
+        self, num_classes=None, context_channels=None, seed=None, **kwargs
+    ):
         super().__init__(**kwargs)
-        if num_classes is not None:
-            num_classes = check_integer("num_classes", num_classes, 1)
-        self.num_classes = num_classes
-        self.input_ranks = (IMAGE, LABELS) if num_classes else (IMAGE,)
+        self.seed = check_seed(seed)
+        self._take_labels(num_classes)
+        self._take_context(context_channels)
 
     def _check_shapes(self, shapes, inverse):
         super()._check_shapes(shapes, inverse)
@@ -53,32 +64,47 @@ class GaussianPrior(Bijection):
             self._refuse(f"{self.mu.shape[1:]} for each example", *shapes)
 
     def build(self, input_shape):
+        input_shape, given = self._split_off(input_shape)
+        shape = (self.num_classes or 1, *input_shape[1:])
+        self.mu = self.add_weight(shape, "zeros", name="mu")
+        self.log_sigma = self.add_weight(shape, "zeros", name="log_sigma")
+        _, *size, channels = shape
+        vector = tuple(given.get("context", ()))[1:3] == (1, 1)
+        maps = math.prod(size) if vector else 1
+        self._build_context(2 * channels * maps, self.seed)
+
+    def _gaussian(self, labels=None, context=None):
+        mu, log_sigma = map(ops.convert_to_tensor, (self.mu, self.log_sigma))
         if self.num_classes:
-            input_shape = (self.num_classes, *input_shape[0][1:])
-        else:
-            input_shape = (1, *input_shape[1:])
-        self.mu = self.add_weight(input_shape, "zeros", name="mu")
-        self.log_sigma = self.add_weight(input_shape, "zeros", name="log_sigma")
+            labels = ops.cast(labels, "int32")
+            mu, log_sigma = (
+                ops.take(w, labels, axis=0) for w in (mu, log_sigma)
+            )
+        if context is not None:
+            _, *size, channels = self.mu.shape
+            h = pointwise(context, self.context_kernel)
+            h = ops.reshape(h, (-1, *size, 2 * channels))
+            mu, log_sigma = (
+                w + part
+                for w, part in zip(
+                    (mu, log_sigma), ops.split(h, 2, axis=-1), strict=True
+                )
+            )
+        return mu, ops.clip(log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
 
-    def _gaussian(self, inputs):
-        log_sigma = ops.clip(self.log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
-        if not self.num_classes:
-            return inputs, ops.convert_to_tensor(self.mu), log_sigma
-        x, labels = inputs
-        labels = ops.cast(labels, "int32")
-        mu, log_sigma = (
-            ops.take(w, labels, axis=0) for w in (self.mu, log_sigma)
-        )
-        return x, mu, log_sigma
-
-    def _forward(self, x):
-        x, mu, log_sigma = self._gaussian(x)
+    def _forward(self, x, **given):
+        mu, log_sigma = self._gaussian(**given)
         z = (x - mu) * ops.exp(-log_sigma)
         return z, ops.broadcast_to(-log_sigma, ops.shape(x))
 
-    def _inverse(self, z):
-        z, mu, log_sigma = self._gaussian(z)
+    def _inverse(self, z, **given):
+        mu, log_sigma = self._gaussian(**given)
         return mu + ops.exp(log_sigma) * z
 
     def get_config(self):
-        return {**super().get_config(), "num_classes": self.num_classes}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "context_channels": self.context_channels,
+            "seed": self.seed,
+        }

@@ -66,6 +66,7 @@ class ResidualNetwork(Network):
         )
         for block in self.blocks:
             block.build((*input_shape[:-1], self.width))
+        super().build(input_shape)
 
     def renew_masks(self):
         """Moves on to the next masks of dropout."""
@@ -89,8 +90,9 @@ class ResidualNetwork(Network):
             ones = ops.ones(shape, self.compute_dtype)
             return keras.random.dropout(ones, self.dropout, seed=self.masks)
 
-    def _hidden(self, h, masks):
+    def _hidden(self, h, context, masks):
         h = _biased(self._convolve, h, self.kernel, self.bias)
+        h = h if context is None else h + context
         for number, block in enumerate(self.blocks):
             h = block.add_to(h, None if masks is None else masks[number])
         return ops.elu(h)

@@ -1,10 +1,22 @@
 """Walks through a sequence of bijections, there and back."""
 
+import typing
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_glow.backend.keras_internals import inner_layers
+
+
+class Given(typing.NamedTuple):
+    """What images are conditioned on, as their layers take it."""
+
+    labels: typing.Any = None  # int tensor `(batch,)`
+    features: typing.Any = None  # of a context, by `Bijection.level`
+
+
+NOTHING = Given()
 
 
 def named_parts(bijections):
@@ -34,13 +46,14 @@ def named_layers(layers, prefix=""):
         yield from named_layers(inner_layers(layer), f"{name}/")
 
 
-def walk(bijections, x, labels=None, training=None, **kwargs):
+def walk(bijections, x, given=NOTHING, log_det=0.0, training=None, **kwargs):
     """Calls one bijection after another.
 
     Args:
         bijections: iterable of `Bijection`, in the order of encoding.
         x: float tensor `(batch, height, width, channels)`, symbolic or not.
-        labels: int tensor `(batch,)`, for the priors with classes.
+        given: `Given`, for those that are conditioned on anything.
+        log_det: of what comes before, as in `Bijection`.
         training: bool, whether to compute as in training.
         **kwargs: further arguments of each call.
 
@@ -49,16 +62,16 @@ def walk(bijections, x, labels=None, training=None, **kwargs):
         bijections up to here, `(batch,)` in nats. After a `Split`, whose output
         is `[kept, latent]`, the kept half goes on.
     """
-    log_det = 0.0
     for bijection in bijections:
-        z, log_det = call_with_labels(
-            bijection, x, labels, log_det=log_det, training=training, **kwargs
+        inputs = inputs_of(bijection, x, given)
+        z, log_det = bijection(
+            inputs, log_det=log_det, training=training, **kwargs
         )
         yield bijection, x, z, log_det
         x = z[0] if isinstance(z, list) else z
 
 
-def round_trip(bijections, x, labels=None, training=None):
+def round_trip(bijections, x, given=NOTHING, training=None):
     """Goes through bijections in a row, then back through all of them.
 
     On the way back each gets the result of the previous inverse, so errors add
@@ -68,29 +81,30 @@ def round_trip(bijections, x, labels=None, training=None):
         bijections: see `walk`. The latent that a `Split` lets out waits for the
             way back.
         x: see `walk`.
-        labels: see `walk`.
+        given: see `walk`.
         training: see `walk`.
 
     Yields:
         From the last bijection to the first: the bijection, its input, its
         output, and the input that came back.
     """
-    passed = list(walk(bijections, x, labels, training))
+    passed = list(walk(bijections, x, given, training=training))
     back = passed[-1][2] if passed else x
     back = back[0] if isinstance(back, list) else back
     for bijection, x, z, _ in reversed(passed):
         out = [back, *z[1:]] if isinstance(z, list) else back
-        back = call_with_labels(
-            bijection, out, labels, inverse=True, training=training
-        )
+        out = inputs_of(bijection, out, given)
+        back = bijection(out, inverse=True, training=training)
         yield bijection, x, z, back
 
 
-def call_with_labels(bijection, tensor, labels=None, **kwargs):
-    """Calls a bijection, and hands it the labels if it takes any."""
-    if getattr(bijection, "num_classes", None):
-        tensor = [*keras.tree.flatten(tensor), labels]
-    return bijection(tensor, **kwargs)
+def inputs_of(bijection, tensor, given):
+    """Returns x or z, followed by what a bijection is conditioned on."""
+    more = [
+        given.labels if name == "labels" else given.features[bijection.level]
+        for name in bijection.conditioned_on
+    ]
+    return [*keras.tree.flatten(tensor), *more] if more else tensor
 
 
 def relative_error(expected, actual):

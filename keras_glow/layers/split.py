@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_glow.checks import bad_input, check_boolean, check_integer
-from keras_glow.layers.bijection import IMAGE, LABELS, Bijection
-from keras_glow.layers.convolution import convolve, kernel_shape
+from keras_glow.checks import bad_input, check_boolean, check_seed
+from keras_glow.layers.bijection import IMAGE, Bijection
+from keras_glow.layers.convolution import convolve, kernel_shape, pointwise
 
 # sigma of a latent stays within exp(+-7): beyond it the inverse is not exact.
 MAX_LOG_SIGMA = 7.0
@@ -29,13 +29,16 @@ class Split(Bijection):
             `keras_glow.layers.convolution.convolve`.
         num_classes: int, or None. With it, a mean and a log-scale per channel
             are learned for each class and added, and labels follow the inputs.
+        context_channels: int, or None. With it a 1x1 convolution of a context
+            is added, which follows the inputs, see `Coupling`.
+        seed: int 0..2**32 - 1, or None, for that convolution.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
         inputs: float tensor `(batch, height, width, channels)`, or, for the
             inverse, the list `[kept, latent]`. With `num_classes`, the list
             `[x, labels]` or `[kept, latent, labels]`, with an integer tensor
-            `(batch,)` of labels.
+            `(batch,)` of labels. A context comes last.
 
     Returns:
         The list `[kept, latent]`; if the number of channels is odd, `kept` has
@@ -46,21 +49,25 @@ class Split(Bijection):
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.4
     """
 
-    def __init__(self, border=False, num_classes=None, **kwargs):
+    input_ranks = (IMAGE,)
+    latent_ranks = (IMAGE, IMAGE)
+
+    def __init__(
+        self,
+        border=False,
+        num_classes=None,
+        context_channels=None,
+        seed=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.border = check_boolean("border", border)
-        if num_classes is not None:
-            num_classes = check_integer("num_classes", num_classes, 1)
-        self.num_classes = num_classes
-        labels = (LABELS,) if num_classes else ()
-        self.input_ranks = (IMAGE, *labels)
-        self.latent_ranks = (IMAGE, IMAGE, *labels)
+        self.seed = check_seed(seed)
+        self._take_labels(num_classes)
+        self._take_context(context_channels)
 
     def build(self, input_shape):
-        if self.num_classes:
-            *input_shape, _ = input_shape
-            if len(input_shape) == 1:
-                (input_shape,) = input_shape
+        input_shape, _ = self._split_off(input_shape)
         if isinstance(input_shape[0], (list, tuple)):  # the inverse came first
             kept, latent = (shape[-1] for shape in input_shape)
         else:
@@ -82,25 +89,27 @@ class Split(Bijection):
             self.class_bias = self.add_weight(
                 (self.num_classes, 2 * latent), "zeros", name="class_bias"
             )
+        self._build_context(2 * latent, self.seed)
 
-    def _gaussian(self, kept, labels):
+    def _gaussian(self, kept, labels=None, context=None):
         h = ops.add(convolve(kept, self.kernel, self.border), self.bias)
         if self.num_classes:
             labels = ops.cast(labels, "int32")
             h = h + ops.take(self.class_bias, labels, axis=0)[:, None, None]
+        if context is not None:
+            h = h + pointwise(context, self.context_kernel)
         mu, log_sigma = ops.split(h, 2, axis=-1)
         return mu, ops.clip(log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
 
-    def _forward(self, x):
-        x, labels = x if self.num_classes else (x, None)
+    def _forward(self, x, **given):
         kept, z = ops.split(x, self.sections, axis=-1)
-        mu, log_sigma = self._gaussian(kept, labels)
+        mu, log_sigma = self._gaussian(kept, **given)
         latent = (z - mu) * ops.exp(-log_sigma)
         return [kept, latent], -log_sigma
 
-    def _inverse(self, z):
-        kept, latent, labels = z if self.num_classes else (*z, None)
-        mu, log_sigma = self._gaussian(kept, labels)
+    def _inverse(self, z, **given):
+        kept, latent = z
+        mu, log_sigma = self._gaussian(kept, **given)
         return ops.concatenate(
             [kept, mu + ops.exp(log_sigma) * latent], axis=-1
         )
@@ -110,4 +119,6 @@ class Split(Bijection):
             **super().get_config(),
             "border": self.border,
             "num_classes": self.num_classes,
+            "context_channels": self.context_channels,
+            "seed": self.seed,
         }

@@ -7,6 +7,15 @@ from keras_glow.checks import check_integer
 from keras_glow.layers.bijection import IMAGE, Bijection, height_and_width
 
 
+def space_to_depth(x, factor):
+    """Turns each block of pixels of an image into the channels of one pixel."""
+    height, width = height_and_width(x)
+    channels, f = x.shape[-1], factor
+    z = ops.reshape(x, (-1, height // f, f, width // f, f, channels))
+    z = ops.transpose(z, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(z, (-1, height // f, width // f, f * f * channels))
+
+
 @keras.saving.register_keras_serializable(package="keras_glow")
 class Squeeze(Bijection):
     """Moves each `factor x factor` block of pixels into the channels.
@@ -62,12 +71,7 @@ class Squeeze(Bijection):
         return self._output_spec((batch, *size, channels), log_det, inverse)
 
     def _forward(self, x):
-        height, width = height_and_width(x)
-        channels, f = x.shape[-1], self.factor
-        z = ops.reshape(x, (-1, height // f, f, width // f, f, channels))
-        z = ops.transpose(z, (0, 1, 3, 2, 4, 5))
-        z = ops.reshape(z, (-1, height // f, width // f, f * f * channels))
-        return z, self.zero_log_det(x)
+        return space_to_depth(x, self.factor), self.zero_log_det(x)
 
     def _inverse(self, z):
         height, width = height_and_width(z)

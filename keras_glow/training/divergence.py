@@ -106,10 +106,10 @@ class StopIfDiverged(keras.callbacks.Callback):
     def _reason(self):
         """Says where the trouble begins, if there are images to look at."""
         try:
-            images, of_step = self.source.images_of_step(self.step)
-            if images is None:  # `fit` consumes the same generator
+            arrays, of_step = self.source.images_of_step(self.step)
+            if arrays is None:  # `fit` consumes the same generator
                 return "Its images are gone: no layer was looked at"
-            layer = first_nonfinite_layer(self.model, images)
+            layer = first_nonfinite_layer(self.model, *arrays)
         except Exception as error:
             # A user's dataset may raise anything: its images may be the cause.
             return f"No layer could be looked at: {error}"
@@ -120,17 +120,16 @@ class StopIfDiverged(keras.callbacks.Callback):
         return "Of the first images of the dataset all outputs are finite"
 
 
-def first_nonfinite_layer(model, images):
+def first_nonfinite_layer(model, images, *conditions):
     """Runs a model layer by layer, eagerly, as in training.
 
     Returns the name of the first layer, in the order of encoding, such as
     `step_1_2/coupling`, whose output or log-determinant is not finite for these
-    images, integers 0..255; None if there is none.
+    images, integers 0..255, and their conditions; None if there is none.
     """
     parts = named_parts(model.bijections)
     x = model.dequantize(images, seed="center")
-    labels = ops.zeros(len(images), "int32")
-    steps = walk(parts.values(), x, labels, training=True)
+    steps = walk(parts.values(), x, model.given(conditions), training=True)
     for name, (_, _, z, log_det) in zip(parts, steps, strict=True):
         outputs = map(ops.convert_to_numpy, keras.tree.flatten([z, log_det]))
         if not all(np.isfinite(output).all() for output in outputs):

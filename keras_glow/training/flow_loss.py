@@ -14,7 +14,8 @@ from keras_glow.checks import check_batch, plain_arrays, refuse
 from keras_glow.flow.image_flow import ImageFlow
 from keras_glow.flow.noise import IndexedNoise
 from keras_glow.flow.pixels import dequantize, nan_where_outside
-from keras_glow.flow.prediction import with_labels
+from keras_glow.flow.prediction import with_conditions
+from keras_glow.layers.sequence import inputs_of
 from keras_glow.losses import (
     batch_mean,
     count_of,
@@ -73,15 +74,20 @@ class FlowLoss(ImageFlow):
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
 
-        Adds the loss `-mean(log_det)`. With `num_classes` the inputs are
-        `(images, labels)`.
+        Adds the loss `-mean(log_det)`. With `num_classes` and `context_shape`
+        the inputs are `(images, labels, context)`, or without the one that is
+        None.
         """
-        images, labels = inputs, None
-        if self.num_classes is not None:
-            if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-                refuse("inputs", "(images, labels)", inputs)
-            images, labels = inputs
-        check_batch(images, labels, self.image_format, self.num_classes)
+        images, given = inputs, ()
+        if any(self.conditions):
+            names = ["images", *self.conditions.names()]
+            if not isinstance(inputs, (list, tuple)) or (
+                len(inputs) != len(names)
+            ):
+                refuse("inputs", f"({', '.join(names)})", inputs)
+            images, *given = inputs
+        targets = self.conditions.to_targets(given)
+        check_batch(images, targets, self.image_format, self.conditions)
         counted = None
         if training:
             noise = keras.random.uniform(
@@ -93,13 +99,15 @@ class FlowLoss(ImageFlow):
             noise = self.test_noise(numbers, self.dtype)
         x = dequantize(images, noise, self.bits)
         x = nan_where_outside(x, images, *self.image_format.limits)
-        if labels is not None:
+        if self.num_classes is not None:
+            labels, *context = given
             x = nan_where_outside(x, labels, 0, self.num_classes - 1)
             # Backends differ in what a class that there is not would do.
             labels = ops.clip(labels, 0, self.num_classes - 1)
+            given = labels, *context
         self._counted = counted
         return self.encoder(
-            with_labels(x, labels), training=training, counted=counted
+            with_conditions(x, given), training=training, counted=counted
         )
 
     def _image_numbers(self, images):
@@ -131,7 +139,7 @@ class FlowLoss(ImageFlow):
         loss = nll
         means = {self.per_dim_tracker: nll / self.nats_of_one}
         if self.classifier is not None:
-            cross_entropy, accuracy = self._classify(y_pred, x[1], counted)
+            cross_entropy, accuracy = self._classify(y_pred, x[1:], counted)
             loss += self.classifier_weight * self.dimensions * cross_entropy
             means[self.classifier_loss_tracker] = cross_entropy
             means[self.classifier_accuracy_tracker] = accuracy
@@ -145,13 +153,14 @@ class FlowLoss(ImageFlow):
         # Each of n replicas of `tf.distribute` adds its part.
         return loss / replica_of_strategy()[1]
 
-    def _classify(self, z, labels, counted):
+    def _classify(self, z, conditions, counted):
         """Returns the mean cross entropy in nats, and the accuracy."""
+        prior, labels = self.bijections[-1], conditions[0]
         top = self.latent_shapes[-1]
         z = ops.reshape(z[:, -math.prod(top) :], (-1, *top))
         # h is the latent before the prior of its class standardised it: a guess
         # must not know the class already.
-        h = self.bijections[-1].inverse([z, labels])
+        h = prior.inverse(inputs_of(prior, z, self.given(conditions)))
         logits = self.classifier(ops.mean(h, axis=(1, 2)))
         cross_entropy = keras.losses.sparse_categorical_crossentropy(
             labels, logits, from_logits=True
@@ -176,7 +185,7 @@ class FlowLoss(ImageFlow):
         return {**logs, "loss": loss}
 
     def train_step(self, *args):
-        batch = self._labels_to_inputs(args[-1])
+        batch = self._conditions_to_inputs(args[-1])
         self._in_step = True
         try:
             logs = super().train_step(*args[:-1], batch)
@@ -196,13 +205,15 @@ class FlowLoss(ImageFlow):
         return [variable for variable in known if variable.trainable]
 
     def test_step(self, *args):
-        return super().test_step(*args[:-1], self._labels_to_inputs(args[-1]))
+        batch = self._conditions_to_inputs(args[-1])
+        return super().test_step(*args[:-1], batch)
 
-    def _labels_to_inputs(self, batch):
-        # A conditional model takes labels as inputs, an unconditional one none.
+    def _conditions_to_inputs(self, batch):
+        # A conditional model takes them as inputs, an unconditional one none.
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         refuse_arguments(sample_weight=sample_weight)
-        return (x if self.num_classes is None else (x, y)), None, None
+        given = keras.tree.flatten(y) if any(self.conditions) else ()
+        return with_conditions(x, given), None, None
 
     # Keras begins with one of these in all of its methods that run a model
     # without training it. The noise of image i then is the same each time.

@@ -3,7 +3,6 @@
 import contextlib
 
 import keras
-import numpy as np
 
 from keras_glow.backend.devices import count_processes, gather_from_processes
 from keras_glow.backend.keras_internals import (
@@ -24,7 +23,7 @@ from keras_glow.flow.initialization import (
     initialize,
     is_initialized,
 )
-from keras_glow.flow.prediction import with_labels
+from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.chain import share_traces
 from keras_glow.losses import StandardNormalNLL, flow_dtype
 from keras_glow.training.arguments import refuse_arguments
@@ -146,15 +145,16 @@ class TrainableFlow(FlowLoss):
         float16 the LossScaleOptimizer leaves steps out, and counts none.
 
         Args:
-            x: images, or a dataset of images or of (images, labels).
-            y: labels, beside an array of images.
+            x: images, or a dataset of images or of (images, y).
+            y: labels or context, beside an array of images; `(labels, context)`
+                for a model that takes both.
             batch_size: int >= 1, or None for 32; a dataset has its own.
             epochs: int >= 1, the number of the last epoch.
             verbose: as in `keras.Model.fit`.
             callbacks: list of keras.callbacks.Callback.
             validation_split: float in [0, 1), part of an array, taken from its
                 end, to validate on if there is no `validation_data`.
-            validation_data: images, `(images, labels)`, `(images, None)` or a
+            validation_data: images, `(images, y)`, `(images, None)` or a
                 dataset.
             shuffle: bool, whether an array is shuffled anew each epoch.
             class_weight: None; all images weigh the same.
@@ -221,10 +221,10 @@ class TrainableFlow(FlowLoss):
 
     def _open_both(self, x, y, validation_data, fraction, batch_size):
         """Returns the source of training, and the data to validate on."""
-        source = open_images(x, y, self.image_format, self.num_classes)
+        source = open_images(x, y, self.image_format, self.conditions)
         if validation_data is not None:
             validation = open_validation_data(
-                validation_data, self.image_format, self.num_classes
+                validation_data, self.image_format, self.conditions
             )
             validation.peek()  # before the first epoch, not after it
         elif check_fraction("validation_split", fraction):
@@ -245,12 +245,12 @@ class TrainableFlow(FlowLoss):
         if self.memory != "reversible" and is_initialized(self.encoder):
             source.peek()
             return
-        images = source.first(INITIALIZATION_IMAGES, self.seed)
-        images = gather_from_processes(images)
+        images, *given = map(
+            gather_from_processes,
+            source.first(INITIALIZATION_IMAGES, self.seed),
+        )
         inputs = self.dequantize(images, seed=self.seed)
-        # The labels do not affect ActNorm: only the priors use them.
-        labels = np.zeros(len(images), "int32") if self.num_classes else None
-        initialize(self.encoder, with_labels(inputs, labels))
+        initialize(self.encoder, with_conditions(inputs, given))
 
     def train_on_batch(
         self,
@@ -272,7 +272,7 @@ class TrainableFlow(FlowLoss):
         put_averages(self, False)
         with restore_weights_on_error(self):
             return super().train_on_batch(
-                batch.images, batch.labels, return_dict=return_dict
+                batch.images, batch.targets, return_dict=return_dict
             )
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
@@ -282,7 +282,7 @@ class TrainableFlow(FlowLoss):
         self._count = None
         with restore_weights_on_error(self):
             return super().test_on_batch(
-                batch.images, batch.labels, return_dict=return_dict
+                batch.images, batch.targets, return_dict=return_dict
             )
 
     def predict(self, x, *args, **kwargs):
@@ -291,7 +291,7 @@ class TrainableFlow(FlowLoss):
             return super().predict(x, *args, **kwargs)
 
     def _open_batch(self, x, y):
-        batch = open_images(x, y, self.image_format, self.num_classes)
+        batch = open_images(x, y, self.image_format, self.conditions)
         if not hasattr(batch, "images"):
             refuse("x", "one batch of images", x)
         return batch
@@ -306,6 +306,7 @@ class TrainableFlow(FlowLoss):
         steps=None,
         callbacks=None,
         return_dict=False,
+        context=None,
         **kwargs,
     ):
         """Returns loss and bits/dim on data, as `keras.Model.evaluate` does.
@@ -315,14 +316,15 @@ class TrainableFlow(FlowLoss):
         evaluated.
 
         Args:
-            x: images, or a dataset of images or of (images, labels).
-            y: labels, beside an array of images.
+            x: images, or a dataset, see `fit`.
+            y: labels, or context, beside an array of images, see `fit`.
             batch_size: int >= 1, or None for 32; a dataset has its own.
             verbose: as in `keras.Model.evaluate`.
             sample_weight: None; all images weigh the same.
             steps: int, batches to evaluate, or None for all.
             callbacks: list of keras.callbacks.Callback.
             return_dict: bool, as in `keras.Model.evaluate`.
+            context: of an array of images, if it is not in y.
             **kwargs: for Keras' own use.
 
         Raises:
@@ -335,7 +337,8 @@ class TrainableFlow(FlowLoss):
         if is_called_by_fit(kwargs):  # which has checked x
             self._count = self._validated
         else:
-            source = open_images(x, y, self.image_format, self.num_classes)
+            y = self.conditions.put_together(y, context)
+            source = open_images(x, y, self.image_format, self.conditions)
             source.peek()
             (x, y), self._count = self._to_evaluate(source, batch_size)
             callbacks, swap = without_swaps(self, callbacks)

@@ -26,6 +26,10 @@ def test_names_of_keras(model):
     with keras.StatelessScope(collect_losses=True):
         assert keras_internals.may_clear_losses(model)
         assert not keras_internals.may_clear_losses(model)
+    layer = model.encoder.layers[1]
+    with keras_internals.only_calls_of(model.encoder, [layer]):
+        assert len(layer._inbound_nodes) == 1
+    assert len(layer._inbound_nodes) > 1
     assert hasattr(model, "_compile_loss")
     assert hasattr(keras.layers.Layer, "_register_call_context_args")
     assert hasattr(keras.Model, "jax_state_sync") == (

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -21,11 +22,13 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import keras_glow
-from keras_glow import Glow, load_model
+from keras_glow import Glow, latent, load_model
 from keras_glow.callbacks import SampleGrid
 from keras_glow.cli import inputs, models
 from keras_glow.cli import main as main_module
+from keras_glow.cli.demo import read_directions, write_directions
 from keras_glow.cli.main import main
+from keras_glow.cli.settings import default_settings, fitted_to
 from keras_glow.conversion import FORMATS
 from keras_glow.flow import choices
 from keras_glow.layers import flow_step
@@ -52,7 +55,7 @@ def run(tmp_path_factory):
     for i, face in enumerate(faces):
         (folder / "faces").mkdir(exist_ok=True)
         Image.fromarray(face).save(folder / "faces" / f"{i:02d}.png")
-    np.savez(folder / "test.npz", images=faces[:20])
+    np.savez(folder / "test.npz", images=255 - faces[:20])
     arguments = [
         *("train", str(folder / "faces"), "--size=8", *TRAIN, "--flip"),
         *("--validation", str(folder / "test.npz")),
@@ -174,6 +177,53 @@ def test_evaluate(run, capsys):
     assert "bits/dim (60 images, 2 draws, 8 bits)" in capsys.readouterr().out
 
 
+def test_scores_of_every_file(run, tmp_path, capsys):
+    folder, _ = run
+    file = str(folder / "run" / "model.keras")
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    shutil.copy(folder / "faces" / "00.png", tmp_path / "in" / "more")
+    for i, image in enumerate(random_images(3, (8, 8, 3), seed=5)):
+        Image.fromarray(image).save(tmp_path / "in" / f"{i}, new.png")
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / "in" / "noise.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"")
+    score = ["score", file, str(tmp_path / "in")]
+    assert main(score) == 1
+    assert "--on-bad skip" in capsys.readouterr().err
+    table = tmp_path / "new" / "scores.csv"
+    with pytest.warns(UserWarning, match="broken.png is empty"):
+        assert main([*score, "--on-bad=skip", f"--csv={table}"]) == 0
+    assert capsys.readouterr().out == f"{table}\n"
+    (tmp_path / "in" / "broken.png").unlink()
+    assert main(score) == 0
+    assert capsys.readouterr().out == table.read_text()
+    with open(table, newline="") as lines:
+        found = list(csv.DictReader(lines))
+    assert found[0]["file"] == "noise.png"
+    images, names = keras_glow.images.load_images(
+        tmp_path / "in", 8, return_names=True
+    )
+    assert sorted(row["file"] for row in found) == sorted(names)
+    model = load_model(file)
+    ordered = [float(row["complexity"]) for row in found]
+    assert ordered == sorted(ordered, reverse=True)
+    for typical in (images, np.load(folder / "test.npz")["images"]):
+        for name, method, how in (
+            ("bits_per_dim", "likelihood", {}),
+            ("typicality", "typicality", {"typical": typical}),
+            ("complexity", "complexity", {}),
+        ):
+            scores = latent.anomaly_score(model, images, method, **how)
+            rows_by_name = {row["file"]: float(row[name]) for row in found}
+            got = [rows_by_name[name] for name in names]
+            np.testing.assert_allclose(got, scores, atol=2e-4)
+        assert main([*score, f"--typical={folder / 'test.npz'}"]) == 0
+        found = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert main(["score", file, str(folder / "test.npz")]) == 0
+    found = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert sorted(int(row["file"]) for row in found) == list(range(20))
+
+
 def test_evaluate_draws_a_map_beside_each_image(run, tmp_path, capsys):
     folder, _ = run
     model, data = str(folder / "run" / "model.keras"), folder / "test.npz"
@@ -219,6 +269,169 @@ def test_reconstruct_and_interpolate(run, tmp_path, capsys):
     assert differs[12:-12].any()
 
 
+def frames(path):
+    """The frames of an animation in colour, and the seconds of each."""
+    with Image.open(path) as image:
+        images, seconds = [], []
+        for i in range(image.n_frames):
+            image.seek(i)
+            images.append(np.asarray(image.convert("RGB")))
+            seconds.append(image.info["duration"] / 1000)
+    return np.stack(images), seconds
+
+
+def test_animations_of_ways_between_images(run, tmp_path):
+    folder, _ = run
+    file = str(folder / "run" / "model.keras")
+    model = load_model(file)
+    faces = [str(folder / "faces" / f"{i:02d}.png") for i in range(3)]
+    out = tmp_path / "new" / "way.webp"
+    loop = ["--steps=3", "--loop", "--fps=5", f"--out={out}"]
+    assert main(["interpolate", file, *faces, *loop]) == 0
+    found, seconds = frames(out)
+    assert seconds == [0.2] * 7 and found.shape == (7, 256, 256, 3)
+    ends = inputs.load_files(model, faces)
+    weights = latent.path_weights(3, 2, closed=True)
+    expected = model.decode(latent.interpolate(model.encode(ends), weights))
+    assert_array_equal(expected[[0, 2, 4, 6]], ends[[0, 1, 2, 0]])
+    assert_array_equal(found[:, ::32, ::32], expected)
+    drawn = ["--count=2", "--seed=3", "--steps=4", f"--out={tmp_path}/way.gif"]
+    assert main(["interpolate", file, *drawn]) == 0
+    found, _ = frames(tmp_path / "way.gif")
+    samples = model.sample(2, seed=3)
+    assert_array_equal(found[[0, -1], ::32, ::32], samples)
+    assert len(found) == 4
+
+
+def test_walks_at_random_and_along_a_direction(run, tmp_path, capsys):
+    folder, _ = run
+    model = load_model(folder / "run" / "model.keras")
+    file = shutil.copy(folder / "run" / "model.keras", tmp_path)
+    out = str(tmp_path / "walk.webp")
+    assert main(["walk", file, "--steps=3", "--seed=2", f"--out={out}"]) == 0
+    found, _ = frames(out)
+    start = model.sample(1, seed=2)
+    z = latent.random_walk(model.encode(start), 2, 0.1, 0.7, 2)
+    assert_array_equal(found[:, ::32, ::32], model.decode(z[:, 0]))
+    assert_array_equal(found[0, ::32, ::32], start[0])
+    along = ["walk", file, "--along=Warm", "--strength=3", "--steps=3"]
+    assert main([*along, f"--out={out}"]) == 1
+    assert "--directions is expected" in capsys.readouterr().err
+    direction = np.random.default_rng(0).normal(size=192).astype("f4")
+    write_directions(tmp_path / "model_attributes.npz", {"Warm": direction})
+    assert main([*along, "--loop", "--count=2", f"--out={out}"]) == 0
+    found, _ = frames(out)
+    assert found.shape == (4, 132, 242, 3)  # two beside each other, 11 times
+    assert_array_equal(found[1], found[3])
+    grid = str(tmp_path / "walk.png")
+    assert main([*along, f"--grid={grid}"]) == 0
+    with Image.open(grid) as image:
+        row = np.asarray(image)[2:10]
+    read = read_directions(tmp_path / "model_attributes.npz", 192)["Warm"]
+    start = model.sample(1, seed=0)
+    expected = latent.apply_direction(model, start, read, [-3.0, 0.0, 3.0])
+    for i, image in enumerate(expected[:, 0]):
+        assert_array_equal(row[:, 2 + 10 * i : 10 + 10 * i], image)
+    assert main(["walk", file, "--along=Cold", f"--grid={grid}"]) == 1
+    assert "--along" in capsys.readouterr().err
+
+
+def test_own_directions(run, tmp_path, capsys):
+    folder, _ = run
+    file = shutil.copy(folder / "run" / "model.keras", tmp_path)
+    model = load_model(file)
+    for name, chosen in (("warm", range(4)), ("cold", range(4, 10))):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in chosen:
+            face = folder / "faces" / f"{i:02d}.png"
+            shutil.copy(face, tmp_path / "in" / name)
+    data, names = keras_glow.images.load_images(
+        tmp_path / "in", 8, return_names=True
+    )
+    warm = np.array([name.startswith("warm") for name in names])
+    odd = np.array([int(name[5:7]) % 2 for name in names], bool)
+    z = model.encode(data)
+    plain = latent.attribute_direction(z, warm)
+    apart = latent.attribute_direction(z, warm, odd[:, None])
+    found = tmp_path / "model_attributes.npz"
+
+    def directions(*arguments):
+        command = ["directions", file, *map(str, arguments)]
+        assert main(command) == 0, capsys.readouterr().err
+        said = capsys.readouterr().out.splitlines()
+        return said, read_directions(said[-1], model.dimensions)
+
+    def check(got, expected):
+        np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3)
+
+    # Two folders: where they are, or in DATA
+    folders = (tmp_path / "in" / "warm", tmp_path / "in" / "cold")
+    said, sliders = directions("--labels", *folders)
+    assert said[-1] == str(found) and list(sliders) == ["warm"]
+    assert "warm: 4 images with it, 6 without" in said
+    check(sliders["warm"], plain)
+    _, sliders = directions(tmp_path / "in", "--labels", "cold", "warm")
+    assert list(sliders) == ["cold"]
+    check(sliders["cold"], -plain)
+    # A table by the names of files, in any order; one of them is not there
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{name[5:] if i % 2 else name};{2 * int(w) - 1};{int(o)};0"
+        for i, (name, w, o) in enumerate(zip(names, warm, odd, strict=True))
+    ]
+    table.write_text("\n".join(["file;Warm;Odd;None", *rows[::-1], "x;1;1;0"]))
+    labels = [tmp_path / "in", "--labels", table]
+    said, sliders = directions(*labels, "--add")
+    assert list(sliders) == ["cold", "Warm", "Odd"]
+    assert any("None: left out, since no image has it" in s for s in said)
+    check(sliders["Warm"], plain)
+    said, sliders = directions(*labels, "--orthogonal")
+    check(sliders["Warm"], apart)
+    table.write_text("\n".join(["file;Warm", *(r[:-4] for r in rows[1:])]))
+    said, _ = directions(*labels)
+    assert any(s.startswith("1 images left out") for s in said)
+    # An .npz with both
+    both = {"images": data, "attributes": np.stack([warm, odd], 1)}
+    np.savez(tmp_path / "all.npz", **both, attribute_names=["Warm", "Odd"])
+    out = tmp_path / "odd.npz"
+    one = ["--attributes=Odd", f"--out={out}"]
+    said, sliders = directions(tmp_path / "all.npz", *one)
+    assert said[-2].endswith(f"--directions {out}")
+    check(sliders["Odd"], latent.attribute_direction(z, odd))
+    before = found.read_bytes()
+    (tmp_path / "short.csv").write_text("file,a\n00.png,1,2\n")
+    (tmp_path / "words.csv").write_text("file,a\n\n00.png,yes\n")
+    (tmp_path / "other.csv").write_text("file,a\nother.png,1\n")
+    (tmp_path / "head.csv").write_text("file\n00.png\n")
+    (tmp_path / "many.csv").write_text("file,a\n00.png,7\n")
+    for arguments, message in (
+        (["faces32", tmp_path / "in", "--labels", table], "--out"),
+        ([file], "DATA"),
+        ([file, tmp_path / "in"], "--labels"),
+        ([file, tmp_path / "in", "--labels", "a", "b", "c"], "not 3"),
+        ([file, tmp_path / "in", "--labels", "warm", "hot"], "hot is no"),
+        ([file, *labels, "--attributes=Warm,Hot"], "--attributes.*Hot"),
+        ([file, *labels, "--out=sliders.csv"], "--out"),
+        ([file, tmp_path / "all.npz", "--labels", "absent.csv"], "absent.csv"),
+        ([file, folder / "test.npz"], "attributes"),
+        *(
+            ([file, tmp_path / "in", "--labels", tmp_path / name], message)
+            for name, message in (
+                ("short.csv", "1 numbers.* line 2"),
+                ("words.csv", "1 numbers.* line 3"),
+                ("other.csv", "rows.*such as.*png.*other.png"),
+                ("head.csv", "two columns"),
+                ("many.csv", "0 and 1"),
+            )
+        ),
+    ):
+        assert main(["directions", *map(str, arguments)]) == 1
+        error = capsys.readouterr().err.strip()
+        assert re.search(message, error), error
+        assert "\n" not in error
+    assert found.read_bytes() == before
+
+
 def test_one_image_has_no_standard_error(run, tmp_path, capsys):
     folder, _ = run
     np.savez(tmp_path / "one.npz", images=random_images(1, (8, 8, 3)))
@@ -228,6 +441,82 @@ def test_one_image_has_no_standard_error(run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["standard_error"] is None
     assert main(evaluate) == 0
     assert re.search(r"\d bits/dim \(1 images", capsys.readouterr().out)
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """A folder with a folder for each class, one bright and one dark."""
+    faces = random_images(20, (8, 8, 3)) // 3
+    for i, face in enumerate(faces):
+        name = tmp_path / "animals" / ("cats", "dogs")[i % 2] / f"{i:02d}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face + 150 * (i % 2)).save(name)
+    return str(tmp_path / "animals")
+
+
+def test_folders_are_classes_if_asked(animals, tmp_path, capsys):
+    (pathlib.Path(animals) / "dogs" / "bad.png").write_bytes(b"text")
+    out = str(tmp_path / "run")
+    train = ["train", animals, "--size=8", *TRAIN, f"--out={out}"]
+    assert main(train) == 1
+    assert "bad.png is not an image" in capsys.readouterr().err
+    skip = ["--on-bad=skip", "--validation=10%"]
+    assert main([*train, *skip, "--classes", "--epochs=1"]) == 0
+    said = capsys.readouterr().out
+    assert "class 0: cats, 10 images" in said
+    assert "class 1: dogs, 10 images" in said
+    assert "18 images (8, 8, 3)\n2 images for validation" in said
+    assert "--labels 0" in said
+    model = load_model(f"{out}/model.keras")
+    assert model.num_classes == 2
+    # A run that goes on has its classes and its part for validation.
+    again = [*train[:3], f"--out={out}", "--resume", "--epochs=2"]
+    assert main([*again, "--on-bad=skip"]) == 0
+    assert "2 images for validation" in capsys.readouterr().out
+    # Labels follow the names of the folders, in whatever folder they are.
+    shutil.move(f"{animals}/cats", tmp_path / "others" / "cats")
+    evaluate = ["evaluate", f"{out}/model.keras", "--json"]
+    with pytest.warns(UserWarning, match="Left out: 1 of 11 files"):
+        assert main([*evaluate, animals, "--on-bad=skip"]) == 0
+    bits = json.loads(capsys.readouterr().out)["bits_per_dim"]
+    loaded = keras_glow.images.load_images(tmp_path / "others" / "cats", 8)
+    assert main([*evaluate, str(tmp_path / "others")]) == 0
+    expected = load_model(f"{out}/model.keras").bits_per_dim(
+        loaded, seed=0, labels=np.zeros(len(loaded), int)
+    )
+    other = json.loads(capsys.readouterr().out)["bits_per_dim"]
+    assert other == pytest.approx(expected.mean(), rel=1e-6)
+    assert bits != other
+    (tmp_path / "others" / "cats").rename(tmp_path / "others" / "birds")
+    for arguments, message in (
+        ([*evaluate, str(tmp_path / "others")], "birds.*classes cats, dogs"),
+        ([*evaluate, str(tmp_path / "others/birds")], "folder of its class"),
+        ([*again, "--validation=20%", "--on-bad=skip"], "held_out|cats"),
+    ):
+        assert main(arguments) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_trained_on_does_not_validate(animals, tmp_path, capsys):
+    (pathlib.Path(animals) / "birds").mkdir()
+    train = ["train", animals, "--size=8", *TRAIN, "--epochs=1"]
+    train += [f"--out={tmp_path / 'run'}"]
+    with pytest.warns(UserWarning, match="20 of 20 images.*trained on as well"):
+        assert main([*train, "--validation", animals]) == 0
+    assert "They lie in 2 folders: with --classes" in capsys.readouterr().out
+    train[-1] += "2"
+    with pytest.raises(SystemExit):
+        main([*train, "--validation=100%"])
+    assert "over 0% and under 100%" in capsys.readouterr().err
+    for labels, message in (
+        (np.zeros(4, int), "two classes or more.*Received: 1"),
+        (np.ones(4), "integers from 0.*float64"),
+    ):
+        images = random_images(4, (8, 8, 3))
+        np.savez(tmp_path / "x.npz", images=images, labels=labels)
+        train[1] = str(tmp_path / "x.npz")
+        assert main([*train, "--classes"]) == 1
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_images_that_are_not_square(tmp_path, capsys):
@@ -289,7 +578,7 @@ def test_a_model_with_classes(tmp_path, capsys):
     np.savez(data, x_test=images[..., 0])
     for arguments, message in (
         (["evaluate", file, data], "data.npz.*y_test"),
-        (["doctor", file, str(tmp_path)], "classes.*labels"),
+        (["doctor", file, str(tmp_path)], "a.png.*folder of its class"),
         (["reconstruct", file, *faces], "--labels.*0..2.*2 joined"),
         (["reconstruct", file, *faces, "--labels=0,1,2"], "--labels"),
         (["reconstruct", file, *faces, "--labels=3"], "0 to 2"),
@@ -499,6 +788,10 @@ WRONG_USE = [
         ],
         "--steps.*'1'",
     ),
+    (["interpolate", "{model}", "--out=a.png"], "--out.*.gif or .webp"),
+    (["walk", "{model}"], "--grid --out"),
+    (["walk", "{model}", "--out=a.gif", "--fps=0"], "--fps.*'0'"),
+    (["directions"], "MODEL"),
     (["info"], "MODEL"),
     (["presets", "faces32"], "faces32"),
     (["train"], "DATA"),
@@ -523,6 +816,8 @@ FAILURES = [
     *((["sample", model, "--grid=new.png"], model) for model in BAD_MODELS),
     *((["evaluate", model, "{faces}"], model) for model in BAD_MODELS),
     *((["reconstruct", model, "{face}"], model) for model in BAD_MODELS),
+    (["interpolate", "{model}", "{face}", "--out=a.gif"], "Two images"),
+    (["interpolate", "{model}", "--out=text.txt/a.gif"], "text.txt"),
     (["interpolate", "absent.keras", "a", "b", "--grid=new.png"], "absent"),
     (["sample", "folder.keras", "--grid=new.png"], "folder.keras"),
     (["sample", "{model}", FOLDER], "folder.png"),
@@ -531,6 +826,8 @@ FAILURES = [
     (["sample", "{model}", "--grid=new.png", f"--count={10**9}"], "`count`"),
     (["sample", "{model}", "--grid=new.png", "--temperature=1,1,1"], "2, one"),
     (["evaluate", "{model}", "absent"], "absent"),
+    (["score", "{model}", "absent"], "absent"),
+    (["score", "{model}", "{faces}", "--csv=text.txt/new"], "text.txt"),
     (["evaluate", "{model}", "text.txt"], "text.txt"),
     (["evaluate", "{model}", "folder"], "folder"),
     (["evaluate", "{model}", "broken.npz"], "broken.npz"),
@@ -603,6 +900,28 @@ def test_every_command_fails_in_one_line(
     assert not wrong, "\n".join(wrong)
     pictures = [path for path in tmp_path.rglob("*.png") if path.is_file()]
     assert not pictures
+
+
+@pytest.mark.parametrize(
+    "count, given, epochs, warmup",
+    [
+        (300, {}, 200, 200),  # 10 steps each
+        (24_000, {}, 20, 300),
+        (300, {"epochs": 20}, 20, 20),
+        (300, {"warmup": 50}, 200, 50),
+        (300, {"batch_size": 100}, 667, 200),  # 3 steps each
+        (300, {"start": "faces32"}, 20, 20),
+        (300, {"minutes": 5}, 100_000, 300),
+        (2, {"epochs": 1}, 1, 0),
+    ],
+)
+def test_the_settings_of_a_run_follow_from_its_images(
+    count, given, epochs, warmup
+):
+    settings = default_settings(given.get("minutes"))
+    settings = dataclasses.replace(settings, **given)
+    settings = fitted_to(settings, given, count)
+    assert (settings.epochs, settings.warmup) == (epochs, warmup)
 
 
 def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):

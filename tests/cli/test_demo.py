@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import threading
+import urllib.parse
 import webbrowser
 import zlib
 
@@ -89,8 +90,10 @@ def ask(server, path, body=None, content_type=JSON, method=None, **headers):
     return answer.status, answer.headers, content
 
 
-def look(server, content):
-    status, _, answer = ask(server, "/api/look", content, BYTES)
+def look(server, content, crop=None, label=None):
+    question = urllib.parse.quote(json.dumps({"crop": crop, "label": label}))
+    path = f"/api/look?{question}"
+    status, _, answer = ask(server, path, content, BYTES)
     return status, answer
 
 
@@ -121,9 +124,11 @@ def alive(server):
     )
 
 
+DRAW = {"seed": 1, "temperature": 0.7, "label": None}
 EDIT = {
     "a": png(FACES[0]),
     "b": png(FACES[1]),
+    "labels": None,
     "share": 0,
     "spherical": False,
     "strengths": {},
@@ -134,7 +139,7 @@ EDIT = {
 
 
 def test_the_page_comes_with_its_headers(server):
-    for path in ("/", "/style.css", "/page.js", "/api/model"):
+    for path in ("/", "/style.css", "/page.js", "/crop.js", "/api/model"):
         status, headers, content = ask(server, path)
         assert status == 200 and content
         assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -147,7 +152,7 @@ def test_the_page_comes_with_its_headers(server):
 
 def test_answers_say_what_the_model_says(server, model):
     temperature = [0.4, 1.1]
-    question = {"seed": 3, "temperature": temperature}
+    question = {"seed": 3, "temperature": temperature, "label": None}
     status, _, answer = ask(server, "/api/draw", question)
     assert status == 200
     drawn = np.stack([pixels(p["png"]) for p in answer["pictures"]])
@@ -165,7 +170,7 @@ def test_answers_say_what_the_model_says(server, model):
 
 def test_a_picture_in_colour_becomes_grey_or_has_fewer_bits(monkeypatch):
     model = keras_glow.Glow((8, 8, 1), levels=1, depth=1, width=4, bits=5)
-    seen = demo.Workshop(model, "grey").inspect(encoded(FACES[0]))
+    seen = demo.Workshop(model, "grey").inspect(encoded(FACES[0]), None, None)
     picture = pixels(seen["picture"]["png"])
     assert picture.shape == (8, 8) and not np.any(picture % 8)
     assert_array_equal(pixels(seen["decoded"]["png"]), picture)
@@ -173,13 +178,95 @@ def test_a_picture_in_colour_becomes_grey_or_has_fewer_bits(monkeypatch):
 
 
 def test_models_of_another_kind_are_refused():
-    classes = keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=2)
-    classes.num_classes = 3
-    with pytest.raises(ValueError, match="num_classes"):
-        demo.Workshop(classes, "classes")
     wide = keras_glow.Glow((4, 8, 1), levels=1, depth=1, width=2)
     with pytest.raises(ValueError, match="square"):
         demo.Workshop(wide, "wide")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A small model with classes."""
+    model = keras_glow.Glow(
+        (SIZE, SIZE, 1), levels=1, depth=1, width=4, num_classes=3
+    )
+    move_weights(model, 0.3)
+    return model
+
+
+def test_a_model_with_classes(digits):
+    work = demo.Workshop(digits, "digits", {}, ["one", "two", "three"])
+    assert work.describe()["classes"] == ["one", "two", "three"]
+    in_turn = work.draw(3, 0.7, None)["pictures"]
+    assert [p["label"] for p in in_turn] == [0, 1, 2] * 4
+    drawn = np.stack([pixels(p["png"]) for p in in_turn])[..., None]
+    expected = digits.sample(12, 0.7, 3, np.arange(12) % 3)
+    assert_array_equal(drawn, expected)
+    twos = work.draw(3, 0.7, 1)["pictures"]
+    assert {p["label"] for p in twos} == {1}
+    assert twos[1] == in_turn[1] and twos[0] != in_turn[0]
+    content = base64.b64decode(twos[0]["png"])
+    seen = work.inspect(content, None, 1)
+    assert seen["differing"] == 0
+    assert seen["picture"]["bits_per_dim"] == pytest.approx(
+        twos[0]["bits_per_dim"], abs=1e-5
+    )
+    other = work.inspect(content, None, 2)["picture"]["bits_per_dim"]
+    assert other != pytest.approx(twos[0]["bits_per_dim"], abs=1e-5)
+    a, b = twos[0]["png"], in_turn[2]["png"]
+    edited = work.edit(a, b, [1, 2, 1], 0, False, {})
+    assert edited["picture"]["png"] == a and edited["differing"][0] == 0
+    edited = work.edit(a, b, [1, 2, 0], 0, False, {})
+    z = digits.encode(pixels(a)[None, ..., None], [1])
+    (expected,) = digits.decode(z, [0])
+    assert_array_equal(pixels(edited["picture"]["png"]), expected[..., 0])
+    assert demo.Workshop(digits, "digits").classes == ["0", "1", "2"]
+    for wrong in (None, -1, 3, "1", [1], 1.5, 10**400):
+        questions = [
+            (work.inspect, (content, None, wrong)),
+            (work.edit, (a, b, [0, 0, wrong], 0, False, {})),
+            (work.draw, (3, 0.7, wrong)),
+        ]
+        for answer, arguments in questions[: 2 if wrong is None else 3]:
+            with pytest.raises(ValueError, match="labels"):
+                answer(*arguments)
+    with pytest.raises(ValueError, match="3 names"):
+        demo.Workshop(digits, "digits", {}, ["one"])
+
+
+def test_what_is_taken_of_an_upload(server):
+    picture = random_images(1, (30, 50, 3), seed=4)[0]
+    for name in ("png", "jpeg"):
+        content = encoded(picture, name)
+        upright = np.asarray(Image.open(io.BytesIO(content)))
+        status, seen = look(server, content)
+        assert status == 200
+        whole = seen["whole"]
+        assert (whole["width"], whole["height"]) == (50, 30)
+        assert_array_equal(pixels(whole["png"]), upright)
+        for left, top, side in (
+            (38, 0, 12),
+            (0, 18, 12),
+            (5, 3, 24),
+            (0, 0, 6),
+        ):
+            square = upright[top : top + side, left : left + side]
+            status, seen = look(server, content, [left, top, side])
+            assert status == 200 and seen["whole"] is None
+            taken = pixels(seen["picture"]["png"])
+            fitted = Image.fromarray(square).resize(
+                (SIZE, SIZE), Image.Resampling.LANCZOS
+            )
+            assert_array_equal(taken, np.asarray(fitted))
+            assert bool(seen["notes"]) == (side < SIZE)
+        for crop in (
+            *([39, 0, 12], [0, 19, 12], [-1, 0, 5], [0, 0, 31], [0, 0, 0]),
+            *([0, 0, -3], [0, 0], [0, 0, 5.5], [0, 0, True], "0,0,5", 5, {}),
+            [0, 0, 10**400],
+        ):
+            status, answer = look(server, content, crop)
+            assert refused((status, None, answer)), crop
+    assert look(server, encoded(FACES[0]))[1]["whole"] is None
+    assert refused(ask(server, "/api/look", encoded(FACES[0]), BYTES))
 
 
 def resident():
@@ -264,6 +351,8 @@ NUMBERS = [
         "temperature",
         (-0.1, 1.6, 1e999, "1", None, [1], [1, 9], {}),
     ),
+    ("/api/draw", "label", (0, "0", True, [0], {}, 10**5000)),
+    ("/api/edit", "labels", (0, [0, 0, 0], {}, "000")),
     ("/api/edit", "share", (-0.01, 1.01, 1e999, "0", None, True, [0])),
     ("/api/edit", "spherical", (0, "true", None, [])),
     (
@@ -285,7 +374,7 @@ def text(value):
 
 def test_values_out_of_range_are_named(server):
     for path, name, values in NUMBERS:
-        good = {"seed": 1, "temperature": 0.7} if "draw" in path else EDIT
+        good = DRAW if "draw" in path else EDIT
         for value in values:
             body = {**{k: text(v) for k, v in good.items()}, name: text(value)}
             body = ", ".join(f'"{k}": {v}' for k, v in body.items())
@@ -305,10 +394,10 @@ def test_values_out_of_range_are_named(server):
         b"[]",
         b"{}",
         b"null",
-        b'{"seed": NaN, "temperature": 0.7}',
-        b'{"seed": 1, "temperature": Infinity}',
+        b'{"seed": NaN, "temperature": 0.7, "label": null}',
+        b'{"seed": 1, "temperature": Infinity, "label": null}',
         b'{"seed": 1}',
-        b'{"seed": 1, "temperature": 1, "model": "/etc/passwd"}',
+        b'{"seed": 1, "temperature": 1, "label": null, "model": "/etc/passwd"}',
         b"[" * 200_000,
         b'{"seed":' * 100_000,
     ],
@@ -342,7 +431,7 @@ def test_no_path_leads_to_a_file(server, path):
 
 
 def test_only_this_computer_and_this_page_may_ask(server):
-    draw = "/api/draw", {"seed": 1, "temperature": 0.7}
+    draw = "/api/draw", DRAW
     port = server.server_port
     for host in ("evil.example", f"evil.example:{port}", "", "127.0.0.1.evil"):
         assert refused(ask(server, "/", Host=host), 403)
@@ -405,7 +494,7 @@ def test_a_silent_client_is_left_alone(server, monkeypatch):
 
 def test_many_at_once(server, record_property):
     def draw(seed):
-        return ask(server, "/api/draw", {"seed": seed, "temperature": 0.7})
+        return ask(server, "/api/draw", {**DRAW, "seed": seed})
 
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(draw, range(50)))
@@ -425,7 +514,7 @@ def test_what_fails_inside_stays_inside(server, monkeypatch, capsys):
         raise RuntimeError("/a/secret/path")
 
     monkeypatch.setattr(server.workshop, "draw", fail)
-    answer = ask(server, "/api/draw", {"seed": 1, "temperature": 0.7})
+    answer = ask(server, "/api/draw", DRAW)
     assert "secret" not in refused(answer, 500)
     assert "RuntimeError: /a/secret/path" in capsys.readouterr().err
     assert alive(server)
@@ -494,8 +583,8 @@ def test_command(server, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(demo, "serve", lambda *args: calls.append(args))
     assert cli.main(["demo", "--port", "0", "--no-browser"]) == 0
-    ((_, name, file, port, browser),) = calls
-    assert (name, port, browser) == ("faces32", 0, False)
+    ((_, name, file, port, browser, classes),) = calls
+    assert (name, port, browser, classes) == ("faces32", 0, False, None)
     assert file is None or file.name == "faces32_attributes.npz"
     with pytest.raises(SystemExit, match="2"):
         cli.main(["demo", "--port", "70000"])
@@ -651,7 +740,7 @@ def test_faces_are_picked_for_either_slot(page):
     assert_array_equal(face(page, "b"), drawn[1])
     page.locator("#samples button").nth(2).click()
     at_rest(page)
-    page.get_by_label("face B").check()
+    page.get_by_label("image B", exact=True).check()
     page.locator("#samples button").nth(4).click()
     at_rest(page)
     assert_array_equal(face(page, "a"), drawn[2])
@@ -736,7 +825,14 @@ def test_the_result_is_saved(page):
     move(page, "#share", 0.5)
     with page.expect_download() as download:
         page.click("#save")
-    assert download.value.suggested_filename == "face.png"
+    assert download.value.suggested_filename == "image.png"
+    content = pathlib.Path(download.value.path()).read_bytes()
+    enlarged = pixels(content)
+    assert enlarged.shape == (504, 504, 3)
+    assert_array_equal(enlarged[::42, ::42], result(page))
+    assert_array_equal(enlarged[41::42, 41::42], result(page))
+    with page.expect_download() as download:
+        page.click("#save-exact")
     content = pathlib.Path(download.value.path()).read_bytes()
     assert_array_equal(pixels(content), result(page))
 
@@ -881,6 +977,93 @@ def test_a_refused_upload_is_said_and_changes_nothing(page):
     assert len(page.problems) == 3
     assert all("400" in problem for problem in page.problems)
     page.problems.clear()
+
+
+@in_a_browser
+def test_the_square_of_an_upload_is_moved_and_sized(page):
+    picture = random_images(1, (30, 120, 3), seed=4)[0]
+
+    def taken(left, top, side):
+        square = Image.fromarray(picture[top : top + side, left : left + side])
+        size = (SIZE, SIZE)
+        return np.asarray(square.resize(size, Image.Resampling.LANCZOS))
+
+    panel = page.locator("#crop-a")
+    assert panel.is_hidden()
+    upload(page, "a", encoded(picture))
+    panel.wait_for()
+    at_rest(page)
+    middle = taken(45, 0, 30).astype(int)
+    assert np.abs(middle - face(page, "a")).max() <= 1
+    note = "The image is 120x30: its middle square is taken."
+    assert page.text_content("#a .notes") == note  # and it stays
+    panel.locator("input").fill("12")
+    at_rest(page)
+    assert_array_equal(face(page, "a"), taken(54, 9, 12))
+    assert_array_equal(result(page), face(page, "a"))
+    panel.locator(".box").focus()
+    for key, place in (("ArrowRight", (55, 9)), ("ArrowUp", (55, 8))):
+        page.keyboard.press(key)
+        at_rest(page)
+        assert_array_equal(face(page, "a"), taken(*place, 12))
+    panel.locator(".box").scroll_into_view_if_needed()
+    box = panel.locator(".box").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] - 1000, box["y"] + 1000, steps=3)
+    page.mouse.up()
+    at_rest(page)
+    assert_array_equal(face(page, "a"), taken(0, 18, 12))
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    # Another image, and there is nothing to choose any more.
+    page.locator("#samples button").nth(3).click()
+    at_rest(page)
+    assert panel.is_hidden()
+    assert page.text_content("#a .notes") == ""
+
+
+@in_a_browser
+def test_classes_are_chosen(any_page, server, digits, monkeypatch):
+    page = any_page
+    assert page.locator("#class").is_hidden()
+    work = demo.Workshop(digits, "digits", {}, ["one", "two", "three"])
+    monkeypatch.setattr(server, "workshop", work)
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    at_rest(page)
+
+    def expected(labels):
+        return digits.sample(12, 0.7, seed=1, labels=labels)[..., 0]
+
+    assert_array_equal(shown(page, "#samples img"), expected(np.arange(12) % 3))
+    assert page.input_value("#class-a") == "0"
+    assert page.input_value("#class-b") == "1"
+    page.select_option("#class", label="three")
+    at_rest(page)
+    assert_array_equal(shown(page, "#samples img"), expected(2))
+    page.locator("#samples button").nth(4).click()
+    at_rest(page)
+    assert page.input_value("#class-a") == "2"
+    a = face(page, "a")
+    assert_array_equal(result(page), a)
+    page.select_option("#class-result", label="one")
+    at_rest(page)
+    z = digits.encode(a[None, ..., None], [2])
+    assert_array_equal(result(page), digits.decode(z, [0])[0, ..., 0])
+    page.select_option("#class-a", label="one")
+    at_rest(page)
+    assert_array_equal(result(page), a)
+    before = page.text_content("#a .bits")
+    page.reload()
+    at_rest(page)
+    assert page.text_content("#a .bits") == before
+    assert page.input_value("#class") == "2"
+    assert page.input_value("#class-result") == "0"
+    monkeypatch.undo()
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    at_rest(page)
 
 
 @in_a_browser

@@ -69,24 +69,29 @@ def exported(model, tmp_path_factory):
 def original(model):
     """What goes into a model and what comes out of it, for 5 images."""
     images = random_images(5, model.image_shape)
-    labels = np.array([0, 1, 2, 0, 1], "int32") if model.num_classes else None
     rng = np.random.default_rng(0)
+    given = {}
+    if model.num_classes:
+        given["labels"] = np.array([0, 1, 2, 0, 1], "int32")
+    if model.context_shape:
+        context = rng.normal(size=(5, *model.context_shape))
+        given["context"] = context.astype("float32")
     noise = rng.normal(size=(5, model.dimensions)).astype("float32")
-    z = model.encode(images, labels)
+    z = model.encode(images, **given)
     drawn = {}
     for temperature in (0, 0.7):
         scaled = noise * np.float32(temperature)
         drawn[temperature] = {
-            "x": predict(model.decoder, scaled, labels, 32),
-            "images": model.decode(scaled, labels),
+            "x": predict(model.decoder, scaled, tuple(given.values()), 32),
+            "images": model.decode(scaled, **given),
         }
     return {
         "bits": model.bits,
         "images": images,
         "quantized": model.quantize(model.dequantize(images, seed="center")),
-        "labels": labels,
+        "given": given,
         "z": z,
-        "log_prob": model.log_prob(images, seed="center", labels=labels),
+        "log_prob": model.log_prob(images, seed="center", **given),
         "noise": noise,
         "drawn": drawn,
     }
@@ -95,9 +100,7 @@ def original(model):
 def check_equal(expected, encoder, decoder):
     """Compares exported functions with the original, for two batch sizes."""
     for count in (5, 2):
-        more = {}
-        if expected["labels"] is not None:
-            more = {"labels": expected["labels"][:count]}
+        more = {k: array[:count] for k, array in expected["given"].items()}
         encoded = encoder(images=expected["images"][:count], **more)
         assert_allclose(encoded["z"], expected["z"][:count], atol=1e-4)
         log_prob = expected["log_prob"][:count]
@@ -124,6 +127,7 @@ VARIANTS = [
     {"permutation": "reverse", "num_classes": CLASSES, "border": True},
     {"levels": 1, "depth": 2, "memory": "reversible"},
     {"levels": 3},
+    {"context_shape": (3, 4, 2), "num_classes": CLASSES},
 ]
 
 

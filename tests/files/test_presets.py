@@ -167,6 +167,46 @@ def test_unknown_presets_are_refused(capsys):
     assert "is no preset" in capsys.readouterr().err
 
 
+def test_a_folder_is_a_preset(tmp_path, capsys):
+    model = Glow((4, 4, 1), levels=1, depth=1, width=2, num_classes=2)
+    model.compile(keras.optimizers.Adam(1e-3))
+    images, labels = random_images(8, (4, 4, 1)), np.arange(8) % 2
+    model.fit(images, labels, epochs=2, verbose=0)
+    folder = tmp_path / "cats"
+    model.save_to_preset(folder, "Cats that nobody has seen.")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "model.keras",
+    ]
+    card = (folder / "README.md").read_text()
+    bits = model.history.history["bits_per_dim"][-1]
+    for words in (
+        "# cats\n\nCats that nobody has seen.",
+        "`Glow((4, 4, 1), levels=1, depth=1, width=2, num_classes=2)`",
+        f"| parameters | {model.count_params():,} |",
+        "| training steps | 2 |",
+        f"last epoch | {bits:.3f} |",
+        "--labels 0",
+    ):
+        assert words in card, card
+    for path in (folder, str(folder), folder / "model.keras"):
+        loaded = Glow.from_preset(path)
+        assert getattr(loaded, "optimizer", None) is None
+        assert_array_equal(
+            loaded.encode(images, labels), model.encode(images, labels)
+        )
+    assert main(["info", str(folder)]) == 0
+    assert "training steps" not in capsys.readouterr().out
+    # What somebody has written on a card stays.
+    (folder / "README.md").write_text("mine")
+    model.save_to_preset(str(folder))
+    assert (folder / "README.md").read_text() == "mine"
+    untrained = Glow((4, 4, 1), levels=1, depth=1, width=2)
+    untrained.save_to_preset(tmp_path / "new")
+    card = (tmp_path / "new" / "README.md").read_text()
+    assert "steps" not in card and "bits/dim" not in card
+
+
 @pytest.mark.slow
 def test_the_preset_trains_on(model):
     if model.image_shape != (32, 32, 3):

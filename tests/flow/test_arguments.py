@@ -23,7 +23,7 @@ from PIL import Image
 
 import keras_glow
 from keras_glow import Glow, callbacks, data, layers
-from keras_glow.checks import ImageFormat
+from keras_glow.checks import Conditions, ImageFormat
 
 SHAPE = (8, 8, 3)
 IMAGES = random_images(4, SHAPE)
@@ -189,8 +189,8 @@ BAD = [
     ("fit", "validation_data", IMAGES[:0], "1 image or more"),
     ("fit", "validation_data", (IMAGES[:0], None), "1 image or more"),
     ("fit", "validation_data", (UNIT, None), "integers 0..255"),
-    ("fit", "validation_data", (), "images, (images, labels) or a dataset"),
-    ("fit", "validation_data", (IMAGES, None, LABELS), "(images, labels)"),
+    ("fit", "validation_data", (), "images, (images, y) or a dataset"),
+    ("fit", "validation_data", (IMAGES, None, LABELS), "(images, y)"),
     ("fit", "batch_size", 0, ">= 1"),
     ("fit", "batch_size", -1, ">= 1"),
     ("fit", "batch_size", 2.0, ">= 1"),
@@ -544,18 +544,18 @@ def test_samples_do_not_depend_on_the_chunks_they_are_drawn_in(
 
 
 def test_validation_split_is_the_end_of_the_images():
-    image_format, classes = ImageFormat(IMAGES.shape[1:]), int(max(LABELS)) + 1
+    image_format = ImageFormat(IMAGES.shape[1:], 8)
+    classes = Conditions(int(max(LABELS)) + 1)
     parts = data.open_images(IMAGES, LABELS, image_format, classes).split(0.25)
     images, labels = (
         np.concatenate(arrays)
-        for arrays in zip(*((p.images, p.labels) for p in parts), strict=True)
+        for arrays in zip(*((p.images, p.targets) for p in parts), strict=True)
     )
     assert_array_equal(images, IMAGES)
     assert_array_equal(labels, LABELS)
     assert len(parts[1].images) == 1
     with pytest.raises(ValueError, match="`validation_split`.*dataset"):
-        source = data.open_images(batches((IMAGES,)), None, image_format, None)
-        source.split(0.5)
+        data.open_images(batches((IMAGES,)), None, image_format).split(0.5)
 
 
 def test_a_grid_is_refused_before_the_first_epoch(models, tmp_path):

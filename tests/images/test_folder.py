@@ -4,6 +4,7 @@ import os
 import pathlib
 import socket
 import stat
+import sys
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from keras_glow import images
-from keras_glow.images import decoding, folder
+from keras_glow.images import decoding, folder, split
 from keras_glow.images.decoding import BadImage
 
 root = os.name == "posix" and os.geteuid() == 0
@@ -204,6 +205,82 @@ def test_all_bad_files_are_in_one_report(tmp_path, record_property):
     record_property(
         "bad files among 1,000 good ones named in one report", "20 of 20"
     )
+
+
+HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+@pytest.fixture
+def without_heif(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    decoding._formats.cache_clear()
+    yield
+    decoding._formats.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["IMG_9.HEIC", "photo", "photo.jpg"])
+def test_heic_is_named_where_nothing_reads_it(without_heif, tmp_path, name):
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / name).write_bytes(HEIC_HEAD)
+    with pytest.raises(ValueError, match="HEIC.*pip install pillow-heif"):
+        images.load_images(tmp_path, SIZE)
+    assert folder.check_folder(tmp_path).images == 1
+
+
+def test_heic_is_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    large = random_images(1, (64, 48, 3))[0]
+    heic = pillow_heif.from_pillow(Image.fromarray(large))
+    heic.save(tmp_path / "IMG_9.HEIC", quality=-1)
+    loaded = images.load_images(tmp_path, 48)[0]
+    assert np.abs(loaded.astype(int) - large[8:56]).mean() < 4
+
+
+def test_names_are_those_of_the_images(tmp_path):
+    for name in ("b/1.png", "a/c/2.png", "0.png", "a/bad.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        colour = encoded(np.full((8, 8, 3), len(name), "uint8"))
+        content = b"text" if "bad" in name else colour
+        (tmp_path / name).write_bytes(content)
+    for cache in (None, tmp_path / ".run" / "a.npy", tmp_path / ".run/a.npy"):
+        with pytest.warns(UserWarning, match="Left out"):
+            loaded, names = images.load_images(
+                tmp_path, 8, on_bad="skip", cache=cache, return_names=True
+            )
+        assert names == ["0.png", "a/c/2.png", "b/1.png"]
+        assert loaded[:, 0, 0, 0].tolist() == list(map(len, names))
+    np.savez(tmp_path / "a.npz", images=loaded)
+    loaded, names = images.load_images(tmp_path / "a.npz", 8, return_names=True)
+    assert len(loaded) == 3 and names is None
+
+
+def test_folders_become_classes():
+    names = ["dogs/old/1.png", "cats/1.png", "dogs/2.png"]
+    labels, classes = images.class_labels(names)
+    assert labels.tolist() == [1, 0, 1] and classes == ["cats", "dogs"]
+    labels, _ = images.class_labels(names, ["birds", "dogs", "cats"])
+    assert labels.tolist() == [1, 2, 1]
+    with pytest.raises(ValueError, match="dogs/old.*one of the classes cats"):
+        images.class_labels(names, ["cats"])
+    with pytest.raises(ValueError, match="^1.png.*in a folder of its class"):
+        images.class_labels([*names, "1.png"])
+
+
+def test_what_is_held_out_depends_on_the_pixels_alone():
+    faces = random_images(40, (8, 8, 3))
+    chosen = split.held_out(faces, 0.1)
+    assert chosen.sum() == 4
+    turned = split.held_out(faces[::-1], 0.1)
+    assert_array_equal(turned[::-1], chosen)
+    # Equal images are on one side, and others stay where they were.
+    twice = split.held_out(np.concatenate([faces, faces]), 0.1)
+    assert_array_equal(twice[:40], twice[40:])
+    more = split.held_out(np.concatenate([faces, 255 - faces]), 0.1)
+    assert not np.any(more[:40] & ~split.held_out(faces, 0.2))
+    assert split.held_out(faces[:2], 0.1).sum() == 1
+    with pytest.raises(ValueError, match="hold out 10.0%"):
+        split.held_out(faces[:1], 0.1)
+    assert split.count_shared(faces[:30], faces[20:]) == 10
 
 
 def test_duplicates_are_counted(tmp_path):

@@ -1,5 +1,7 @@
 """Image files in, grids out."""
 
+import io
+
 import numpy as np
 import pytest
 from helpers import random_images
@@ -181,3 +183,46 @@ def test_a_grid_enlarges_pixels(picture):
     assert grid.shape == (38, 38, 3)
     assert_array_equal(grid[2:-1:3, 2:-1:3], picture)
     assert_array_equal(grid[1:4, 1:4], np.full((3, 3, 3), picture[0, 0]))
+
+
+def test_an_image_from_bytes(picture):
+    content = images.png_bytes(picture)
+    loaded = images.load_image(io.BytesIO(content), 12)
+    assert_array_equal(loaded, picture)
+    with pytest.raises(ValueError, match="^The image cannot be read"):
+        images.load_image(io.BytesIO(content[:-30]), 12)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_animation_has_every_frame(tmp_path, suffix, channels):
+    frames = random_images(5, (6, 8, channels))
+    path = tmp_path / "new" / f"walk{suffix}"
+    images.save_animation(frames, path, fps=20, scale=3)
+    with Image.open(path) as animation:
+        assert (animation.n_frames, animation.info["loop"]) == (5, 0)
+        for i, frame in enumerate(frames):
+            animation.seek(i)
+            assert animation.info["duration"] == 50
+            shown = np.asarray(animation.convert("RGB"))[::3, ::3]
+            assert_array_equal(shown, np.broadcast_to(frame, (6, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"path": "walk.mp4"}, "path"),
+        ({"images": np.zeros((0, 6, 8, 3), "uint8")}, "images"),
+        ({"images": np.zeros((6, 8, 3), "uint8")}, "images"),
+        ({"images": np.zeros((2, 6, 8, 3))}, "image"),
+        ({"fps": 0}, "fps"),
+    ],
+)
+def test_what_is_no_animation_is_refused(
+    tmp_path, monkeypatch, arguments, name
+):
+    monkeypatch.chdir(tmp_path)
+    good = {"images": random_images(2, (6, 8, 3)), "path": "walk.gif"}
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        images.save_animation(**{**good, **arguments})
+    assert not any(tmp_path.iterdir())

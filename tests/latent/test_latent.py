@@ -58,6 +58,18 @@ def angles(z, to):
     return np.arccos(np.clip(cosines, -1, 1))
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_way_through_latents_visits_each(closed):
+    weights = latent.path_weights(3, 4, closed)
+    assert weights.shape == (4 * (2 + closed) + 1, 3)
+    visited = np.eye(3)[[0, 1, 2, 0][: 3 + closed]]
+    assert_array_equal(weights[::4], visited)
+    assert_allclose(np.abs(np.diff(weights, axis=0)).max(axis=1), 0.25)
+    for arguments in ((1, 4), (3, 0), (3, 4, "yes")):
+        with pytest.raises(ValueError, match="`(count|steps|closed)`"):
+            latent.path_weights(*arguments)
+
+
 def test_linear_interpolation():
     a, b = z = np.random.normal(size=(2, D)).astype("float32")
     between = latent.interpolate(z, [0, 0.25, 1, 1.5])

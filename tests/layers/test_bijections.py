@@ -38,6 +38,13 @@ def own_function(x):
     return ops.concatenate([ops.sin(x), ops.cos(x)], axis=-1)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+def own_function_of_two(inputs):
+    x, context = inputs
+    one, other = ops.split(context, 2, axis=-1)
+    return ops.concatenate([ops.sin(x + one), ops.cos(x) * other], axis=-1)
+
+
 def step(**kwargs):
     return lambda **dtype: layers.FlowStep(width=8, seed=1, **kwargs, **dtype)
 
@@ -97,7 +104,34 @@ CASES = {  # id: (layer of a dtype, shape of one example)
         lambda **k: layers.GaussianPrior(num_classes=5, **k),
         (2, 2, 6),
     ),
+    "affine_context": (
+        coupling(layers.AffineCoupling, context_channels=2),
+        (4, 4, 4),
+    ),
+    "affine_own_function_context": (
+        lambda **k: layers.AffineCoupling(
+            network=own_function_of_two, context_channels=2, **k
+        ),
+        (4, 4, 4),
+    ),
+    "additive_residual_context": (
+        coupling(
+            layers.AdditiveCoupling, network="residual", context_channels=2
+        ),
+        (2, 2, 4),
+    ),
+    "split_of_classes_context": (
+        lambda **k: layers.Split(
+            num_classes=5, context_channels=2, seed=1, **k
+        ),
+        (4, 2, 4),
+    ),
+    "prior_context": (
+        lambda **k: layers.GaussianPrior(context_channels=2, seed=1, **k),
+        (2, 2, 6),
+    ),
     "step": (step(), (4, 4, 4)),
+    "step_context": (step(context_channels=2), (4, 4, 4)),
     "step_shuffle": (step(permutation="shuffle"), (4, 4, 4)),
     "step_reverse": (step(permutation="reverse"), (4, 4, 4)),
     "step_additive": (step(coupling="additive"), (4, 4, 4)),
@@ -114,27 +148,37 @@ class Case:
         self.layer = create(dtype=dtype)
         rng = np.random.default_rng(0)
         self.x = rng.normal(size=(3, *self.shape)).astype(dtype)
-        self.labels = None
-        if getattr(self.layer, "num_classes", None):
-            self.labels = np.array([1, 4, 1], "int32")
+        self.given = given_to(self.layer, dtype, self.shape)
         self.layer(self.inputs(self.x))
         move_weights(self.layer)
 
     def inputs(self, x):
-        if self.labels is None:
-            return x
-        tensors = *keras.tree.flatten(x), self.labels
-        return [ops.convert_to_tensor(tensor) for tensor in tensors]
+        return inputs_of(x, self.given)
 
-    def symbolic(self, tensors, labels=None):
-        """Symbolic inputs of the shape of tensors, with labels if needed."""
+    def symbolic(self, tensors):
+        """Symbolic inputs of the shape of tensors, and of what follows them."""
         inputs = keras.tree.map_structure(
             lambda t: keras.Input(t.shape[1:], dtype=self.dtype), tensors
         )
-        if self.labels is None:
-            return inputs
-        labels = labels or keras.Input((), dtype="int32")
-        return [*keras.tree.flatten(inputs), labels]
+        given = [keras.Input(a.shape[1:], dtype=a.dtype) for a in self.given]
+        return [*keras.tree.flatten(inputs), *given] if given else inputs
+
+
+def given_to(layer, dtype="float32", shape=(1, 1, 1), count=3):
+    """Arrays of what a layer is conditioned on, after its inputs."""
+    rng = np.random.default_rng(1)
+    values = {
+        "labels": np.resize(np.array([1, 4, 1], "int32"), count),
+        "context": rng.normal(size=(count, *shape[:2], 2)).astype(dtype),
+    }
+    return [values[name] for name in layer.conditioned_on]
+
+
+def inputs_of(x, given):
+    if not given:
+        return x
+    tensors = *keras.tree.flatten(x), *given
+    return [ops.convert_to_tensor(tensor) for tensor in tensors]
 
 
 @pytest.fixture(params=CASES)
@@ -291,7 +335,7 @@ def test_the_flow_is_float32_under_any_policy(name, half, policy):
     create, shape = CASES[name]
     layer = create()
     case = Case.__new__(Case)
-    case.labels = np.array([1, 4, 1], "int32") if "classes" in name else None
+    case.given = given_to(layer, shape=shape)
     x = np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
     z = layer(case.inputs(x))
     move_weights(layer, 0.1)
@@ -337,19 +381,16 @@ def test_every_public_bijection_has_a_case():
     assert public - {layers.Bijection} == tested
 
 
-def symbolic_inputs(case_id, layer, image_shape):
-    image = keras.Input(image_shape)
-    if "classes" not in case_id:
-        return image
-    return [image, keras.Input((), dtype="int32")]
-
-
 @pytest.mark.every_backend
 @pytest.mark.parametrize("name", CASES)
 def test_images_may_have_any_size(name, tmp_path):
     create, (height, width, channels) = CASES[name]
     layer = create()
-    inputs = symbolic_inputs(name, layer, (None, None, channels))
+    given = given_to(layer)  # a context of one pixel fits all sizes
+    inputs = keras.Input((None, None, channels))
+    if given:
+        more = [keras.Input(a.shape[1:], dtype=a.dtype) for a in given]
+        inputs = [inputs, *more]
     if isinstance(layer, layers.GaussianPrior):  # its weights have a size
         with pytest.raises(ValueError, match="^GaussianPrior expects.*known"):
             layer(inputs)
@@ -361,7 +402,7 @@ def test_images_may_have_any_size(name, tmp_path):
     rng = np.random.default_rng(0)
     for size in ((height, width), (2 * height, 3 * width)):
         x = rng.normal(size=(3, *size, channels)).astype("float32")
-        x = [x, np.array([1, 4, 1], "int32")] if "classes" in name else x
+        x = [x, *given] if given else x
         fixed = create()
         z = fixed(x)
         fixed.set_weights(layer.get_weights())
@@ -371,10 +412,9 @@ def test_images_may_have_any_size(name, tmp_path):
         assert_allclose(
             to_numpy(layer.log_det(x)), to_numpy(log_det), rtol=1e-5
         )
-        labels = x[1:] if "classes" in name else []
-        latents = [*keras.tree.flatten(z), *labels]
+        latents = [*keras.tree.flatten(z), *given]
         latents = latents[0] if len(latents) == 1 else latents
-        images = x[0] if labels else x
+        images = x[0] if given else x
         assert_allclose(flat(layer.inverse(latents)), flat(images), atol=1e-4)
 
 
@@ -384,13 +424,13 @@ def test_other_shapes_are_refused_in_one_line(name):
     create, shape = CASES[name]
     channels = shape[-1]
     new, built = create(), Case(name, "float32").layer
-    labels = [np.zeros(2, "int32")] if "classes" in name else []
+    given = given_to(new, shape=shape, count=2)
     vectors = np.zeros((2, channels), "float32")
     # What only moves channels takes vectors too.
     if not isinstance(new, (layers.Reverse, layers.Shuffle)):
         for layer in (new, built):
             for x in (vectors, keras.Input((channels,)), vectors[None]):
-                x = [x, *labels] if labels else x
+                x = [x, *given] if given else x
                 for call in (layer, layer.inverse, layer.log_det):
                     with pytest.raises(ValueError, match="^.* expects .*$"):
                         call(x)
@@ -398,7 +438,7 @@ def test_other_shapes_are_refused_in_one_line(name):
         return  # They have no weights.
     wider = np.zeros((2, *shape[:2], channels + 2), "float32")
     with pytest.raises(ValueError, match=f"^.* expects .*{channels}.*$"):
-        built([wider, *labels] if labels else wider)
+        built([wider, *given] if given else wider)
 
 
 FORMS = {  # ways in which an array of the same numbers may be held

@@ -26,7 +26,7 @@ def images():
     return random_images(64, SHAPE)
 
 
-def density_gradients(model, x):
+def density_gradients(model, x, *context):
     """Gradients of a loss in training: with respect to x, and all weights."""
     z, log_det = model.encoder.get_layer("log_det_loss").input
     flow = keras.Model(model.encoder.inputs, [z, log_det])
@@ -34,7 +34,9 @@ def density_gradients(model, x):
 
     def loss(x, *values):
         with keras.StatelessScope(zip(variables, values, strict=True)):
-            z, log_det = flow(x, training=True)
+            more = map(ops.convert_to_tensor, context)
+            inputs = [x, *more] if context else x
+            z, log_det = flow(inputs, training=True)
         return negative_mean(standard_normal_log_prob(z) + log_det)
 
     return [
@@ -74,19 +76,23 @@ def gradients(loss, arrays):
         {},
         {"permutation": "shuffle", "coupling": "additive"},
         {"network": "residual", "blocks": 2, "dropout": 0.5},
+        {"context_shape": (3, 4, 5)},
     ],
-    ids=["affine", "additive", "dropout"],
+    ids=["affine", "additive", "dropout", "context"],
 )
 def test_gradients_are_those_of_store(
     memory, dtype, tolerance, kwargs, float64
 ):
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.5, 0.5, (3, *SHAPE)).astype(dtype)
+    context = []
+    if shape := kwargs.get("context_shape"):
+        context.append(rng.normal(size=(3, *shape)).astype(dtype))
     found = []
     for mode in ("store", memory):
         model = small(mode, dtype=dtype, **kwargs)
         move_weights(model, 0.1)
-        found.append(density_gradients(model, x))
+        found.append(density_gradients(model, x, *context))
     for expected, actual in zip(*found, strict=True):
         assert expected.any()
         error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)

@@ -313,6 +313,8 @@ FILES = [
     ("eps_named.png", EPS, Bad("is not an image")),
     ("tga_named.png", encoded(FACE, "TGA"), Bad("is not an image")),
     ("empty.png", b"", Bad("is empty")),
+    ("avif", b"\0\0\0\x20ftypavif" + b"\0" * 20, Bad("is an AVIF picture")),
+    ("film.mov", b"\0\0\0\x14ftypqt  " + b"\0" * 8, Ignored(others=1)),
     ("notes.txt", b"no image", Ignored(others=1)),
     ("empty.txt", b"", Ignored(others=1)),
     # Damage

@@ -124,7 +124,7 @@ def test_a_fit_with_validation_compiles_two_programs(compiled):
 def test_only_shuffled_epochs_of_equal_batches_leave_images_out(
     images, shuffle, equal, steps
 ):
-    source = open_images(images, None, ImageFormat(images.shape[1:]), None)
+    source = open_images(images, None, ImageFormat(images.shape[1:], 8))
     assert len(source.for_training(4, 0, 0, shuffle, equal).data) == steps
 
 
@@ -146,9 +146,8 @@ def test_what_fills_up_the_last_batch_does_not_count(compiled):
 
 def pipeline(sequence):
     """What Keras trains on if `fit` is given it, and its callbacks."""
-    source = open_images(
-        sequence, None, ImageFormat(sequence.images.shape[1:]), None
-    )
+    image_format = ImageFormat(sequence.images.shape[1:], 8)
+    source = open_images(sequence, None, image_format)
     batches = source.for_training(32, 0, 0, True)
     assert not batches.shuffle
     return batches.data, batches.callbacks
@@ -192,17 +191,19 @@ def test_first_images_of_a_generator_are_not_lost(images):
             yield (image[None],)
 
     source = open_inputs(batches())
-    assert_array_equal(source.first(3, seed=0), images[:3])
+    assert_array_equal(*source.first(3, seed=0), images[:3])
     rest = np.concatenate([b[0] for b in source.data])
     assert_array_equal(rest, images)
 
 
 def test_first_images_of_an_array_are_drawn_from_all_of_it(images):
     source = open_inputs(images)
-    assert len(source.first(5, seed=0)) == 5 and source.data is images
-    assert len(source.first(99, seed=0)) == 10
+    assert len(source.first(5, seed=0)[0]) == 5 and source.data is images
+    assert len(source.first(99, seed=0)[0]) == 10
     values = {
-        int(v) for seed in range(20) for v in source.first(5, seed)[:, 0, 0, 0]
+        int(v)
+        for seed in range(20)
+        for v in source.first(5, seed)[0][:, 0, 0, 0]
     }
     assert values == set(range(10))
 
@@ -227,7 +228,7 @@ def test_a_validation_dataset_is_not_asked_for_its_length(images):
             raise TypeError("it has none")
 
     dataset = Endless()
-    source = open_validation_data(dataset, ImageFormat((2, 4, 1)), None)
+    source = open_validation_data(dataset, ImageFormat((2, 4, 1), 8))
     source.peek()
     assert source.for_evaluation(8) is dataset
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pathlib
 import pickle
+import re
 
 import keras
 import numpy as np
@@ -82,6 +83,54 @@ def test_the_document_has_every_method_that_is_overridden():
                 assert f"`{name}`" in text, name
     for name in REFUSED:
         assert f"`{name}`" in text, name
+
+
+def rows(model):
+    """The rows of a summary: name to shapes and parameters."""
+    lines = []
+    model.summary(150, print_fn=lines.append)
+    row = r"│ (\w+) \(\w+\) +│ [\[(]*(.+?)[\])]* +│ +([\d,]+) +│"
+    return {
+        match[1]: (match[2], int(match[3].replace(",", "")))
+        for match in re.finditer(row, lines[0])
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_classes": 3, "classifier_weight": 0.1}]
+)
+def test_a_summary_has_each_parameter_once_and_true_shapes(
+    arguments, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "160")
+    model = keras_glow.Glow((8, 8, 1), levels=2, depth=1, width=4, **arguments)
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    found = rows(model)
+    assert sum(count for _, count in found.values()) == model.count_params()
+    found.pop("dense", None)
+    assert {name: shape for name, (shape, _) in found.items()} == {
+        "squeeze_1": "None, 4, 4, 4",
+        "step_1_1": "None, 4, 4, 4",
+        "split_1": "None, 4, 4, 2), (None, 4, 4, 2",
+        "squeeze_2": "None, 2, 2, 8",
+        "step_2_1": "None, 2, 2, 8",
+        "prior": "None, 2, 2, 8",
+    }
+    encoder, decoder = rows(model.encoder), rows(model.decoder)
+    assert encoder["squeeze_1"][0] == "None, 4, 4, 4), (None"
+    assert encoder["prior"][0] == "None, 2, 2, 8), (None"
+    assert decoder["squeeze_1"][0] == "None, 8, 8, 1"
+    assert decoder["split_1"][0] == "None, 4, 4, 4"
+    # Nothing is left hidden.
+    assert nodes == [len(layer._inbound_nodes) for layer in model.layers]
+
+
+def test_plots_have_a_box_for_each_layer(model):
+    pytest.importorskip("pydot")
+    for part in (model.encoder, model.decoder):
+        text = keras.utils.model_to_dot(part, show_shapes=True).to_string()
+        for layer in part.layers:
+            assert text.count(f"<b>{layer.name}</b>") == 1
 
 
 VALUES = {

@@ -6,6 +6,7 @@ sliders come from.
 """
 
 from keras_glow.cli.demo.directions_file import (
+    beside,
     directions_path,
     read_directions,
     write_directions,
@@ -17,6 +18,7 @@ from keras_glow.cli.demo.workshop import Workshop
 __all__ = [
     "Server",
     "Workshop",
+    "beside",
     "directions_path",
     "read_directions",
     "serve",

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from keras_glow.checks import one_line, refuse
+from keras_glow.files.atomic import atomic_file
 from keras_glow.images.npz import open_npz
 
 MAX_DIRECTIONS = 64
@@ -12,20 +13,36 @@ MAX_NAME = 40  # characters
 HEADERS = 2048  # bytes, at most, before the values of both arrays
 
 
+def beside(model_file):
+    """Returns the path at which the directions of a model are looked for."""
+    path = pathlib.Path(model_file)
+    return path.with_name(f"{path.stem}_attributes.npz")
+
+
 def directions_path(model_file):
     """Returns the path of the directions beside a model, None if none are."""
-    path = pathlib.Path(model_file)
-    path = path.with_name(f"{path.stem}_attributes.npz")
+    path = beside(model_file)
     return path if path.is_file() else None
 
 
 def write_directions(path, directions):
-    """Writes a dict of names to arrays `(D,)` as `.npz`, in half precision."""
-    np.savez_compressed(
-        path,
-        names=np.array(list(directions)),
-        directions=np.stack(list(directions.values())).astype("float16"),
-    )
+    """Writes a dict of names to arrays `(D,)` as `.npz`, in half precision.
+
+    A ValueError says if `read_directions` would refuse it.
+    """
+    if len(directions) > MAX_DIRECTIONS:
+        expected = f"at most {MAX_DIRECTIONS} attributes for one file"
+        refuse("directions", expected, list(directions))
+    for name in directions:
+        if not 0 < len(name) <= MAX_NAME:
+            expected = f"names of 1 to {MAX_NAME} letters"
+            refuse("directions", expected, name)
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array(list(directions)),
+            directions=np.stack(list(directions.values())).astype("float16"),
+        )
 
 
 def read_directions(path, dimensions):

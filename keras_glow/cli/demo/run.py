@@ -9,7 +9,7 @@ from keras_glow.cli.demo.server import Server
 from keras_glow.cli.demo.workshop import Workshop
 
 
-def serve(load, name, directions=None, port=8000, browser=True):
+def serve(load, name, directions=None, port=8000, browser=True, classes=None):
     """Serves the page until Ctrl-C.
 
     Args:
@@ -20,6 +20,7 @@ def serve(load, name, directions=None, port=8000, browser=True):
             without sliders.
         port: int, see `Server`.
         browser: bool, whether to open a browser.
+        classes: names of the model's classes, see `Workshop`.
     """
     with Server(port) as server:
         print(f"Loading {name} ...", flush=True)
@@ -27,7 +28,7 @@ def serve(load, name, directions=None, port=8000, browser=True):
         attributes = {}
         if directions is not None:
             attributes = read_directions(directions, model.dimensions)
-        workshop = Workshop(model, name, attributes)
+        workshop = Workshop(model, name, attributes, classes)
         print("Compiling: this takes a while ...", flush=True)
         workshop.warm_up()
         server.workshop = workshop

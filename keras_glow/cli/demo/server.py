@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.parse
 
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")
@@ -23,6 +24,7 @@ FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/crop.js": ("crop.js", "text/javascript; charset=utf-8"),
 }
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
@@ -98,26 +100,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         workshop = self.server.workshop
         questions = {
-            "/api/draw": (JSON, ("seed", "temperature"), workshop.draw),
-            "/api/look": (BYTES, None, workshop.inspect),
+            "/api/draw": (
+                JSON,
+                ("seed", "temperature", "label"),
+                workshop.draw,
+            ),
+            # What belongs to the bytes of a file stands after "?", as JSON.
+            "/api/look": (BYTES, ("crop", "label"), workshop.inspect),
             "/api/edit": (
                 JSON,
-                ("a", "b", "share", "spherical", "strengths"),
+                ("a", "b", "labels", "share", "spherical", "strengths"),
                 workshop.edit,
             ),
         }
+        path, _, query = self.path.partition("?")
         with self._refusing():
             self._check_origin()
-            if self.path not in questions:
+            if path not in questions:
                 raise Refused(404, "There is no such question")
-            content_type, names, answer = questions[self.path]
+            content_type, names, answer = questions[path]
             if self.headers.get_content_type() != content_type:
                 raise Refused(415, f"The type is expected to be {content_type}")
             if not self.server.waiting.acquire(blocking=False):
                 raise Refused(503, "Too many questions at once")
             try:
                 body = self._read_body()
-                arguments = (body,) if names is None else _parse(body, names)
+                if content_type == JSON:
+                    arguments = _parse(body, names)
+                else:
+                    query = urllib.parse.unquote(query)
+                    arguments = body, *_parse(query, names)
                 with self.server.working:
                     found = answer(*arguments)
                 self._send(200, *_json(found))

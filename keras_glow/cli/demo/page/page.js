@@ -1,11 +1,13 @@
-// The page asks, the server answers; nothing is kept there. A face is its PNG
+// The page asks, the server answers; nothing is kept there. An image is its PNG
 // file in base64, and what the user has set stays in this tab's storage.
+
+import { CropBox } from "/crop.js";
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const SLOTS = ["a", "b"];
 
 let model; // what the server says of it
-let drawn = []; // the faces of the grid
+let drawn = []; // the pictures of the grid
 let state;
 
 // Talking to the server
@@ -71,14 +73,18 @@ function startingState() {
     seed: 1,
     temperature: model.latents.map(() => 0.7),
     slot: "a",
-    faces: { a: null, b: null },
+    label: null, // the class to draw; null for each in its turn
+    images: { a: null, b: null },
+    labels: { a: firstLabel(), b: firstLabel(), result: null },
     share: 0,
     spherical: false,
     strengths: Object.fromEntries(model.attributes.map((name) => [name, 0])),
   };
 }
 
-const storageKey = () => `${model.name} ${model.image_shape} ${model.latents}`;
+const firstLabel = () => (model.classes.length ? 0 : null);
+const storageKey = () =>
+  `${model.name} ${model.image_shape} ${model.latents} ${model.classes}`;
 const save = () => sessionStorage.setItem(storageKey(), JSON.stringify(state));
 
 function restore() {
@@ -139,29 +145,29 @@ function slider(label, { min = 0, max, step, value, set, digits = 2 }) {
 // Draw
 
 const draw = latest($(".stage"), async () => {
-  const { seed, temperature } = state;
-  drawn = (await ask("/api/draw", { seed, temperature })).pictures;
+  const { seed, temperature, label } = state;
+  drawn = (await ask("/api/draw", { seed, temperature, label })).pictures;
   $("#samples").replaceChildren(...drawn.map((picture, i) => {
     const image = document.createElement("img");
-    image.alt = `Face ${i + 1}`;
+    image.alt = `Image ${i + 1}`;
     show(image, picture);
     const button = document.createElement("button");
     button.type = "button";
     button.append(image, bits(picture));
-    button.addEventListener("click", () => put(state.slot, picture.png));
+    button.addEventListener("click", () => put(state.slot, picture));
     return button;
   }));
   mark();
-  if (!state.faces.a) put("a", drawn[0].png);
-  if (!state.faces.b) put("b", drawn[1].png);
-  return `${drawn.length} faces of seed ${seed}`;
+  if (!state.images.a) put("a", drawn[0]);
+  if (!state.images.b) put("b", drawn[1]);
+  return `${drawn.length} images of seed ${seed}`;
 });
 
-// Says on the drawn faces which of them are A and B.
+// Says on the drawn images which of them are A and B.
 function mark() {
   drawn.forEach((picture, i) => {
     const button = $("#samples").children[i];
-    const slots = SLOTS.filter((slot) => state.faces[slot] === picture.png);
+    const slots = SLOTS.filter((slot) => state.images[slot] === picture.png);
     if (slots.length) button.dataset.slots = slots.join(" ").toUpperCase();
     else delete button.dataset.slots;
   });
@@ -201,38 +207,77 @@ function setUpDrawing() {
     radio.checked = radio.value === state.slot;
     radio.addEventListener("change", () => { state.slot = radio.value; save(); });
   }
+  classChooser("#class", state.label, (label) => {
+    state.label = label;
+    save();
+    draw();
+  });
 }
 
-// Faces A and B
+// A list of the classes, hidden for a model without any. Its first entry may
+// have no class.
+function classChooser(selector, label, set) {
+  const select = $(selector);
+  select.append(...model.classes.map((name, i) => new Option(name, i)));
+  select.value = label ?? "";
+  select.addEventListener("change", () => {
+    set(select.value === "" ? null : Number(select.value));
+  });
+  select.closest("label").hidden = !model.classes.length;
+}
 
-const wanted = {}; // the file to look at next, for each slot
+// Images A and B
+
+// What to look at next, for each slot: a file, its name if it has one, and the
+// square to take of it.
+const wanted = {};
+const cropBox = Object.fromEntries(SLOTS.map((slot) => [
+  slot,
+  new CropBox($(`#crop-${slot}`), (crop) => {
+    wanted[slot] = { ...wanted[slot], crop };
+    look[slot]();
+  }),
+]));
 
 const look = Object.fromEntries(SLOTS.map((slot) => [
   slot,
   latest($(`#${slot}`), async () => {
-    const seen = await ask("/api/look", wanted[slot]);
+    const { file, name, crop = null } = wanted[slot];
+    const label = state.labels[slot];
+    const question = encodeURIComponent(JSON.stringify({ crop, label }));
+    let seen;
+    try {
+      seen = await ask(`/api/look?${question}`, file);
+    } catch (error) {
+      throw name ? new Error(`${name} ${error.message}`) : error;
+    }
     const figure = $(`#${slot}`);
     show($(".picture", figure), seen.picture);
     show($(".decoded img", figure), seen.decoded);
     $(".bits", figure).textContent = bits(seen.picture);
     $(".exact", figure).textContent = differences(seen.differing);
-    state.faces[slot] = seen.picture.png;
+    $(".notes", figure).textContent =
+      seen.notes.map((note) => `The image ${note}.`).join(" ");
+    if (seen.whole && name) cropBox[slot].open(seen.whole, model.image_shape[0]);
+    else if (!crop) cropBox[slot].close();
+    state.images[slot] = seen.picture.png;
     save();
     mark();
-    if (state.faces.a && state.faces.b) edit();
-    const notes = seen.notes.map((note) => `; the image ${note}`);
-    return `Face ${slot.toUpperCase()}: ${bits(seen.picture)}${notes.join("")}`;
+    if (state.images.a && state.images.b) edit();
+    return `Image ${slot.toUpperCase()}: ${bits(seen.picture)}`;
   }),
 ]));
 
-function put(slot, png) {
+function put(slot, { png, label }) {
   const bytes = Uint8Array.from(atob(png), (c) => c.charCodeAt(0));
-  wanted[slot] = new Blob([bytes]);
+  wanted[slot] = { file: new Blob([bytes]) };
+  state.labels[slot] = label;
+  $(`#class-${slot}`).value = label ?? "";
   $(`#${slot} input`).value = ""; // a file is no longer what is shown
   look[slot]();
 }
 
-function setUpFaces() {
+function setUpImages() {
   for (const slot of SLOTS) {
     $(`#${slot} input`).addEventListener("change", (event) => {
       const [file] = event.target.files;
@@ -242,19 +287,27 @@ function setUpFaces() {
         say("", `A file is expected to have at most ${limit}`);
         return;
       }
-      wanted[slot] = file;
+      wanted[slot] = { file, name: file.name };
       look[slot]();
     });
-    if (state.faces[slot]) put(slot, state.faces[slot]);
+    classChooser(`#class-${slot}`, state.labels[slot], (label) => {
+      state.labels[slot] = label;
+      save();
+      look[slot]();
+    });
+    const png = state.images[slot];
+    if (png) put(slot, { png, label: state.labels[slot] });
   }
 }
 
 // Blend and edit
 
 const edit = latest($("#result"), async () => {
-  const { faces, share, spherical, strengths } = state;
-  const { picture, differing } = await ask(
-    "/api/edit", { ...faces, share, spherical, strengths },
+  const { images, share, spherical, strengths } = state;
+  const { a, b, result } = state.labels;
+  const labels = a === null ? null : [a, b, result ?? (share > 0.5 ? b : a)];
+  const { picture, enlarged, differing } = await ask(
+    "/api/edit", { ...images, labels, share, spherical, strengths },
   );
   const figure = $("#result");
   show($(".picture", figure), picture);
@@ -262,7 +315,8 @@ const edit = latest($("#result"), async () => {
   figure.querySelectorAll("p").forEach((line, i) => {
     line.textContent = differences(differing[i], SLOTS[i].toUpperCase());
   });
-  $("#save").href = $(".picture", figure).src;
+  $("#save").href = `data:image/png;base64,${enlarged}`;
+  $("#save-exact").href = $(".picture", figure).src;
   return `Result: ${bits(picture)}`;
 });
 
@@ -283,6 +337,9 @@ function setUpEditing() {
   spherical.checked = state.spherical;
   spherical.addEventListener("change", () => {
     change(() => { state.spherical = spherical.checked; });
+  });
+  classChooser("#class-result", state.labels.result, (label) => {
+    change(() => { state.labels.result = label; });
   });
   const limit = model.max_strength;
   const sliders = model.attributes.map((name) => slider(
@@ -310,7 +367,7 @@ async function start() {
   restore();
   setUpDrawing();
   setUpEditing();
-  setUpFaces();
+  setUpImages();
   draw();
 }
 

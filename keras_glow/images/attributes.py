@@ -1,0 +1,124 @@
+"""Reads tables of what is known about each image: attributes, measurements."""
+
+import csv
+import pathlib
+
+import numpy as np
+
+from keras_glow.checks import printable_path
+from keras_glow.images.npz import read_npz
+
+DELIMITERS = ",;\t"
+
+
+def load_attributes(path, names):
+    """Load a table with a row for each image and a column for each attribute.
+
+    A text file has a head with the names of the columns, and values that are
+    separated by commas, semicolons or tabs. The first column names the image:
+    the name of its file, or its whole path in the folder. An `.npz` file has
+    the arrays `attributes`, numbers `(count, k)`, in the order of the images,
+    and `attribute_names`, strings `(k,)`.
+
+    Args:
+        path: of the file.
+        names: list of str, the images, such as `load_images` returns.
+
+    Returns:
+        Tuple of a float32 array `(len(names), k)`, with NaN in the rows of
+        images that the table does not have, and of a list of k names.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".npz":
+        return _of_npz(path, len(names))
+    head, table = _read_table(path)
+    values = np.full((len(names), len(head) - 1), np.nan, "float32")
+    for row, name in zip(values, names, strict=True):
+        name = pathlib.PurePath(name)
+        row[:] = table.get(name.as_posix(), table.get(name.name, np.nan))
+    if np.isnan(values).all():
+        raise ValueError(
+            f"{printable_path(path)} is expected to have rows for images such "
+            f"as {printable_path(names[0])}. Received: "
+            f"{', '.join(map(printable_path, [*table][:3])) or 'no rows'}"
+        )
+    return values, head[1:]
+
+
+def load_context(path, names, source):
+    """Load the context of images that `load_images` has read.
+
+    Args:
+        path: of the images, a folder or an `.npz` file.
+        names: those of their files, None for an `.npz` file.
+        source: for an `.npz` file, the key of an array `(count, ...)` in it;
+            for a folder, a table as `load_attributes` reads it.
+
+    Returns:
+        Array `(count, ...)`; of a table, float32 `(count, k)`.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    if names is None:
+        return read_npz(pathlib.Path(path), (source,))[1]
+    values, _ = load_attributes(source, names)
+    missing = np.flatnonzero(np.isnan(values).any(axis=1))
+    if len(missing):
+        raise ValueError(
+            f"{printable_path(source)} is expected to have a row for each "
+            f"image. {len(missing)} are missing, such as that of "
+            f"{printable_path(names[missing[0]])}"
+        )
+    return values
+
+
+def _of_npz(path, count):
+    (_, values), (_, names) = (
+        read_npz(path, (key,)) for key in ("attributes", "attribute_names")
+    )
+    if (
+        values.dtype.kind not in "biuf"
+        or names.dtype.kind != "U"
+        or values.shape != (count, *names.shape)
+        or names.ndim != 1
+    ):
+        raise ValueError(
+            f"{printable_path(path)} is expected to hold attributes, numbers "
+            f"({count}, k), and attribute_names, strings (k,). Received: "
+            f"{values.dtype} {values.shape} and {names.dtype} {names.shape}"
+        )
+    return values.astype("float32"), names.tolist()
+
+
+def _read_table(path):
+    """Return the head of a text file, and a dict of names to numbers."""
+    shown = printable_path(path)
+    try:
+        text = path.read_text("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise ValueError(f"{shown} cannot be read: {error.strerror}") from None
+    lines = text.splitlines()
+    first = lines[0] if lines else ""
+    reader = csv.reader(lines, delimiter=max(DELIMITERS, key=first.count))
+    head = [name.strip() for name in next(reader, [])]
+    if len(head) < 2 or len(set(head)) < len(head) or "" in head[1:]:
+        raise ValueError(
+            f"{shown} is expected to begin with different names of two columns "
+            f"or more. Received: {first[:80]!r}"
+        )
+    table = {}
+    for name, *row in filter(None, reader):
+        try:
+            table[name.strip()] = [float(value) for value in row]
+        except ValueError:
+            row = []
+        if len(row) != len(head) - 1 or name.strip() not in table:
+            raise ValueError(
+                f"{shown} is expected to have {len(head) - 1} numbers after "
+                f"the name in line {reader.line_num}"
+            )
+    return head, table

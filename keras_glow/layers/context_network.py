@@ -1,0 +1,119 @@
+"""What one level of a flow sees of a context."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_glow.backend import relu
+from keras_glow.layers.actnorm import ActNorm
+from keras_glow.layers.convolution import convolve, kernel_shape, pointwise
+from keras_glow.layers.squeeze import space_to_depth
+
+HIDDEN_CHANNELS = 64
+FEATURE_CHANNELS = 32
+
+
+def squeezed_context_shape(context_shape, size):
+    """Returns (height, width, channels) of what the convolutions see.
+
+    Args:
+        context_shape: `(n,)`, or (height, width, channels).
+        size: (height, width) of the level.
+    """
+    if len(context_shape) == 1:
+        return 1, 1, *context_shape
+    return *size, 4 * context_shape[-1]
+
+
+@keras.saving.register_keras_serializable(package="keras_glow")
+class ContextNetwork(keras.layers.Layer):
+    """Computes features of a context, for all layers of one level of a flow.
+
+    An image is resized to twice the height and width of the level, and
+    squeezed. Two convolutions follow, the last of which is zero at first: a new
+    flow does not depend on its context. A vector is an image of one pixel.
+
+    Before them each channel is centred and scaled by an `ActNorm`, set from the
+    first contexts, and compressed: by `sign(x) log(1 + abs(x))` a value far
+    from what was seen then, such as that of a rare attribute, stays small.
+
+    Args:
+        size: (height, width) of the level's steps of flow.
+        seed: int 0..2**32 - 1, or None for another initial kernel each time.
+        **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
+
+    Call arguments:
+        context: float tensor `(batch, n)` or `(batch, any, any, channels)`.
+
+    Returns:
+        Float tensor `(batch, height, width, FEATURE_CHANNELS)`; of vectors,
+        with a height and width of 1.
+    """
+
+    def __init__(self, size, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.size = tuple(size)
+        self.seed = seed
+        self.norm = ActNorm(name="norm", dtype=self.dtype)
+
+    def build(self, context_shape):
+        shape = squeezed_context_shape(context_shape[1:], self.size)
+        self.norm.build((None, *shape))
+        vector = len(context_shape) == 2
+
+        def add_convolution(channels, outputs, initializer, prefix=""):
+            shape = kernel_shape(channels, outputs, border=False)
+            return (
+                self.add_weight(
+                    shape[2:] if vector else shape,
+                    initializer,
+                    name=f"{prefix}kernel",
+                ),
+                self.add_weight((outputs,), "zeros", name=f"{prefix}bias"),
+            )
+
+        he_normal = keras.initializers.HeNormal(self.seed)
+        self.first = add_convolution(shape[-1], HIDDEN_CHANNELS, he_normal)
+        self.last = add_convolution(
+            HIDDEN_CHANNELS, FEATURE_CHANNELS, "zeros", "last_"
+        )
+
+    def call(self, context):
+        if context.ndim == 2:
+            convolution, x = pointwise, context[:, None, None]
+        else:
+            convolution = convolve
+            height, width = self.size
+            x = space_to_depth(resized(context, 2 * height, 2 * width), 2)
+        x, _ = self.norm(x, log_det=0.0)
+        x = ops.sign(x) * ops.log(1 + ops.abs(x))
+        kernel, bias = self.first
+        x = relu(ops.add(convolution(x, kernel), bias))
+        kernel, bias = self.last
+        return ops.add(convolution(x, kernel), bias)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "seed": self.seed}
+
+
+def resized(images, height, width):
+    """Resizes images linearly, with averages where they get smaller.
+
+    Written as two matrix products, it is the same on every backend, which the
+    resizing of `keras.ops` is not.
+    """
+    _, rows, columns, _ = images.shape
+    there, across = (
+        ops.convert_to_tensor(_resizing(old, new), images.dtype)
+        for old, new in ((rows, height), (columns, width))
+    )
+    images = ops.einsum("bhwc,hk->bkwc", images, there)
+    return ops.einsum("bkwc,wl->bklc", images, across)
+
+
+def _resizing(old, new):
+    """Returns the matrix `(old, new)` that resizes a row of pixels."""
+    pixels = np.arange(old)[:, None] + 0.5
+    centres = (np.arange(new) + 0.5) * old / new
+    weights = np.maximum(0, 1 - np.abs(pixels - centres) / max(old / new, 1))
+    return weights / weights.sum(axis=0)
