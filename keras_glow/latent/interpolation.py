@@ -61,7 +61,7 @@ def interpolate(z, weights, spherical=False):
     return (means * (weights @ norms)[:, None]).astype("float32")
 
 
-def path_weights(count, steps, closed=False):
+def path_weights(count: int, steps: int, closed: bool = False) -> np.ndarray:
     """Returns weights for `interpolate`: from each latent to the next.
 
     Args:
