@@ -1,9 +1,11 @@
 """How any flow over images is used, whatever its layers are."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.backend.keras_internals import only_calls_of
@@ -58,7 +60,7 @@ class ImageFlow(keras.Model):
         decoder: functional keras.Model, z to continuous image.
     """
 
-    def summary(self, *args, **kwargs):
+    def summary(self, *args, **kwargs) -> None:
         # Encoder, scorer and decoder are made of the other layers.
         layers = [
             layer for layer in self.layers if not isinstance(layer, FlowModel)
@@ -68,7 +70,9 @@ class ImageFlow(keras.Model):
 
     # These methods map images to latents and back.
 
-    def dequantize(self, images, seed=None):
+    def dequantize(
+        self, images: npt.ArrayLike, seed: int | str | None = None
+    ) -> np.ndarray:
         """Adds noise inside the bin: continuous images in [-0.5, 0.5).
 
         Args:
@@ -100,7 +104,7 @@ class ImageFlow(keras.Model):
 
         return Rows(len(images), make)
 
-    def quantize(self, x):
+    def quantize(self, x: npt.ArrayLike) -> np.ndarray:
         """Maps continuous images to uint8, each value to the bin that holds it.
 
         Raises:
@@ -108,7 +112,12 @@ class ImageFlow(keras.Model):
         """
         return quantize(x, self.bits)
 
-    def encode(self, images, labels=None, batch_size=32):
+    def encode(
+        self,
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
         """Returns the latents of images, taken at the centre of their bins.
 
         Args:
@@ -129,7 +138,12 @@ class ImageFlow(keras.Model):
         x = self._dequantized(images, "center")
         return predict(self.encoder, x, labels, batch_size)
 
-    def decode(self, z, labels=None, batch_size=32):
+    def decode(
+        self,
+        z: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
         """Returns the images of latents: the inverse of `encode`, to the pixel.
 
         Args:
@@ -150,8 +164,13 @@ class ImageFlow(keras.Model):
         return self.quantize(predict(self.decoder, z, labels, batch_size))
 
     def sample(
-        self, count, temperature=0.7, seed=None, labels=None, batch_size=32
-    ):
+        self,
+        count: int,
+        temperature: float | Sequence[float] = 0.7,
+        seed: int | None = None,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
         """Draws images.
 
         Image i of a seed is always the same, however many are drawn. The images
@@ -218,7 +237,14 @@ class ImageFlow(keras.Model):
 
     # These methods compute the likelihood.
 
-    def log_prob(self, images, draws=1, seed=None, labels=None, batch_size=32):
+    def log_prob(
+        self,
+        images: npt.ArrayLike,
+        draws: int = 1,
+        seed: int | str | None = None,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
         """Returns a lower bound of images' discrete log-likelihood, in nats.
 
         The density times the volume of a bin is averaged (`log mean exp`) over
@@ -251,7 +277,7 @@ class ImageFlow(keras.Model):
         volume = -self.dimensions * self.bits * math.log(2)
         return (bound + volume).astype(self.dtype)
 
-    def bits_per_dim(self, images, **kwargs):
+    def bits_per_dim(self, images: npt.ArrayLike, **kwargs) -> np.ndarray:
         """Returns `-log_prob / (D log 2)`, float `(batch,)`: lower is better.
 
         Args:

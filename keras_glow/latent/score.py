@@ -4,6 +4,7 @@ import weakref
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.backend import compile_function, differentiate
@@ -20,7 +21,12 @@ from keras_glow.data import padded_batches
 _gradients = weakref.WeakKeyDictionary()
 
 
-def score(model, x, labels=None, batch_size=32):
+def score(
+    model: keras.Model,
+    x: npt.ArrayLike,
+    labels: npt.ArrayLike | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
     """Compute the score `grad log p(x)` of continuous images by autodiff.
 
     Args:
@@ -47,8 +53,9 @@ def score(model, x, labels=None, batch_size=32):
     scores = np.empty_like(x)
     for rows in padded_batches(len(x), batch_size):
         inputs = [x[rows]] if labels is None else [x[rows], labels[rows]]
-        inputs = map(ops.convert_to_tensor, inputs)
-        scores[rows] = ops.convert_to_numpy(_gradients[model](weights, *inputs))
+        tensors = map(ops.convert_to_tensor, inputs)
+        gradient = _gradients[model](weights, *tensors)
+        scores[rows] = ops.convert_to_numpy(gradient)
     return scores
 
 
@@ -74,7 +81,13 @@ def _compile_gradient(scorer):
     return gradient
 
 
-def denoise(model, images, sigma, labels=None, batch_size=32):
+def denoise(
+    model: keras.Model,
+    images: npt.ArrayLike,
+    sigma: float,
+    labels: npt.ArrayLike | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
     """Remove noise from images by one step along the score.
 
     The step is Tweedie's formula, `x + sigma**2 grad log p(x)`: it gives the

@@ -36,7 +36,7 @@ class GaussianPrior(Bijection):
         convolution of a constant
     """
 
-    def __init__(self, num_classes=None, **kwargs):
+    def __init__(self, num_classes: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         if num_classes is not None:
             num_classes = check_integer("num_classes", num_classes, 1)

@@ -46,7 +46,9 @@ class Split(Bijection):
         Kingma & Dhariwal, 2018, https://arxiv.org/abs/1807.03039, section 3.4
     """
 
-    def __init__(self, border=False, num_classes=None, **kwargs):
+    def __init__(
+        self, border: bool = False, num_classes: int | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.border = check_boolean("border", border)
         if num_classes is not None:
