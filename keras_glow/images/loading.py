@@ -1,7 +1,12 @@
 """Loads and checks the images of a folder or a file, as uint8 arrays."""
 
+import os
 import pathlib
+import typing
 import warnings
+from collections.abc import Sequence
+
+import numpy as np
 
 from keras_glow.checks import check_choice, check_integer, printable_path
 from keras_glow.images.decoding import BadImage, decode_picture, read_picture
@@ -12,16 +17,16 @@ from keras_glow.images.split import pixel_digests
 
 
 def load_images(
-    path,
-    size,
-    channels=3,
-    keys=TRAIN_KEYS,
-    on_bad="error",
-    upscale=False,
-    cache=None,
-    verbose=0,
-    return_names=False,
-):
+    path: str | os.PathLike,
+    size: int | None,
+    channels: int = 3,
+    keys: Sequence[str] = TRAIN_KEYS,
+    on_bad: str = "error",
+    upscale: bool = False,
+    cache: str | os.PathLike | None = None,
+    verbose: int = 0,
+    return_names: bool = False,
+) -> typing.Any:
     """Load the images of a folder or an `.npz` file as one uint8 array.
 
     Every image in a folder counts (PNG, JPEG, WEBP, BMP, GIF, TIFF; HEIC with
@@ -80,7 +85,9 @@ def load_images(
     return (images, report.names) if return_names else images
 
 
-def load_image(file, size, channels=3):
+def load_image(
+    file: str | os.PathLike, size: int, channels: int = 3
+) -> np.ndarray:
     """Load one image file as a uint8 array `(size, size, channels)`.
 
     Unlike the images of a folder, it may be smaller than `size`.
@@ -104,8 +111,13 @@ def load_image(file, size, channels=3):
 
 
 def check_data(
-    path, size=None, channels=3, keys=TRAIN_KEYS, upscale=False, verbose=0
-):
+    path: str | os.PathLike,
+    size: int | None = None,
+    channels: int = 3,
+    keys: Sequence[str] = TRAIN_KEYS,
+    upscale: bool = False,
+    verbose: int = 0,
+) -> Report:
     """Report everything that would keep `load_images` from loading, and more.
 
     Args:

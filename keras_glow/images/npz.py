@@ -1,8 +1,10 @@
 """Reads `.npz` files of anybody's; nothing in them is run."""
 
 import math
+import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -89,7 +91,9 @@ def check_resizable(images, path):
         )
 
 
-def load_labels(path, keys=TRAIN_KEYS):
+def load_labels(
+    path: str | os.PathLike, keys: Sequence[str] = TRAIN_KEYS
+) -> np.ndarray:
     """Load the labels beside the images that `load_images` reads from a file.
 
     Args:
