@@ -33,7 +33,7 @@ def density_gradients(model, x, *context):
 
     def loss(x, *values):
         with keras.StatelessScope(zip(variables, values, strict=True)):
-            more = map(ops.convert_to_tensor, context)
+            more = map(keras.ops.convert_to_tensor, context)
             inputs = [x, *more] if context else x
             z, log_det = flow(inputs, training=True)
         return negative_mean(standard_normal_log_prob(z) + log_det)
