@@ -37,6 +37,12 @@ from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
 
+# Arguments that each step of flow gets.
+OF_A_STEP = (
+    *("permutation", "coupling", "width", "scale", "network_dtype"),
+    *("network", "blocks", "dropout"),
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class Glow(TrainableFlow):
@@ -209,28 +215,12 @@ class Glow(TrainableFlow):
             self.memory,
             self.border,
             self.bits is None,
-            permutation=self.permutation,
-            coupling=self.coupling,
-            width=self.width,
-            scale=self.scale,
-            network_dtype=self.network_dtype,
-            network=self.network,
-            blocks=self.blocks,
-            dropout=self.dropout,
+            **{name: getattr(self, name) for name in OF_A_STEP},
         )
         # Keras names the weights in a file by the first attribute, in
         # alphabetical order, that leads to their layer: `bijections` has to
         # sort before `decoder` and `encoder` (test_loading.py holds it).
-        self.bijections = [
-            layer
-            for level in flow
-            for layer in (
-                *level.first,
-                level.squeeze,
-                *level.steps.bijections,
-                level.prior,
-            )
-        ]
+        self.bijections = [part for level in flow for part in level.parts()]
         self.context_networks = context_networks(flow)
         self.encoder, self.scorer, self.decoder = assemble(
             flow, self.image_shape, self.conditions, self.dtype, self.name
