@@ -3,7 +3,7 @@
     python experiments/context.py faces32_train.npz faces32_valid.npz \
         --task attributes --cpu-minutes 10 --out runs/context
 
-Begins with the preset `faces32`, which ignores a context, and trains what sees
+Begins with a trained model, `--model`, which ignores a context, and trains what sees
 the context (or, with `--all`, all weights) on one thread, for a time of the
 processor. It prints bits/dim before and after, and writes the model and a
 picture of drawn faces: several for each of a few contexts. These are of drawn
@@ -36,6 +36,7 @@ from feature_network import WEIGHTS
 from likelihood import CpuBudget
 
 import keras_glow
+from keras_glow.cli.inputs import load_model
 from keras_glow.data import ImageSequence
 from keras_glow.images import save_grid
 from keras_glow.training.ema import averaged_weights
@@ -84,8 +85,8 @@ def judge_answers(faces, asked, measure):
 
 
 def train(images, context, options):
-    """Returns the preset, trained further with the context."""
-    model = keras_glow.Glow.from_preset("faces32")
+    """Returns the model, trained further with the context."""
+    model = load_model(options.model)
     model = model.with_arguments(context_shape=context.shape[1:])
     if not options.all:
         for weight in model.weights:
@@ -100,7 +101,7 @@ def train(images, context, options):
     )
     budget = CpuBudget(options.cpu_minutes, options.learning_rate)
     model.fit(
-        ImageSequence(images, context, batch_size=32, flip=True),
+        ImageSequence(images, context, batch_size=16, flip=True),
         epochs=1000,
         verbose=2,
         callbacks=[budget],
@@ -117,6 +118,7 @@ def main():
     add("train", help=".npz with images and attributes")
     add("valid", help=".npz of other people")
     add("--task", required=True, choices=["attributes", *MEASURES])
+    add("--model", default="faces32", help=".keras file, or a preset")
     add("--all", action="store_true", help="train all weights")
     add("--cpu-minutes", type=float, default=10.0)
     add("--learning-rate", type=float, default=1e-3)
@@ -125,8 +127,8 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     images, attributes, names = read(options.train)
     valid, valid_attributes, _ = read(options.valid)
-    preset = keras_glow.Glow.from_preset("faces32")
-    drawn = preset.sample(6, temperature=0.7, seed=3)
+    base = load_model(options.model)
+    drawn = base.sample(6, temperature=0.7, seed=3)
     measure = MEASURES.get(options.task)
     if measure is None:
         context, asked = attributes, valid_attributes
@@ -134,7 +136,7 @@ def main():
     else:
         context, asked, shown = map(measure, (images, valid, drawn))
     model = train(images, context, options)
-    before = preset.bits_per_dim(valid, seed=0)
+    before = base.bits_per_dim(valid, seed=0)
     after = model.bits_per_dim(valid, seed=0, context=asked)
     gained = before - after
     print(
