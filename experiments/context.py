@@ -3,8 +3,8 @@
     python experiments/context.py faces32_train.npz faces32_valid.npz \
         --task attributes --cpu-minutes 10 --out runs/context
 
-Begins with a trained model, `--model`, which ignores a context, and trains what sees
-the context (or, with `--all`, all weights) on one thread, for a time of the
+Begins with a trained model, `--model`, which ignores a context, and trains what
+sees the context (or, with `--all`, all weights) on one thread, for a time of the
 processor. It prints bits/dim before and after, and writes the model and a
 picture of drawn faces: several for each of a few contexts. These are of drawn
 faces themselves, since no real face may be shown.
