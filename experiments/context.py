@@ -4,8 +4,8 @@
         --task attributes --cpu-minutes 10 --out runs/context
 
 Begins with a trained model, `--model`, which ignores a context, and trains what
-sees the context (or, with `--all`, all weights) on one thread, for a time of the
-processor. It prints bits/dim before and after, and writes the model and a
+sees the context (or, with `--all`, all weights) on one thread, for a time of
+the processor. It prints bits/dim before and after, and writes the model and a
 picture of drawn faces: several for each of a few contexts. These are of drawn
 faces themselves, since no real face may be shown.
 

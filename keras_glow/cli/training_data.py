@@ -11,7 +11,6 @@ import re
 import typing
 import warnings
 
-from keras_glow.checks import Conditions
 from keras_glow.cli.inputs import (
     common_size,
     load_labels,
@@ -53,6 +52,8 @@ class TrainingData(typing.NamedTuple):
     @staticmethod
     def targets(given):
         """Returns what stands beside images for `fit`."""
+        from keras_glow.checks import Conditions
+
         return Conditions.to_targets(given.values())
 
 

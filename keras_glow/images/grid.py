@@ -55,13 +55,12 @@ def heat_map(values, channels=1):
         uint8 array `(count, height, width, channels)`.
     """
     black, white = np.percentile(values, (1, 99))
-    white = max(white, black + np.finfo("float32").tiny)
     return np.repeat(shades(values, black, white)[..., None], channels, axis=-1)
 
 
 def shades(images, black, white):
     """Scale pixels to 0..255, uint8; those beyond black or white go there."""
-    shares = (images - black) / (white - black)
+    shares = (images - black) / ((white - black) or 1.0)
     return np.rint(255 * np.clip(shares, 0, 1)).astype("uint8")
 
 

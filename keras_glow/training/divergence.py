@@ -125,11 +125,12 @@ def first_nonfinite_layer(model, images, *conditions):
 
     Returns the name of the first layer, in the order of encoding, such as
     `step_1_2/coupling`, whose output or log-determinant is not finite for these
-    images, integers 0..255, and their conditions; None if there is none.
+    images, and their conditions, or else zeros; None if there is none.
     """
     parts = named_parts(model.bijections)
     x = model.dequantize(images, seed="center")
-    steps = walk(parts.values(), x, model.given(conditions), training=True)
+    given = model.given(conditions or model.conditions.zeros(len(images)))
+    steps = walk(parts.values(), x, given, training=True)
     for name, (_, _, z, log_det) in zip(parts, steps, strict=True):
         outputs = map(ops.convert_to_numpy, keras.tree.flatten([z, log_det]))
         if not all(np.isfinite(output).all() for output in outputs):

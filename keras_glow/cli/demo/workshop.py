@@ -53,6 +53,8 @@ class Workshop:
         if height != width or channels not in (1, 3):
             expected = "that of square images with 1 or 3 channels"
             refuse("image_shape", expected, model.image_shape)
+        if model.context_shape:
+            refuse("context_shape", "None for the page", model.context_shape)
         self.model = model
         self.name = name
         self.directions = dict(directions or {})
@@ -229,7 +231,8 @@ class Workshop:
         # equal images have equal values.
         x = [self.model.dequantize(image[None], seed=0) for image in images]
         x = np.concatenate(x)
-        nats = predict(self.model.scorer, x, labels, len(x))
+        given = () if labels is None else (labels,)
+        nats = predict(self.model.scorer, x, given, len(x))
         bits = self.model.bits - nats / (self.model.dimensions * math.log(2))
         labels = [None] * len(x) if labels is None else labels.tolist()
         return [
