@@ -49,7 +49,7 @@ def heat_map(values, channels=1):
         uint8 array `(count, height, width, channels)`.
     """
     black, white = np.percentile(values, (1, 99))
-    white = max(white, black + np.finfo("float32").tiny)
+    white = max(white, np.nextafter(black, np.inf))
     return np.repeat(shades(values, black, white)[..., None], channels, axis=-1)
 
 
@@ -91,7 +91,7 @@ def png_bytes(image, **options):
 
     Args:
         image: uint8 array `(height, width, channels)`. There may be 1 channel,
-            3, or 4, the last of which is opacity.
+            3, or 4, the last of which is opacity; or uint16 of 1 channel.
         **options: of Pillow, such as `compress_level`.
 
     Raises:
@@ -104,11 +104,8 @@ def png_bytes(image, **options):
 
 def pillow_image(image):
     """Return a Pillow image of an array as `png_bytes` takes it."""
-    if (
-        image.dtype != "uint8"
-        or image.ndim != 3
-        or (image.shape[-1] not in (1, 3, 4))
-    ):
+    channels = {"uint8": (1, 3, 4), "uint16": (1,)}.get(image.dtype.name, ())
+    if image.ndim != 3 or image.shape[-1] not in channels:
         refuse("image", "uint8 (height, width, 1, 3 or 4 channels)", image)
     # Pillow knows a single channel as an array of two dimensions only.
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
