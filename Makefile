@@ -7,9 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OTHERS := .venv-others
 BENCH := .venv-bench
+DOCS := .venv-docs
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test slow bench mutants reliability notebooks lint browser clean
+.PHONY: demo test slow bench mutants reliability notebooks docs lint browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -47,9 +48,15 @@ reliability: $(VENV)/.installed
 notebooks: $(VENV)/.installed
 	$(BIN)/python notebooks/build.py
 
+# The site: docs/, the API and the command line, into build/site. A link that
+# leads nowhere is an error.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict --config-file tools/mkdocs.yml
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -80,5 +87,12 @@ $(BENCH)/.installed: setup.cfg pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet -e '.[cpu,bench]'
 	touch $@
 
+# No backend is needed to build the site: nothing of the package is imported.
+$(DOCS)/.installed: setup.cfg
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OTHERS) $(BENCH) demo build dist mutants *.egg-info
+	rm -rf $(VENV) $(OTHERS) $(BENCH) $(DOCS) demo build dist mutants *.egg-info

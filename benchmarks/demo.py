@@ -15,6 +15,7 @@ import os
 import statistics
 import threading
 import time
+import urllib.parse
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -54,13 +55,19 @@ def main():
     server = demo.Server(0, workshop)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    drawn, _ = ask(server, "/api/draw", {"seed": 0, "temperature": 0.7})
+    draw = {"seed": 0, "temperature": 0.7, "label": None}
+    drawn, _ = ask(server, "/api/draw", draw)
     a, b = (picture["png"] for picture in drawn["pictures"][:2])
-    still = {"a": a, "b": b, "share": 0, "spherical": False, "strengths": {}}
+    label = drawn["pictures"][0]["label"]
+    seen = urllib.parse.quote(json.dumps({"crop": None, "label": label}))
+    still = {
+        **{"a": a, "b": b, "share": 0, "spherical": False, "strengths": {}},
+        "labels": None if label is None else [label] * 3,
+    }
     strengths = dict.fromkeys(found, 0.5)
     questions = {
-        "draw 12": ("/api/draw", {"seed": 1, "temperature": 0.7}),
-        "look at a face": ("/api/look", base64.b64decode(a)),
+        "draw 12": ("/api/draw", {**draw, "seed": 1}),
+        "look at an image": (f"/api/look?{seen}", base64.b64decode(a)),
         "blend": ("/api/edit", {**still, "share": 0.5}),
         "blend on the sphere": (
             "/api/edit",

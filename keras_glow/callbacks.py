@@ -2,12 +2,16 @@
 
 import contextlib
 import math
+import os
 import pathlib
 import time
+import typing
 import warnings
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_glow.analysis import probes
 from keras_glow.backend.keras_internals import synchronize
@@ -52,14 +56,14 @@ class SampleGrid(keras.callbacks.Callback):
 
     def __init__(
         self,
-        directory,
-        every=1,
-        count=8,
-        temperatures=(0.5, 0.7, 1.0),
-        seed=0,
-        scale=1,
-        context=None,
-    ):
+        directory: str | os.PathLike,
+        every: int = 1,
+        count: int = 8,
+        temperatures: Sequence[float | Sequence[float]] = (0.5, 0.7, 1.0),
+        seed: int = 0,
+        scale: int = 1,
+        context: npt.ArrayLike | None = None,
+    ) -> None:
         super().__init__()
         self.context = context
         self.directory = pathlib.Path(directory)
@@ -145,7 +149,9 @@ class TimeBudget(keras.callbacks.Callback):
     STEPS = 10_000  # that a schedule by steps would have
     clock = staticmethod(time.monotonic)
 
-    def __init__(self, minutes, learning_rate, spent=0.0):
+    def __init__(
+        self, minutes: float, learning_rate: float, spent: float = 0.0
+    ) -> None:
         super().__init__()
         self.seconds = 60 * check_positive("minutes", minutes)
         self.schedule = warmup_cosine(
@@ -157,7 +163,7 @@ class TimeBudget(keras.callbacks.Callback):
         self.spent, self.end, self.start, self.set = spent, None, None, None
 
     @property
-    def over(self):
+    def over(self) -> bool:
         if self.end is None:
             return self.share >= 1
         return self.clock() >= self.end
@@ -234,7 +240,13 @@ class Checkpoint(keras.callbacks.Callback):
         FloatingPointError: if a weight is not finite. Earlier files stay.
     """
 
-    def __init__(self, path, settings=None, progress=None, seconds=60):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: dict[str, typing.Any] | None = None,
+        progress: Progress | None = None,
+        seconds: int = 60,
+    ) -> None:
         super().__init__()
         self.path = pathlib.Path(path)
         self.settings = settings
@@ -344,7 +356,13 @@ class ReconstructionError(keras.callbacks.Callback):
             the images, labels or context are not what the model takes.
     """
 
-    def __init__(self, images=None, labels=None, count=32, context=None):
+    def __init__(
+        self,
+        images: npt.ArrayLike | None = None,
+        labels: npt.ArrayLike | None = None,
+        count: int = 32,
+        context: npt.ArrayLike | None = None,
+    ) -> None:
         super().__init__()
         self.images = images
         self.labels, self.context = labels, context
@@ -391,7 +409,7 @@ class ReconstructionError(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def warned(path):
+def warned(path: str | os.PathLike) -> Iterator[None]:
     """Turns the failure to write a non-essential file into a warning.
 
     A ValueError comes from samples that are not finite.

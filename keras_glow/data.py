@@ -13,6 +13,7 @@ import typing
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.checks import (
@@ -62,17 +63,17 @@ class ImageSequence(keras.utils.PyDataset):
 
     def __init__(
         self,
-        images,
-        labels=None,
-        batch_size=32,
-        flip=False,
-        seed=0,
-        epoch=0,
-        batch=0,
-        shuffle=True,
-        drop_remainder=False,
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+        flip: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        batch: int = 0,
+        shuffle: bool = True,
+        drop_remainder: bool = False,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.images, self.labels = as_array(images), None
         if self.images is None or self.images.ndim != 4 or not len(self.images):

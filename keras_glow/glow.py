@@ -3,9 +3,12 @@
 import math
 import os
 import pathlib
+import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.analysis import diagnosis
@@ -33,6 +36,12 @@ from keras_glow.flow.pixels import dtype_for
 from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
+
+# Arguments that each step of flow gets.
+OF_A_STEP = (
+    *("permutation", "coupling", "width", "scale", "network_dtype"),
+    *("network", "blocks", "dropout"),
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -145,28 +154,28 @@ class Glow(TrainableFlow):
 
     def __init__(
         self,
-        image_shape,
-        levels=3,
-        depth=10,
-        width=512,
-        permutation="invertible_conv",
-        coupling="affine",
-        bits=8,
-        num_classes=None,
-        seed=0,
-        network_dtype=None,
-        memory="store",
-        scale="bounded",
-        border=False,
-        class_priors="all",
-        classifier_weight=0.0,
-        network="paper",
-        blocks=2,
-        dropout=0.0,
-        frozen=(),
-        context_shape=None,
+        image_shape: Sequence[int],
+        levels: int = 3,
+        depth: int = 10,
+        width: int = 512,
+        permutation: str = "invertible_conv",
+        coupling: str = "affine",
+        bits: int | None = 8,
+        num_classes: int | None = None,
+        seed: int = 0,
+        network_dtype: str | None = None,
+        memory: str = "store",
+        scale: str = "bounded",
+        border: bool = False,
+        class_priors: str = "all",
+        classifier_weight: float = 0.0,
+        network: str = "paper",
+        blocks: int = 2,
+        dropout: float = 0.0,
+        frozen: Sequence[str] = (),
+        context_shape: Sequence[int] | None = None,
         **kwargs,
-    ):
+    ) -> None:
         arguments = check_arguments(
             {
                 name: value
@@ -206,28 +215,12 @@ class Glow(TrainableFlow):
             self.memory,
             self.border,
             self.bits is None,
-            permutation=self.permutation,
-            coupling=self.coupling,
-            width=self.width,
-            scale=self.scale,
-            network_dtype=self.network_dtype,
-            network=self.network,
-            blocks=self.blocks,
-            dropout=self.dropout,
+            **{name: getattr(self, name) for name in OF_A_STEP},
         )
         # Keras names the weights in a file by the first attribute, in
         # alphabetical order, that leads to their layer: `bijections` has to
         # sort before `decoder` and `encoder` (test_loading.py holds it).
-        self.bijections = [
-            layer
-            for level in flow
-            for layer in (
-                *level.first,
-                level.squeeze,
-                *level.steps.bijections,
-                level.prior,
-            )
-        ]
+        self.bijections = [part for level in flow for part in level.parts()]
         self.context_networks = context_networks(flow)
         self.encoder, self.scorer, self.decoder = assemble(
             flow, self.image_shape, self.conditions, self.dtype, self.name
@@ -235,7 +228,7 @@ class Glow(TrainableFlow):
         share_traces(self.encoder, not self.encoder.jit_compile)
 
     @property
-    def frozen(self):
+    def frozen(self) -> list[str]:
         """Names of the layers that are not trained, see `Glow`."""
         layers = named_layers(self.bijections)
         return [name for name, layer in layers if not layer.trainable]
@@ -249,7 +242,13 @@ class Glow(TrainableFlow):
 
     # These methods diagnose a model and save it.
 
-    def diagnose(self, images, labels=None, batch_size=32, context=None):
+    def diagnose(
+        self,
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+        context: npt.ArrayLike | None = None,
+    ) -> diagnosis.Diagnosis:
         """Searches layer by layer for the loss of images: the flow's doctor.
 
         It changes nothing in the model, and no random state.
@@ -266,7 +265,9 @@ class Glow(TrainableFlow):
         """
         return diagnosis.diagnose(self, images, labels, batch_size, context)
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(
+        self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs
+    ) -> None:
         """Saves a `.keras` file whole or not at all, as `keras.Model.save`.
 
         Keras writes in place, so a full disk, or a kill in the middle, would
@@ -285,7 +286,9 @@ class Glow(TrainableFlow):
         warn_if_refused(self, filepath)
         self._save(super().save, filepath, overwrite, ".keras", kwargs)
 
-    def save_weights(self, filepath, overwrite=True, **kwargs):
+    def save_weights(
+        self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs
+    ) -> None:
         """Saves a `.weights.h5` file whole or not at all, as `save` does.
 
         Args:
@@ -312,7 +315,12 @@ class Glow(TrainableFlow):
             # Keras asks the user, refuses the name, or writes to the address.
             save(path, overwrite, **kwargs)
 
-    def export(self, filepath, format="tf_saved_model", verbose=None):
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+    ) -> None:
         """Writes encoder and decoder as files that run without this package.
 
         `signature.json` beside them describes inputs and outputs, see
@@ -333,17 +341,17 @@ class Glow(TrainableFlow):
         """
         export(self, filepath, format, verbose)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         arguments = {name: getattr(self, name) for name in ARGUMENTS}
         for name in ("image_shape", "context_shape"):
             arguments[name] = arguments[name] and list(arguments[name])
         return {"name": self.name, "dtype": self.dtype, **arguments}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, typing.Any]) -> typing.Self:
         return cls(**{**OLDER, **config})
 
-    def with_arguments(self, **arguments):
+    def with_arguments(self, **arguments) -> typing.Self:
         """Returns a copy with the same weights and other arguments.
 
         What is trained on one size of images goes on with another: the weights
@@ -383,7 +391,7 @@ class Glow(TrainableFlow):
         return copy
 
     @classmethod
-    def from_preset(cls, name):
+    def from_preset(cls, name: str | os.PathLike) -> "Glow":
         """Loads a trained model, not compiled.
 
         Args:
@@ -398,7 +406,9 @@ class Glow(TrainableFlow):
         """
         return load_model(preset_path(name), sha256=preset_sha256(name))
 
-    def save_to_preset(self, preset_dir, description=""):
+    def save_to_preset(
+        self, preset_dir: str | os.PathLike, description: str = ""
+    ) -> None:
         """Saves the model, without an optimiser, and a card for `from_preset`.
 
         The card, `README.md`, says what can be known of the model, and asks
@@ -419,7 +429,13 @@ class Glow(TrainableFlow):
             with atomic_file(card) as partial:
                 partial.write_text(model_card(self, name, description))
 
-    def load_weights(self, filepath, skip_mismatch=False, *, sha256=None):
+    def load_weights(
+        self,
+        filepath: str | os.PathLike,
+        skip_mismatch: bool = False,
+        *,
+        sha256: str | None = None,
+    ) -> None:
         """Loads weights, all of them or none.
 
         The file is checked as by `keras_glow.load_model`. A compiled model
@@ -460,7 +476,7 @@ class Glow(TrainableFlow):
             network.skip_masks(store["train_noise"][1])
 
 
-def load_model(path, sha256=None):
+def load_model(path: str | os.PathLike, sha256: str | None = None) -> Glow:
     """Loads a `Glow` from a `.keras` file, and refuses everything else.
 
     Unlike `keras.saving.load_model` it never builds another class, runs no code

@@ -3,14 +3,18 @@
 import keras
 
 
-def warmup(learning_rate, steps):
+def warmup(
+    learning_rate: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear from 0 to the learning rate, then constant."""
     return keras.optimizers.schedules.CosineDecay(
         0.0, 1, alpha=1.0, warmup_target=learning_rate, warmup_steps=steps
     )
 
 
-def warmup_cosine(learning_rate, steps, warmup_steps):
+def warmup_cosine(
+    learning_rate: float, steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear from 0 to the learning rate, then down to 1 % by half a cosine.
 
     Args:

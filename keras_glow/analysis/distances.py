@@ -6,11 +6,18 @@ count as far apart, so only distances by the same function can be compared; none
 of them is the published FID or KID, which use one certain Inception network.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 
-def frechet_distance(real, generated, features=None):
+def frechet_distance(
+    real: npt.ArrayLike,
+    generated: npt.ArrayLike,
+    features: Callable | None = None,
+) -> float:
     """Return the squared Fréchet distance of Gaussians fitted to features.
 
     `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)`, with the means m and
@@ -55,7 +62,13 @@ def frechet_distance(real, generated, features=None):
     return float(np.sum(np.square(mean_1 - mean_2)) + covariance)
 
 
-def kernel_distance(real, generated, features=None, subsets=10, seed=0):
+def kernel_distance(
+    real: npt.ArrayLike,
+    generated: npt.ArrayLike,
+    features: Callable | None = None,
+    subsets: int = 10,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Return the squared maximum mean discrepancy with a cubic kernel.
 
     `E k(x, x') + E k(y, y') - 2 E k(x, y)` over different images, with

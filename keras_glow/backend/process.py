@@ -27,7 +27,7 @@ from keras_glow.checks import check_boolean
 _tf32 = None  # whether it is allowed; None until it is set
 
 
-def allow_tf32(allowed=True):
+def allow_tf32(allowed: bool = True) -> None:
     """Sets whether GPUs may compute products of float32 in TensorFloat-32.
 
     TensorFloat-32 rounds the factors to 10 of the 23 bits of their mantissa. It
@@ -76,7 +76,7 @@ VARIABLES = ("GLIBC_TUNABLES", "MALLOC_")
 
 
 @functools.cache
-def keep_freed_memory():
+def keep_freed_memory() -> bool:
     """Makes the C library reuse memory that TensorFlow frees on a CPU.
 
     glibc hands the large blocks of activations back to the kernel at once,

@@ -4,6 +4,7 @@ They import Keras where they need it, and not before: see `cli.train`.
 """
 
 import pathlib
+import shlex
 
 from keras_glow.cli import inputs
 from keras_glow.cli.options import (
@@ -276,6 +277,8 @@ def directions(options):
     found |= own_directions.find(model, options)
     demo.write_directions(out, found)
     print(f"Sliders: {', '.join(found)}")
-    which = "" if out == demo.beside(file) else f" --directions {out}"
-    print(f"Next: keras-glow demo --model {options.model}{which}")
+    command = ["keras-glow", "demo", "--model", options.model]
+    if out != demo.beside(file):
+        command += ["--directions", str(out)]
+    print(f"Next: {shlex.join(command)}")
     print(out)

@@ -1,5 +1,6 @@
 """Tells the format of a checkpoint and converts it to a `Glow`."""
 
+import os
 import re
 
 from keras_glow.checks import check_boolean, check_choice, check_integer, refuse
@@ -9,6 +10,7 @@ from keras_glow.conversion.openai import Openai
 from keras_glow.conversion.rosinality import Rosinality
 from keras_glow.conversion.to_glow import to_glow
 from keras_glow.files.strict_reader import DTYPES
+from keras_glow.glow import Glow
 from keras_glow.layers.sequence import walk
 
 FORMATS = {
@@ -20,14 +22,14 @@ FORMATS = {
 
 
 def convert(
-    path,
-    image_size=None,
-    bits=8,
-    format=None,
-    prefix=None,
-    as_images=True,
-    dtype="float32",
-):
+    path: str | os.PathLike,
+    image_size: int | None = None,
+    bits: int = 8,
+    format: str | None = None,
+    prefix: str | None = None,
+    as_images: bool = True,
+    dtype: str = "float32",
+) -> Glow:
     """Convert another project's checkpoint to a `Glow` that does the same.
 
     | `format` | project | file |

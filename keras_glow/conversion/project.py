@@ -41,13 +41,19 @@ class Project:
         prefix: str in front of every name.
     """
 
-    first = None  # the name of a weight that only its checkpoints have
-    first_bias = None  # that of the bias of the first ActNorm
-    ignored = None  # regular expression of the names that are not of the flow
-    network = None  # what a step calls the three convolutions of its network
-    names = None  # `Names`
-    top = None  # the name of the convolution of the last latents
-    classes = None  # that of their linear layer of one-hot labels
+    first: str | None = (
+        None  # the name of a weight that only its checkpoints have
+    )
+    first_bias: str | None = None  # that of the bias of the first ActNorm
+    ignored: str | None = (
+        None  # regular expression of the names that are not of the flow
+    )
+    network: tuple[str, ...] | None = (
+        None  # what a step calls the three convolutions of its network
+    )
+    names: Names | None = None
+    top: str | None = None  # the name of the convolution of the last latents
+    classes: str | None = None  # that of their linear layer of one-hot labels
     # The flow sees `scale * x + bias`, where x is what every `Glow` sees.
     scale_and_bias = 1.0, 0.0
     # Whether shifts, or means, are the even outputs of a convolution, and h, or

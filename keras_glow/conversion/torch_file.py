@@ -39,7 +39,7 @@ class Storage(typing.NamedTuple):
 
     dtype: np.dtype
     key: str
-    count: int
+    count: int  # type: ignore[assignment] # the method of a tuple
 
     @property
     def bytes(self):

@@ -43,7 +43,7 @@ def preset_sha256(name):
     return PRESETS[name].sha256 if name in PRESETS else None
 
 
-def preset_path(name):
+def preset_path(name: str | os.PathLike) -> pathlib.Path:
     """The `.keras` file of a preset, by its name or by a path.
 
     A path leads to the file, or to a folder that holds `model.keras`.

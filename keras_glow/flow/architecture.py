@@ -34,6 +34,10 @@ class Level(typing.NamedTuple):
         """Returns its bijections in the order of encoding."""
         return *self.first, self.squeeze, self.steps, self.prior
 
+    def parts(self):
+        """Returns the same, with the steps one by one."""
+        return *self.first, self.squeeze, *self.steps.bijections, self.prior
+
 
 def build_flow(
     image_shape,

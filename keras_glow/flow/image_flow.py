@@ -1,9 +1,11 @@
 """How any flow over images is used, whatever its layers are."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.backend.keras_internals import only_calls_of
@@ -82,7 +84,7 @@ class ImageFlow(keras.Model):
         """Minus the logarithm of the volume of an image's bin; 0 for floats."""
         return self.dimensions * (self.bits or 0) * math.log(2)
 
-    def summary(self, *args, **kwargs):
+    def summary(self, *args, **kwargs) -> None:
         # Encoder, scorer and decoder are made of the other layers.
         layers = [
             layer for layer in self.layers if not isinstance(layer, FlowModel)
@@ -92,7 +94,9 @@ class ImageFlow(keras.Model):
 
     # These methods map images to latents and back.
 
-    def dequantize(self, images, seed=None):
+    def dequantize(
+        self, images: npt.ArrayLike, seed: int | str | None = None
+    ) -> np.ndarray:
         """Adds noise inside the bin: continuous images in [-0.5, 0.5).
 
         Args:
@@ -124,7 +128,7 @@ class ImageFlow(keras.Model):
 
         return Rows(len(images), make)
 
-    def quantize(self, x):
+    def quantize(self, x: npt.ArrayLike) -> np.ndarray:
         """Maps continuous images to pixels, each value to its bin.
 
         Raises:
@@ -132,7 +136,13 @@ class ImageFlow(keras.Model):
         """
         return quantize(x, self.bits)
 
-    def encode(self, images, labels=None, batch_size=32, context=None):
+    def encode(
+        self,
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+        context: npt.ArrayLike | None = None,
+    ) -> np.ndarray:
         """Returns the latents of images, taken at the centre of their bins.
 
         Args:
@@ -154,7 +164,13 @@ class ImageFlow(keras.Model):
         x = self._dequantized(images, "center")
         return predict(self.encoder, x, given, batch_size)
 
-    def decode(self, z, labels=None, batch_size=32, context=None):
+    def decode(
+        self,
+        z: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+        context: npt.ArrayLike | None = None,
+    ) -> np.ndarray:
         """Returns the images of latents: the inverse of `encode`, to the pixel.
 
         Args:
@@ -177,13 +193,13 @@ class ImageFlow(keras.Model):
 
     def sample(
         self,
-        count,
-        temperature=0.7,
-        seed=None,
-        labels=None,
-        batch_size=32,
-        context=None,
-    ):
+        count: int,
+        temperature: float | Sequence[float] = 0.7,
+        seed: int | None = None,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+        context: npt.ArrayLike | None = None,
+    ) -> np.ndarray:
         """Draws images.
 
         Image i of a seed is always the same, however many are drawn. The images
@@ -253,13 +269,13 @@ class ImageFlow(keras.Model):
 
     def log_prob(
         self,
-        images,
-        draws=1,
-        seed=None,
-        labels=None,
-        batch_size=32,
-        context=None,
-    ):
+        images: npt.ArrayLike,
+        draws: int = 1,
+        seed: int | str | None = None,
+        labels: npt.ArrayLike | None = None,
+        batch_size: int = 32,
+        context: npt.ArrayLike | None = None,
+    ) -> np.ndarray:
         """Returns a lower bound of images' discrete log-likelihood, in nats.
 
         The density times the volume of a bin is averaged (`log mean exp`) over
@@ -285,7 +301,7 @@ class ImageFlow(keras.Model):
         )
         return _log_mean_exp(log_probs).astype(self.dtype)
 
-    def log_prob_map(self, images, **kwargs):
+    def log_prob_map(self, images: npt.ArrayLike, **kwargs) -> np.ndarray:
         """Returns where the log-likelihood of images comes from, in nats.
 
         The sum over an image is its `log_prob`. The log-density of each latent
@@ -333,7 +349,7 @@ class ImageFlow(keras.Model):
             log_probs[draw] = predict(model, x, given, batch_size)
         return log_probs - self.bin_nats / math.prod(shape)
 
-    def bits_per_dim(self, images, **kwargs):
+    def bits_per_dim(self, images: npt.ArrayLike, **kwargs) -> np.ndarray:
         """Returns `-log_prob / (D log 2)`, float `(batch,)`: lower is better.
 
         Floats (`bits=None`) have a density, which no number of bits encodes.

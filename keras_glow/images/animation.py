@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_glow.checks import check_positive, refuse
 from keras_glow.images.grid import pillow_image
@@ -11,7 +12,12 @@ from keras_glow.images.grid import pillow_image
 ANIMATIONS = (".gif", ".webp")
 
 
-def save_animation(images, path, fps=12.0, scale=1):
+def save_animation(
+    images: npt.ArrayLike,
+    path: str | os.PathLike,
+    fps: float = 12.0,
+    scale: int = 1,
+) -> None:
     """Write images as an animation that repeats. Missing folders are made.
 
     WebP keeps every pixel. GIF has 256 colours for each frame.

@@ -1,7 +1,9 @@
 """Reads tables of what is known about each image: attributes, measurements."""
 
 import csv
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from keras_glow.images.npz import read_npz
 DELIMITERS = ",;\t"
 
 
-def load_attributes(path, names):
+def load_attributes(
+    path: str | os.PathLike, names: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
     """Load a table with a row for each image and a column for each attribute.
 
     A text file has a head with the names of the columns, and values that are

@@ -1,13 +1,16 @@
 """Makes classes of the folders that images lie in."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_glow.checks import printable_path
 
 
-def class_labels(names, classes=None):
+def class_labels(
+    names: Sequence[str], classes: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
     """Number the folders of images as classes, in the order of their names.
 
     The class of an image is the outermost folder in its name, as for

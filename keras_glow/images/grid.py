@@ -5,12 +5,18 @@ import os
 import pathlib
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from keras_glow.checks import refuse
 
 
-def image_grid(images, columns=None, padding=2, scale=1):
+def image_grid(
+    images: npt.ArrayLike,
+    columns: int | None = None,
+    padding: int = 2,
+    scale: int = 1,
+) -> np.ndarray:
     """Lay out images row by row, with white between them.
 
     Args:
@@ -59,12 +65,18 @@ def shades(images, black, white):
     return np.rint(255 * np.clip(shares, 0, 1)).astype("uint8")
 
 
-def save_grid(images, path, columns=None, padding=2, scale=1):
+def save_grid(
+    images: npt.ArrayLike,
+    path: str | os.PathLike,
+    columns: int | None = None,
+    padding: int = 2,
+    scale: int = 1,
+) -> None:
     """Write the result of `image_grid` as a file: see `save_image`."""
     save_image(image_grid(images, columns, padding, scale), path)
 
 
-def save_image(image, path):
+def save_image(image: npt.ArrayLike, path: str | os.PathLike) -> None:
     """Write an image as a file. Missing folders are made.
 
     Args:
@@ -86,7 +98,7 @@ def save_image(image, path):
     image.save(path, quality=95)
 
 
-def png_bytes(image, **options):
+def png_bytes(image: npt.ArrayLike, **options) -> bytes:
     """Return the content of a PNG file of an image.
 
     Args:

@@ -1,7 +1,10 @@
 """Loads and checks the images of a folder or a file, as arrays."""
 
+import os
 import pathlib
+import typing
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,17 +22,17 @@ from keras_glow.images.split import pixel_digests
 
 
 def load_images(
-    path,
-    size,
-    channels=3,
-    keys=TRAIN_KEYS,
-    on_bad="error",
-    upscale=False,
-    cache=None,
-    verbose=0,
-    return_names=False,
-    bits=8,
-):
+    path: str | os.PathLike,
+    size: int | None,
+    channels: int = 3,
+    keys: Sequence[str] = TRAIN_KEYS,
+    on_bad: str = "error",
+    upscale: bool = False,
+    cache: str | os.PathLike | None = None,
+    verbose: int = 0,
+    return_names: bool = False,
+    bits: int | None = 8,
+) -> typing.Any:
     """Load the images of a folder, an `.npz` or an `.npy` file as one array.
 
     Every image in a folder counts (PNG, JPEG, WEBP, BMP, GIF, TIFF; HEIC with
@@ -95,7 +98,9 @@ def load_images(
     return (images, report.names) if return_names else images
 
 
-def load_image(file, size, channels=3, bits=8):
+def load_image(
+    file: str | os.PathLike, size: int, channels: int = 3, bits: int = 8
+) -> np.ndarray:
     """Load one image file as a uint8 array `(size, size, channels)`.
 
     Unlike the images of a folder, it may be smaller than `size`.
@@ -121,14 +126,14 @@ def load_image(file, size, channels=3, bits=8):
 
 
 def check_data(
-    path,
-    size=None,
-    channels=3,
-    keys=TRAIN_KEYS,
-    upscale=False,
-    verbose=0,
-    bits=8,
-):
+    path: str | os.PathLike,
+    size: int | None = None,
+    channels: int = 3,
+    keys: Sequence[str] = TRAIN_KEYS,
+    upscale: bool = False,
+    verbose: int = 0,
+    bits: int | None = 8,
+) -> Report:
     """Report everything that would keep `load_images` from loading, and more.
 
     Args:

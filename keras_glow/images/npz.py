@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -107,7 +109,9 @@ def check_resizable(images, path, size):
         )
 
 
-def load_labels(path, keys=TRAIN_KEYS):
+def load_labels(
+    path: str | os.PathLike, keys: Sequence[str] = TRAIN_KEYS
+) -> np.ndarray:
     """Load the labels beside the images that `load_images` reads from a file.
 
     Args:

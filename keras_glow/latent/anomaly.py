@@ -1,6 +1,8 @@
 """Judges how unlike the training images an image is."""
 
+import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_glow.checks import check_choice, refuse
 from keras_glow.images.grid import png_bytes
@@ -9,14 +11,14 @@ METHODS = ("complexity", "ratio", "typicality", "likelihood")
 
 
 def anomaly_score(
-    model,
-    images,
-    method="complexity",
-    background=None,
-    typical=None,
-    seed=0,
+    model: keras.Model,
+    images: npt.ArrayLike,
+    method: str = "complexity",
+    background: keras.Model | None = None,
+    typical: npt.ArrayLike | None = None,
+    seed: int | str | None = 0,
     **kwargs,
-):
+) -> np.ndarray:
     """Score images: the less they are like the training images, the higher.
 
     Raw likelihood fails at this: smooth images, and most of all constant ones,

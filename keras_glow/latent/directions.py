@@ -1,6 +1,8 @@
 """Finds the directions of attributes: to make a face smile, move along one."""
 
+import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_glow.checks import (
     check_floats,
@@ -10,7 +12,12 @@ from keras_glow.checks import (
 )
 
 
-def attribute_direction(z, labels, others=None, ridge=None):
+def attribute_direction(
+    z: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    others: npt.ArrayLike | None = None,
+    ridge: float | None = None,
+) -> np.ndarray:
     """Find the direction from images without an attribute to those with it.
 
     Without `ridge` it is the mean latent of images with the attribute minus
@@ -67,8 +74,13 @@ def attribute_direction(z, labels, others=None, ridge=None):
 
 
 def apply_direction(
-    model, images, direction, strength, labels=None, context=None
-):
+    model: keras.Model,
+    images: npt.ArrayLike,
+    direction: npt.ArrayLike,
+    strength: npt.ArrayLike,
+    labels: npt.ArrayLike | None = None,
+    context: npt.ArrayLike | None = None,
+) -> np.ndarray:
     """Move images along a direction of their latents.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_glow.checks import (
     check_boolean,
@@ -19,7 +20,9 @@ MAX_ITERATIONS = 1000
 TOLERANCE = 1e-12  # radians
 
 
-def interpolate(z, weights, spherical=False):
+def interpolate(
+    z: npt.ArrayLike, weights: npt.ArrayLike, spherical: bool = False
+) -> np.ndarray:
     """Blend the latents of two or more images.
 
     Normal latents lie close to a sphere. The straight line between two of them
@@ -61,7 +64,7 @@ def interpolate(z, weights, spherical=False):
     return (means * (weights @ norms)[:, None]).astype("float32")
 
 
-def path_weights(count, steps, closed=False):
+def path_weights(count: int, steps: int, closed: bool = False) -> np.ndarray:
     """Returns weights for `interpolate`: from each latent to the next.
 
     Args:
@@ -87,7 +90,13 @@ def path_weights(count, steps, closed=False):
     return weights.astype("float32")
 
 
-def random_walk(z, steps, angle=0.3, temperature=0.7, seed=None):
+def random_walk(
+    z: npt.ArrayLike,
+    steps: int,
+    angle: float = 0.3,
+    temperature: float = 0.7,
+    seed: int | None = None,
+) -> np.ndarray:
     """Walk away from latents in small random steps.
 
     `z' = cos(angle) z + sin(angle) temperature noise`. This autoregressive

@@ -1,13 +1,22 @@
 """Changes the latents of single levels."""
 
+from collections.abc import Sequence
+
+import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_glow.checks import check_integer, check_latents, refuse
 from keras_glow.flow.levels import latent_slices
 from keras_glow.flow.noise import standard_deviations
 
 
-def mix_levels(model, z, other, levels):
+def mix_levels(
+    model: keras.Model,
+    z: npt.ArrayLike,
+    other: npt.ArrayLike,
+    levels: Sequence[int],
+) -> np.ndarray:
     """Replace some levels of latents by those of others.
 
     Coarse levels decide who and what is seen, fine ones the texture: with
@@ -39,7 +48,9 @@ def mix_levels(model, z, other, levels):
     return mixed
 
 
-def apply_temperature(model, z, temperature):
+def apply_temperature(
+    model: keras.Model, z: npt.ArrayLike, temperature: float | Sequence[float]
+) -> np.ndarray:
     """Scale latents level by level; below 1 the image becomes more average.
 
     Args:

@@ -5,6 +5,7 @@ import typing
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.backend import compile_function, differentiate
@@ -43,7 +44,15 @@ class Convergence(typing.NamedTuple):
     error: np.ndarray
 
 
-def inpaint(model, images, known, draws=1, labels=None, context=None, **search):
+def inpaint(
+    model: keras.Model,
+    images: npt.ArrayLike,
+    known: npt.ArrayLike,
+    draws: int = 1,
+    labels: npt.ArrayLike | None = None,
+    context: npt.ArrayLike | None = None,
+    **search,
+) -> tuple[np.ndarray, Convergence]:
     """Fill in unknown pixels, several times over.
 
     Latents are drawn by randomised maximum likelihood: a random image and
@@ -91,13 +100,20 @@ def inpaint(model, images, known, draws=1, labels=None, context=None, **search):
     """
     x = model.dequantize(images, seed="center")
     known = _check_known(known, x.shape[:3])
-    search = _Search(model, x, known, 1, draws, labels, context, **search)
-    drawn, convergence = search.run()
+    run = _Search(model, x, known, 1, draws, labels, context, **search).run
+    drawn, convergence = run()
     given = model.quantize(x)
     return np.where(known[:, None], given[:, None], drawn), convergence
 
 
-def super_resolve(model, images, draws=1, labels=None, context=None, **search):
+def super_resolve(
+    model: keras.Model,
+    images: npt.ArrayLike,
+    draws: int = 1,
+    labels: npt.ArrayLike | None = None,
+    context: npt.ArrayLike | None = None,
+    **search,
+) -> tuple[np.ndarray, Convergence]:
     """Enlarge images to the size of the model, several times over.
 
     It works like `inpaint`, except that the means of blocks of pixels are
@@ -124,8 +140,8 @@ def super_resolve(model, images, draws=1, labels=None, context=None, **search):
     images, factor = _check_small(images, model.image_shape)
     y = ops.convert_to_numpy(dequantize(images, np.float32(0.5)))
     known = np.ones((1, 1, 1, 1), bool)
-    search = _Search(model, y, known, factor, draws, labels, context, **search)
-    drawn, convergence = search.run()
+    run = _Search(model, y, known, factor, draws, labels, context, **search).run
+    drawn, convergence = run()
     return _with_block_means(drawn, images[:, None], factor), convergence
 
 

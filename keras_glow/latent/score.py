@@ -4,6 +4,7 @@ import weakref
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.backend import compile_function, differentiate
@@ -20,7 +21,13 @@ from keras_glow.flow.prediction import with_conditions
 _gradients = weakref.WeakKeyDictionary()
 
 
-def score(model, x, labels=None, batch_size=32, context=None):
+def score(
+    model: keras.Model,
+    x: npt.ArrayLike,
+    labels: npt.ArrayLike | None = None,
+    batch_size: int = 32,
+    context: npt.ArrayLike | None = None,
+) -> np.ndarray:
     """Compute the score `grad log p(x)` of continuous images by autodiff.
 
     Args:
@@ -49,7 +56,8 @@ def score(model, x, labels=None, batch_size=32, context=None):
     scores = np.empty_like(x)
     for rows in padded_batches(len(x), batch_size):
         inputs = [ops.convert_to_tensor(a[rows]) for a in (x, *given)]
-        scores[rows] = ops.convert_to_numpy(_gradients[model](weights, *inputs))
+        gradient = _gradients[model](weights, *inputs)
+        scores[rows] = ops.convert_to_numpy(gradient)
     return scores
 
 
@@ -75,7 +83,14 @@ def _compile_gradient(scorer):
     return gradient
 
 
-def denoise(model, images, sigma, labels=None, batch_size=32, context=None):
+def denoise(
+    model: keras.Model,
+    images: npt.ArrayLike,
+    sigma: float,
+    labels: npt.ArrayLike | None = None,
+    batch_size: int = 32,
+    context: npt.ArrayLike | None = None,
+) -> np.ndarray:
     """Remove noise from images by one step along the score.
 
     The step is Tweedie's formula, `x + sigma**2 grad log p(x)`: it gives the

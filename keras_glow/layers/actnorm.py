@@ -60,7 +60,7 @@ class ActNorm(Bijection):
     input_ranks = (IMAGE,)
     trained = True  # after it was set
 
-    def __init__(self, epsilon=1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, **kwargs) -> None:
         super().__init__(**kwargs)
         self.epsilon = check_positive("epsilon", epsilon)
         self.adapting = False  # if True, each call sets the weights

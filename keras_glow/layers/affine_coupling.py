@@ -58,7 +58,9 @@ class AffineCoupling(Coupling):
 
     outputs_per_channel = 2
 
-    def __init__(self, width=512, scale="bounded", **kwargs):
+    def __init__(
+        self, width: int = 512, scale: str = "bounded", **kwargs
+    ) -> None:
         super().__init__(width=width, **kwargs)
         self.scale = check_choice("scale", scale, sorted(SCALE_FUNCTIONS))
 

@@ -1,6 +1,7 @@
 """The contract of every flow layer: call, inverse, log_det."""
 
 import random
+import typing
 
 import keras
 import numpy as np
@@ -137,8 +138,8 @@ class Bijection(keras.layers.Layer):
 
     # Numbers of dimensions of the inputs of `_forward`, and of those of
     # `_inverse` if they are others; None takes any.
-    input_ranks = None
-    latent_ranks = None
+    input_ranks: tuple[int, ...] | None = None
+    latent_ranks: tuple[int, ...] | None = None
     built_channels = None  # the number that the weights are for, if they are
     # Keys of `CONDITIONS`, in the order in which they follow the inputs.
     conditioned_on = ()
@@ -282,11 +283,11 @@ class Bijection(keras.layers.Layer):
             return image
         return image, keras.KerasTensor(shape[:1], self.compute_dtype)
 
-    def inverse(self, z):
+    def inverse(self, z: typing.Any) -> typing.Any:
         """Maps `z` back to `x` through this layer's own weights."""
         return self(z, inverse=True)
 
-    def log_det(self, x):
+    def log_det(self, x: typing.Any) -> typing.Any:
         """Returns `log|det dz/dx|` in nats, shape `(batch,)`; adds no loss."""
         return self(x, log_det=0.0)[1]
 

@@ -68,7 +68,7 @@ class Coupling(Bijection):
     """
 
     input_ranks = (IMAGE,)
-    outputs_per_channel = None
+    outputs_per_channel: int | None = None
 
     def __init__(
         self,

@@ -58,19 +58,19 @@ class FlowStep(Bijection):
 
     def __init__(
         self,
-        permutation="invertible_conv",
-        coupling="affine",
-        width=512,
-        scale="bounded",
-        network_dtype=None,
-        seed=None,
-        border=False,
-        network="paper",
-        blocks=2,
-        dropout=0.0,
-        context_channels=None,
+        permutation: str = "invertible_conv",
+        coupling: str = "affine",
+        width: int = 512,
+        scale: str = "bounded",
+        network_dtype: str | None = None,
+        seed: int | None = None,
+        border: bool = False,
+        network: str = "paper",
+        blocks: int = 2,
+        dropout: float = 0.0,
+        context_channels: int | None = None,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self._take_context(context_channels)
         self.arguments = {

@@ -47,8 +47,12 @@ class GaussianPrior(Bijection):
     input_ranks = (IMAGE,)
 
     def __init__(
-        self, num_classes=None, context_channels=None, seed=None, **kwargs
-    ):
+        self,
+        num_classes: int | None = None,
+        context_channels: int | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
         self._take_labels(num_classes)

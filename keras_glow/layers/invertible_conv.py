@@ -86,7 +86,9 @@ class InvertibleConv1x1(Bijection):
 
     input_ranks = (IMAGE,)
 
-    def __init__(self, lu=True, seed=None, **kwargs):
+    def __init__(
+        self, lu: bool = True, seed: int | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.lu = check_boolean("lu", lu)
         self.seed = check_seed(seed)

@@ -30,7 +30,7 @@ class Shuffle(Bijection):
         https://arxiv.org/abs/1807.03039, section 5.1
     """
 
-    def __init__(self, seed=None, **kwargs):
+    def __init__(self, seed: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
 

@@ -54,12 +54,12 @@ class Split(Bijection):
 
     def __init__(
         self,
-        border=False,
-        num_classes=None,
-        context_channels=None,
-        seed=None,
+        border: bool = False,
+        num_classes: int | None = None,
+        context_channels: int | None = None,
+        seed: int | None = None,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.border = check_boolean("border", border)
         self.seed = check_seed(seed)

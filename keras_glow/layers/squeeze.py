@@ -41,7 +41,7 @@ class Squeeze(Bijection):
 
     input_ranks = (IMAGE,)
 
-    def __init__(self, factor=2, **kwargs):
+    def __init__(self, factor: int = 2, **kwargs) -> None:
         super().__init__(**kwargs)
         self.factor = check_integer("factor", factor, 1)
 

@@ -1,8 +1,11 @@
 """How any flow is fitted to images: compile, fit, evaluate."""
 
 import contextlib
+import typing
+from collections.abc import Sequence
 
 import keras
+import numpy.typing as npt
 
 from keras_glow.backend.devices import count_processes, gather_from_processes
 from keras_glow.backend.keras_internals import (
@@ -43,16 +46,16 @@ class TrainableFlow(FlowLoss):
 
     def compile(
         self,
-        optimizer="adam",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
-        auto_scale_loss=True,
-    ):
+        optimizer: typing.Any = "adam",
+        loss: typing.Any = None,
+        loss_weights: None = None,
+        metrics: None = None,
+        weighted_metrics: None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
         """Configures training, as `keras.Model.compile` does.
 
         Args:
@@ -115,19 +118,19 @@ class TrainableFlow(FlowLoss):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
+        x: typing.Any = None,
+        y: npt.ArrayLike | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: typing.Any = None,
+        shuffle: bool = True,
+        class_weight: None = None,
+        sample_weight: None = None,
         **kwargs,
-    ):
+    ) -> keras.callbacks.History:
         """Trains the model, as `keras.Model.fit` does.
 
         The order of an array's images is a function of the model's seed and of
@@ -254,12 +257,12 @@ class TrainableFlow(FlowLoss):
 
     def train_on_batch(
         self,
-        x,
-        y=None,
-        sample_weight=None,
-        class_weight=None,
-        return_dict=False,
-    ):
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None = None,
+        sample_weight: None = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> typing.Any:
         """Takes one step on a batch, as `keras.Model.train_on_batch` does.
 
         Before a model's very first step, ActNorm is set from the batch.
@@ -275,7 +278,13 @@ class TrainableFlow(FlowLoss):
                 batch.images, batch.targets, return_dict=return_dict
             )
 
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+    def test_on_batch(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None = None,
+        sample_weight: None = None,
+        return_dict: bool = False,
+    ) -> typing.Any:
         """Returns loss and bits/dim of a batch, the same at every call."""
         refuse_arguments(sample_weight=sample_weight)
         batch = self._open_batch(x, y)
@@ -285,7 +294,7 @@ class TrainableFlow(FlowLoss):
                 batch.images, batch.targets, return_dict=return_dict
             )
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: typing.Any, *args, **kwargs) -> typing.Any:
         """Returns latents, as `keras.Model.predict` does; see `call`."""
         with restore_weights_on_error(self):
             return super().predict(x, *args, **kwargs)
@@ -298,17 +307,17 @@ class TrainableFlow(FlowLoss):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        context=None,
+        x: typing.Any = None,
+        y: npt.ArrayLike | None = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: None = None,
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        return_dict: bool = False,
+        context: npt.ArrayLike | None = None,
         **kwargs,
-    ):
+    ) -> typing.Any:
         """Returns loss and bits/dim on data, as `keras.Model.evaluate` does.
 
         The noise of image i is the same at every call and for every batch size.

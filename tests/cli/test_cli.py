@@ -26,6 +26,7 @@ from keras_glow import Glow, latent, load_model
 from keras_glow.callbacks import SampleGrid
 from keras_glow.cli import inputs, models
 from keras_glow.cli import main as main_module
+from keras_glow.cli import run as cli_run
 from keras_glow.cli.demo import read_directions, write_directions
 from keras_glow.cli.main import main
 from keras_glow.cli.settings import default_settings, fitted_to
@@ -922,6 +923,15 @@ def test_the_settings_of_a_run_follow_from_its_images(
     settings = dataclasses.replace(settings, **given)
     settings = fitted_to(settings, given, count)
     assert (settings.epochs, settings.warmup) == (epochs, warmup)
+
+
+def test_a_new_run_has_them(run, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(cli_run, "train", lambda *a: trained.append(a))
+    data = str(run[0] / "test.npz")
+    assert main(["train", data, f"--out={tmp_path / 'run'}"]) == 0
+    settings = trained[0][3]
+    assert (settings.epochs, settings.warmup) == (2000, 200)
 
 
 def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):

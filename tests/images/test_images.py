@@ -203,8 +203,8 @@ def test_an_animation_has_every_frame(tmp_path, suffix, channels):
         assert (animation.n_frames, animation.info["loop"]) == (5, 0)
         for i, frame in enumerate(frames):
             animation.seek(i)
-            assert animation.info["duration"] == 50
             shown = np.asarray(animation.convert("RGB"))[::3, ::3]
+            assert animation.info["duration"] == 50
             assert_array_equal(shown, np.broadcast_to(frame, (6, 8, 3)))
 
 

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers import flat, flat_tensor, jacobian, move_weights, to_numpy
+from helpers import flat, flat_tensor, jacobians, move_weights, to_numpy
 from keras import ops
 from numpy.testing import assert_allclose
 
@@ -177,7 +177,9 @@ def given_to(layer, dtype="float32", shape=(1, 1, 1), count=3):
 def inputs_of(x, given):
     if not given:
         return x
-    tensors = *keras.tree.flatten(x), *given
+    x = keras.tree.flatten(x)
+    copies = len(x[0]) // len(given[0])  # of each example
+    tensors = *x, *(np.repeat(array, copies, axis=0) for array in given)
     return [ops.convert_to_tensor(tensor) for tensor in tensors]
 
 
@@ -204,15 +206,11 @@ def check_log_det(case, tolerance):
     assert log_det.shape == (len(case.x),)
     assert log_det.dtype == case.dtype
 
-    def forward(rows):
-        x = ops.reshape(rows, case.x.shape)
+    def forward(x):
         z = keras.tree.flatten(case.layer(case.inputs(x)))
-        # No example may have a part in another's: so the derivatives of the
-        # sum by one are those of its own output.
-        return ops.sum(flat_tensor(ops.concatenate(z, axis=-1)), axis=0)
+        return flat_tensor(ops.concatenate(z, axis=-1))
 
-    matrices = jacobian(forward, case.x.reshape(len(case.x), -1))
-    matrices = np.moveaxis(matrices, 1, 0)
+    matrices = jacobians(forward, case.x)
     expected = np.linalg.slogdet(matrices).logabsdet
     assert_allclose(log_det, expected, rtol=tolerance, atol=tolerance)
     if not isinstance(case.layer, (layers.Squeeze, layers.FlowStep)):
@@ -316,16 +314,33 @@ def test_symbolic_tensors_are_like_those_they_stand_for(case):
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="torch.compile is not XLA"
 )
-def test_both_directions_run_under_xla(case32):
-    layer, inputs = case32.layer, case32.inputs(case32.x)
-    z = layer(inputs)
-    for tensors, call in ((case32.x, layer), (z, layer.inverse)):
-        symbolic = case32.symbolic(tensors)
-        model = keras.Model(symbolic, call(symbolic))
+def test_both_directions_run_under_xla():
+    """All in one program, which takes a sixth of the time of one for each."""
+    cases = {name: Case(name, "float32") for name in CASES}
+    images = {name: case.x for name, case in cases.items()}
+    latents = {
+        name: case.layer(case.inputs(case.x)) for name, case in cases.items()
+    }
+    for given, method in ((images, "__call__"), (latents, "inverse")):
+        inputs, outputs, expected = {}, {}, {}
+        for name, case in cases.items():
+            call = getattr(case.layer, method)
+            symbolic = case.symbolic(given[name])
+            inputs[name] = keras.tree.flatten(symbolic)
+            outputs[name] = keras.tree.flatten(call(symbolic))
+            expected[name] = call(case.inputs(given[name]))
+        model = keras.Model(*map(keras.tree.flatten, (inputs, outputs)))
         model.jit_compile = True
-        actual = model.predict_on_batch(case32.inputs(tensors))
-        expected = call(case32.inputs(tensors))
-        assert_allclose(flat(actual), flat(expected), rtol=1e-4, atol=1e-4)
+        arrays = {n: case.inputs(given[n]) for n, case in cases.items()}
+        found = model.predict_on_batch(keras.tree.flatten(arrays))
+        found = keras.tree.pack_sequence_as(outputs, found)
+        for name in cases:
+            assert_allclose(
+                *(flat(found[name]), flat(expected[name])),
+                rtol=1e-4,
+                atol=1e-4,
+                err_msg=f"{name} {method}",
+            )
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, move_weights, random_images, to_numpy
-from keras import ops
+from helpers import flat, gradients, move_weights, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
@@ -34,7 +33,7 @@ def density_gradients(model, x, *context):
 
     def loss(x, *values):
         with keras.StatelessScope(zip(variables, values, strict=True)):
-            more = map(ops.convert_to_tensor, context)
+            more = map(keras.ops.convert_to_tensor, context)
             inputs = [x, *more] if context else x
             z, log_det = flow(inputs, training=True)
         return negative_mean(standard_normal_log_prob(z) + log_det)
@@ -43,27 +42,6 @@ def density_gradients(model, x, *context):
         to_numpy(gradient)
         for gradient in gradients(loss, [x, *map(to_numpy, variables)])
     ]
-
-
-def gradients(loss, arrays):
-    """Gradients of a scalar function of arrays."""
-    backend = keras.backend.backend()
-    tensors = [ops.convert_to_tensor(array) for array in arrays]
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            value = loss(*tensors)
-        return tape.gradient(value, tensors)
-    if backend == "jax":
-        import jax
-
-        return jax.grad(loss, range(len(tensors)))(*tensors)
-    import torch
-
-    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
-    return torch.autograd.grad(loss(*tensors), tensors)
 
 
 @pytest.mark.parametrize("memory", ["remat", "reversible"])

@@ -44,25 +44,41 @@ def flat_tensor(tensors):
     )
 
 
-def jacobian(function, x):
-    """The autodiff Jacobian of a function at x: (outputs, *shape of x)."""
+def gradients(loss, arrays):
+    """Gradients of a scalar function of arrays."""
     backend = keras.backend.backend()
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
     if backend == "tensorflow":
         import tensorflow as tf
 
-        x = tf.constant(x)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(x)
-            y = function(x)
-        return to_numpy(tape.jacobian(y, x, experimental_use_pfor=False))
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = loss(*tensors)
+        return tape.gradient(value, tensors)
     if backend == "jax":
         import jax
 
-        return np.asarray(jax.jacrev(function)(jax.numpy.asarray(x)))
+        return jax.grad(loss, range(len(tensors)))(*tensors)
     import torch
 
-    x = torch.tensor(x)
-    return to_numpy(torch.autograd.functional.jacobian(function, x))
+    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+    return torch.autograd.grad(loss(*tensors), tensors)
+
+
+def jacobians(function, x):
+    """The autodiff Jacobian for each example: (batch, outputs, inputs).
+
+    The function maps a batch to as many outputs as inputs, `(batch, D)`. Each
+    example is there once for each output, so one backward pass does for all: no
+    example may have a part in the outputs of another.
+    """
+    count, size = len(x), x[0].size
+    rows = np.tile(np.eye(size, dtype=x.dtype), (count, 1))
+    (found,) = gradients(
+        lambda copies: keras.ops.sum(function(copies) * rows),
+        [np.repeat(x, size, axis=0)],
+    )
+    return to_numpy(found).reshape(count, size, size)
 
 
 def move_weights(layer, size=0.3):
