@@ -53,6 +53,8 @@ class Workshop:
         if height != width or channels not in (1, 3):
             expected = "that of square images with 1 or 3 channels"
             refuse("image_shape", expected, model.image_shape)
+        if model.bits is None or model.bits > 8:
+            refuse("bits", "1..8, of images that a page shows", model.bits)
         self.model = model
         self.name = name
         self.directions = dict(directions or {})
