@@ -82,7 +82,7 @@ def load_images(
         raise ValueError(
             f"`size` is expected for the images of {printable_path(path)}"
         )
-    _check_bits_of_folder(path, bits, channels)
+    _check_bits_of_files(path, bits, channels)
     images, report = load_folder(
         path, size, channels, upscale, cache, verbose, bits
     )
@@ -99,9 +99,9 @@ def load_images(
 
 
 def load_image(
-    file: str | os.PathLike, size: int, channels: int = 3, bits: int = 8
+    file: str | os.PathLike, size: int, channels: int = 3, bits: int | None = 8
 ) -> np.ndarray:
-    """Load one image file as a uint8 array `(size, size, channels)`.
+    """Load one image file as an array `(size, size, channels)`.
 
     Unlike the images of a folder, it may be smaller than `size`.
 
@@ -115,10 +115,10 @@ def load_image(
         ValueError: naming the file, if it cannot be used.
     """
     _check_size(size, channels)
-    _check_bits_of_folder(file, bits, channels)
     read, shown = read_picture, file
     if hasattr(file, "read"):
         file, read, shown = file.read(), decode_picture, "The image"
+    _check_bits_of_files(shown, bits, channels)
     try:
         return read(file, size, channels, bits=bits).pixels
     except BadImage as error:
@@ -155,18 +155,13 @@ def check_data(
     _check_size(size, channels)
     path = pathlib.Path(path)
     if path.is_dir():
-        _check_bits_of_folder(path, bits, channels)
+        _check_bits_of_files(path, bits, channels)
         return check_folder(path, size, channels, upscale, verbose, bits)
     images = load_npz(path, None, keys, bits)
     report = Report(str(path), images=len(images))
     report.duplicates = len(images) - len(set(pixel_digests(images)))
-    low, high = ImageFormat((), bits).limits
-    usable = np.isfinite(images) & (images >= low) & (images <= high)
-    bad = np.count_nonzero(~usable.all((1, 2, 3)))
-    if bad:
-        range_ = "finite" if bits is None else f"in {low}..{high}"
-        report.bad.append(("", f"holds {bad} images with values not {range_}"))
-        report.images -= bad
+    if images.dtype != "uint8":
+        _report_values(images, bits, report)
     height, width = images.shape[1:3]
     if size is not None and (height, width) != (size, size):
         check_resizable(images, path, size)
@@ -175,12 +170,22 @@ def check_data(
     return report
 
 
+def _report_values(images, bits, report):
+    low, high = ImageFormat((), bits).limits
+    usable = np.isfinite(images) & (images >= low) & (images <= high)
+    bad = np.count_nonzero(~usable.all((1, 2, 3)))
+    if bad:
+        allowed = "finite" if bits is None else f"in {low}..{high}"
+        report.bad.append(("", f"holds {bad} images with values not {allowed}"))
+        report.images -= bad
+
+
 def channels_of_folder(bits, grey=False):
     """Returns the channels that images of a folder are read with."""
     return 1 if grey or (bits or 0) > 8 else 3
 
 
-def _check_bits_of_folder(path, bits, channels):
+def _check_bits_of_files(path, bits, channels):
     if bits is None or (bits > 8 and channels != 1):
         expected = "an .npy or .npz file of floats"
         if bits:
