@@ -91,10 +91,9 @@ class Glow(TrainableFlow):
             and deviation, measured before the first step.
         num_classes: int, or None. With it the priors are learned for each
             class.
-        context_shape: `(n,)` for a vector or (height, width, channels), of any
-            size, for an image that is known of each image; or None. The model
-            then learns p(image given context): a small network for each level
-            computes features that all coupling networks and priors see, see
+        context_shape: `(n,)` for a vector or (height, width, channels) for an
+            image of any size that is known of each image, or None. The flow is
+            conditioned on it by a small network for each level, see
             `keras_glow.layers.context_network.ContextNetwork`.
         seed: int 0..2**31 - 1, for the initial weights, the order of the
             images and the noise in training.
@@ -184,7 +183,6 @@ class Glow(TrainableFlow):
             }
         )
         dtype = kwargs.pop("dtype", None)
-        policy = keras.dtype_policies.get(dtype)
         if kwargs.get("name") is not None:
             check_name(kwargs["name"])
         super().__init__(dtype=dtype_for(arguments["bits"], dtype), **kwargs)
@@ -194,7 +192,7 @@ class Glow(TrainableFlow):
         frozen = arguments.pop("frozen")
         for name, value in arguments.items():
             setattr(self, name, value)
-        policy = keras.dtype_policies.get(network_dtype or policy)
+        policy = keras.dtype_policies.get(network_dtype or dtype)
         self.network_dtype = policy.compute_dtype
         self.dimensions = math.prod(self.image_shape)
         self.latent_shapes = latent_shapes(self.image_shape, self.levels)

@@ -178,13 +178,11 @@ def train(
     checkpoint = Checkpoint(folder / CHECKPOINT, identity)
     batch_size, epochs = settings.batch_size, settings.epochs
     images, targets = _divisible_by_devices(images, targets, batch_size)
-    if validation is not None:
-        validation = _divisible_by_devices(
-            validation, validation_targets, batch_size
-        )
-    shown = None  # the samples are given the first contexts
-    if settings.context_shape:
-        shown = keras.tree.flatten(targets)[-1]
+    validation = validation is not None and _divisible_by_devices(
+        validation, validation_targets, batch_size
+    )
+    # The samples are given the first contexts.
+    shown = keras.tree.flatten(targets)[-1] if settings.context_shape else None
     line = ProgressOfTraining(epochs, len(images), batch_size)
     with locked(folder), line, stopped_by_signals(checkpoint):
         # Its other subfolders are left alone: runs may be at work in them.
@@ -222,7 +220,7 @@ def train(
                 _sequence(images, targets, settings, progress, model),
                 epochs=end,
                 initial_epoch=progress.epoch,
-                validation_data=validation,
+                validation_data=validation or None,
                 validation_batch_size=batch_size,
                 verbose=0,
                 callbacks=callbacks,

@@ -60,100 +60,115 @@ def weights_layout(config):
         lead to its layer, and by its number among the layer's weights:
         trainable ones first.
     """
-    found = {"vars/train_noise": Weight((2,), "int64", STATE)}
-
-    def add(layer, *weights):
-        for number, weight in enumerate(weights):
-            found[f"{layer}/vars/{number}"] = weight
-
-    def floats(*shape, rule=FINITE):
-        return Weight(shape, config["dtype"], rule)
-
-    def kernel(channels, outputs):
-        return floats(3, 3, channels + config["border"], outputs)
-
-    def add_actnorm(layer, channels, rule=LOG_SCALES):
-        log_scale, bias = floats(channels, rule=rule), floats(channels)
-        add(layer, log_scale, bias, Weight((), "int32", FLAG))
-
-    def add_permutation(layer, c):
-        if config["permutation"] == "shuffle":
-            add(layer, Weight((c,), "int32", PERMUTATION))
-        elif config["permutation"] == "invertible_conv":
-            log_s, lower_upper = floats(c, rule=LOG_SCALES), 2 * [floats(c, c)]
-            p, sign = floats(c, c, rule=MATRIX), floats(c, rule=SIGNS)
-            add(layer, log_s, *lower_upper, p, sign)
-
-    context_shape = config["context_shape"]
-    hidden, features = CONTEXT_CHANNELS
-
-    def seen(outputs):  # of the features of a context, by another layer
-        return [floats(features, outputs)] if context_shape else []
-
-    def add_context(layer):
-        if len(context_shape) == 1:
-            channels, size = context_shape[0], ()
-        else:
-            channels, size = 4 * context_shape[-1], (3, 3)
-        first = floats(*size, channels, hidden), floats(hidden)
-        add(layer, *first, floats(*size, hidden, features), floats(features))
-        add_actnorm(f"{layer}/norm", channels)
-
-    def add_coupling(layer, channels):
-        width, half = config["width"], channels // 2
-        outputs = (channels - half) * (1 + (config["coupling"] == "affine"))
-        first, last = kernel(half, width), kernel(width, outputs)
-        network = f"{layer}/network"
-        if config["network"] == "paper":
-            middle = floats(width, width)
-            add(network, first, middle, last, floats(outputs), *seen(width))
-            add_actnorm(f"{network}/norm_1", width)
-            add_actnorm(f"{network}/norm_2", width)
-            return
-        bias = floats(width)
-        add(network, first, bias, last, floats(outputs), *seen(width))
-        for block in itertools.islice(
-            _numbered(f"{network}/blocks/gated_block"), config["blocks"]
-        ):
-            gate = floats(width, 2 * width), floats(2 * width)
-            add(block, kernel(width, width), floats(width), *gate)
-
+    layout = _Layout(config)
     if config["bits"] is None:
         channels = config["image_shape"][-1]
-        add_actnorm("bijections/standardize", channels, LOG_UNITS)
-    steps, splits, contexts = map(
-        _numbered,
-        (
-            "bijections/flow_step",
-            "bijections/split",
-            "context_networks/context_network",
-        ),
-    )
+        layout.add_actnorm("bijections/standardize", channels, LOG_UNITS)
+    steps = _numbered("bijections/flow_step")
+    splits = _numbered("bijections/split")
+    contexts = _numbered("context_networks/context_network")
     levels = level_shapes(config["image_shape"], config["levels"])
     for level in levels:
-        if context_shape:
-            add_context(next(contexts))
-        for _ in range(config["depth"]):
-            step = next(steps)
-            add_actnorm(f"{step}/actnorm", level.channels)
-            add_permutation(f"{step}/permutation", level.channels)
-            add_coupling(f"{step}/coupling", level.channels)
+        for step in itertools.islice(steps, config["depth"]):
+            layout.add_step(step, level.channels)
         if level is not levels[-1]:
-            outputs = 2 * level.latent_channels
-            kept = level.channels - level.latent_channels
-            split = [kernel(kept, outputs), floats(outputs)]
-            if config["num_classes"] and config["class_priors"] == "all":
-                split.append(floats(config["num_classes"], outputs))
-            add(next(splits), *split, *seen(outputs))
+            layout.add_split(next(splits), level)
+        if config["context_shape"]:
+            layout.add_context_network(next(contexts))
     top = levels[-1].latent_shape
-    prior = floats(config["num_classes"] or 1, *top)
-    vector = context_shape and len(context_shape) == 1
-    outputs = 2 * (math.prod(top) if vector else top[-1])
-    add("bijections/gaussian_prior", prior, prior, *seen(outputs))
+    layout.add_prior("bijections/gaussian_prior", top)
     if config["classifier_weight"]:
-        classes = config["num_classes"]
-        add("classifier", floats(top[-1], classes), floats(classes))
-    return found
+        weights = layout.floats(top[-1], config["num_classes"])
+        biases = layout.floats(config["num_classes"])
+        layout.add("classifier", weights, biases)
+    return layout.found
+
+
+class _Layout:
+    """Gathers the datasets of the layers of a model."""
+
+    def __init__(self, config):
+        self.config = config
+        self.found = {"vars/train_noise": Weight((2,), "int64", STATE)}
+        self.vector = len(config["context_shape"] or ()) == 1
+
+    def add(self, layer, *weights):
+        for number, weight in enumerate(weights):
+            self.found[f"{layer}/vars/{number}"] = weight
+
+    def floats(self, *shape, rule=FINITE):
+        return Weight(shape, self.config["dtype"], rule)
+
+    def kernel(self, channels, outputs):
+        return self.floats(3, 3, channels + self.config["border"], outputs)
+
+    def context_kernel(self, outputs):
+        """Returns the kernel that reads the features of a context, if any."""
+        _, features = CONTEXT_CHANNELS
+        known = self.config["context_shape"]
+        return [self.floats(features, outputs)] if known else []
+
+    def add_actnorm(self, layer, channels, rule=LOG_SCALES):
+        log_scale = self.floats(channels, rule=rule)
+        bias = self.floats(channels)
+        self.add(layer, log_scale, bias, Weight((), "int32", FLAG))
+
+    def add_step(self, step, channels):
+        self.add_actnorm(f"{step}/actnorm", channels)
+        self.add_permutation(f"{step}/permutation", channels)
+        outputs = channels - channels // 2
+        if self.config["coupling"] == "affine":
+            outputs *= 2
+        self.add_network(f"{step}/coupling/network", channels // 2, outputs)
+
+    def add_permutation(self, layer, c):
+        floats = self.floats
+        if self.config["permutation"] == "shuffle":
+            self.add(layer, Weight((c,), "int32", PERMUTATION))
+        elif self.config["permutation"] == "invertible_conv":
+            log_s, lower_upper = floats(c, rule=LOG_SCALES), 2 * [floats(c, c)]
+            p, sign = floats(c, c, rule=MATRIX), floats(c, rule=SIGNS)
+            self.add(layer, log_s, *lower_upper, p, sign)
+
+    def add_network(self, network, channels, outputs):
+        width, floats = self.config["width"], self.floats
+        first, last = self.kernel(channels, width), self.kernel(width, outputs)
+        paper = self.config["network"] == "paper"
+        middle = floats(width, width) if paper else floats(width)
+        context = self.context_kernel(width)
+        self.add(network, first, middle, last, floats(outputs), *context)
+        if paper:
+            self.add_actnorm(f"{network}/norm_1", width)
+            self.add_actnorm(f"{network}/norm_2", width)
+            return
+        for block in itertools.islice(
+            _numbered(f"{network}/blocks/gated_block"), self.config["blocks"]
+        ):
+            gate = floats(width, 2 * width), floats(2 * width)
+            self.add(block, self.kernel(width, width), floats(width), *gate)
+
+    def add_split(self, layer, level):
+        classes, outputs = self.config["num_classes"], 2 * level.latent_channels
+        kept = level.channels - level.latent_channels
+        weights = [self.kernel(kept, outputs), self.floats(outputs)]
+        if classes and self.config["class_priors"] == "all":
+            weights.append(self.floats(classes, outputs))
+        self.add(layer, *weights, *self.context_kernel(outputs))
+
+    def add_prior(self, layer, shape):
+        weight = self.floats(self.config["num_classes"] or 1, *shape)
+        outputs = 2 * (math.prod(shape) if self.vector else shape[-1])
+        self.add(layer, weight, weight, *self.context_kernel(outputs))
+
+    def add_context_network(self, layer):
+        hidden, features = CONTEXT_CHANNELS
+        channels, size = self.config["context_shape"][-1], ()
+        if not self.vector:
+            channels, size = 4 * channels, (3, 3)
+        for_hidden = self.floats(*size, channels, hidden), self.floats(hidden)
+        last = self.floats(*size, hidden, features), self.floats(features)
+        self.add(layer, *for_hidden, *last)
+        self.add_actnorm(f"{layer}/norm", channels)
 
 
 def optimizer_layout(optimizer):

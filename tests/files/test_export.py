@@ -253,8 +253,8 @@ WITHOUT_PACKAGE = """
 
 @on_tensorflow
 def test_loads_where_the_package_is_not(expected, exported, tmp_path):
-    data = {name: expected[name] for name in ("images", "labels", "z")}
-    np.savez(tmp_path / "data.npz", **data)
+    data = {name: expected[name] for name in ("images", "z")}
+    np.savez(tmp_path / "data.npz", **data, **expected["given"])
     done = subprocess.run(
         [
             *(sys.executable, "-c", textwrap.dedent(WITHOUT_PACKAGE)),
