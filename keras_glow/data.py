@@ -38,7 +38,7 @@ class ImageSequence(keras.utils.PyDataset):
     uninterrupted run. `Glow.fit` does not shuffle them again.
 
     Args:
-        images: uint8 array `(count, height, width, channels)`, count >= 1; a
+        images: array `(count, height, width, channels)`, count >= 1; a
             memory map is read batch by batch.
         labels: int array `(count,)`, or any other `(count, ...)` that belongs
             to the images, such as a context; a tuple of them; or None. Images

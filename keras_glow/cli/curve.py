@@ -11,8 +11,8 @@ COLORS = "#1f77b4", "#d95f02"
 GREY, BLACK = "#d0d0d0", "#202020"
 
 
-def draw_curve(curves, path):
-    """Draws bits/dim over the epochs.
+def draw_curve(curves, path, unit="bits/dim"):
+    """Draws bits/dim, or what the unit says, over the epochs.
 
     `curves` has a list of them for each name; nan leaves a gap.
     """
@@ -35,7 +35,7 @@ def draw_curve(curves, path):
     for epoch in sorted({1, *range(0, epochs + 1, max(1, epochs // 8))} - {0}):
         x = place(epoch, ticks[0])[0]
         draw.text((x, BOTTOM + 8), str(epoch), BLACK, font, anchor="mt")
-    draw.text((LEFT, 12), "bits/dim", BLACK, font)
+    draw.text((LEFT, 12), unit, BLACK, font)
     draw.text((RIGHT, BOTTOM + 28), "epoch", BLACK, font, anchor="rt")
     x = RIGHT
     for (name, values), color in zip(curves.items(), COLORS, strict=False):

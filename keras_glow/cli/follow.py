@@ -20,7 +20,8 @@ from keras_glow.files.atomic import atomic_file
 from keras_glow.images.progress import ProgressLine
 from keras_glow.training.ema import averaged_weights
 
-BITS, VALIDATION = "bits_per_dim", "val_bits_per_dim"
+# What a likelihood is called: of integers, of floats.
+PER_DIM = "bits_per_dim", "nats_per_dim"
 COLUMNS = 8  # samples in a row
 PICTURE = 128  # pixels that a sample is enlarged to, about
 
@@ -43,10 +44,22 @@ def read_history(file):
         ]
 
 
+def names_of(rows):
+    """Returns the names of the likelihood, in training and in validation."""
+    name = next((n for n in PER_DIM if rows and n in rows[-1]), PER_DIM[0])
+    return name, f"val_{name}"
+
+
+def unit_of(name):
+    """Returns what follows a number of that name."""
+    return name.replace("_per_", "/")
+
+
 def best_epoch(rows):
     """Returns the first row with the fewest bits/dim on validation images."""
-    rows = [row for row in rows if math.isfinite(row.get(VALIDATION, math.nan))]
-    return min(rows, key=lambda row: row[VALIDATION], default=None)
+    _, name = names_of(rows)
+    rows = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+    return min(rows, key=lambda row: row[name], default=None)
 
 
 def summary(history, seconds):
@@ -54,12 +67,14 @@ def summary(history, seconds):
     rows = read_history(history)
     line = f"{len(rows)} epochs"
     if rows:
-        line += f", {rows[-1].get(BITS, math.nan):.3f} bits/dim"
+        name, validation = names_of(rows)
+        value = rows[-1].get(name, math.nan)
+        line += f", {value:.3f} {unit_of(name)}"
     best = best_epoch(rows)
     if best:
         line += (
-            f", {rows[-1][VALIDATION]:.3f} on validation images (best: "
-            f"{best[VALIDATION]:.3f} in epoch {best['epoch'] + 1:.0f}, in "
+            f", {rows[-1][validation]:.3f} on validation images (best: "
+            f"{best[validation]:.3f} in epoch {best['epoch'] + 1:.0f}, in "
             "best.keras)"
         )
     return f"{line}; this took {duration(seconds)}"
@@ -164,13 +179,16 @@ class RunPictures(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         rows = read_history(self.folder / "history.csv")
+        names = names_of(rows)
         curves = {
-            "training": [row.get(BITS, math.nan) for row in rows],
-            "validation": [row.get(VALIDATION, math.nan) for row in rows],
+            kind: [row.get(name, math.nan) for row in rows]
+            for kind, name in zip(
+                ("training", "validation"), names, strict=True
+            )
         }
         curve = self.folder / "curve.png"
         with warned(curve), atomic_file(curve) as partial:
-            draw_curve(curves, partial)
+            draw_curve(curves, partial, unit_of(names[0]))
         newest = self.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
         latest = newest.with_name("latest.png")
         if newest.exists():
@@ -197,8 +215,8 @@ def _figures(logs):
     """Returns bits/dim, and whatever else is of interest, with a comma."""
     logs = logs or {}
     words = {
-        BITS: "{:.3f} bits/dim",
-        VALIDATION: "validation {:.3f}",
+        **{name: f"{{:.3f}} {unit_of(name)}" for name in PER_DIM},
+        **{f"val_{name}": "validation {:.3f}" for name in PER_DIM},
         "classifier_accuracy": "{:.0%} right",
         "skipped_steps": "{:.0f} steps skipped",
     }

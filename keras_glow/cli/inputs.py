@@ -58,6 +58,7 @@ def load_data(model, options, path=None):
         options.on_bad,
         options.upscale,
         return_names=True,
+        bits=model.bits,
     )
     if data.shape[1:] != model.image_shape:
         raise ValueError(
@@ -153,7 +154,19 @@ def load_files(model, files):
     size, channels = common_size(model.image_shape), model.image_shape[-1]
     if size is None:
         raise ValueError("Only models of square images read image files")
-    return np.stack([images.load_image(file, size, channels) for file in files])
+    return np.stack(
+        [images.load_image(f, size, channels, model.bits) for f in files]
+    )
+
+
+def to_show(model, pixels):
+    """Returns images of a model as uint8, as a picture shows them."""
+    from keras_glow.analysis.probes import usual_range
+    from keras_glow.images import shades
+
+    if pixels.dtype == "uint8":
+        return pixels
+    return shades(pixels, *usual_range(model))
 
 
 def common_size(image_shape):

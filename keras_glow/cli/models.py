@@ -77,33 +77,35 @@ def sample(options):
         labels,
         context=inputs.read_context(options.context),
     )
+    shown = inputs.to_show(model, samples)
     if options.grid:
-        images.save_grid(samples, options.grid)
+        images.save_grid(shown, options.grid)
         print(options.grid)
     if options.out:
-        for i, sample in enumerate(samples):
+        # Grey PNG files hold 16 bits.
+        deep = samples.dtype == "uint16" and samples.shape[-1] == 1
+        for i, sample in enumerate(samples if deep else shown):
             path = pathlib.Path(options.out) / f"sample_{i:04d}.png"
             images.save_image(sample, path)
         print(options.out)
 
 
-def _bits_per_dim(model, data, given, options, quiet):
-    """Returns bits/dim of each image, and shows progress on the way."""
+def _per_dim(model, data, given, options, quiet):
+    """Returns bits/dim of each image, or nats/dim, and shows progress."""
     from keras_glow.images.progress import ProgressLine
 
     line = ProgressLine(quiet)
     values = []
     for start in range(0, len(data), 256):
         chunk = slice(start, start + 256)
-        values.extend(
-            model.bits_per_dim(
-                data[chunk],
-                draws=options.draws,
-                # With one seed all chunks would have the same noise.
-                seed=options.seed + start,
-                **inputs.rows(given, chunk),
-            ).tolist()
+        log_prob = model.log_prob(
+            data[chunk],
+            draws=options.draws,
+            # With one seed all chunks would have the same noise.
+            seed=options.seed + start,
+            **inputs.rows(given, chunk),
         )
+        values.extend((-log_prob / model.nats_of_one).tolist())
         line.show(f"{len(values)} of {len(data)} images")
     line.print()
     return values
@@ -122,7 +124,8 @@ def _save_map(model, data, given, options):
         seed=options.seed,
         **inputs.rows(given, few),
     )
-    pairs = np.stack([data[few], heat_map(-maps, data.shape[-1])], axis=1)
+    shown = inputs.to_show(model, data[few])
+    pairs = np.stack([shown, heat_map(-maps, data.shape[-1])], axis=1)
     save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
 
 
@@ -141,10 +144,10 @@ def _save_map(model, data, given, options):
     JSON,
 )
 def evaluate(options):
-    """Print bits/dim on images."""
+    """Print bits/dim on images, nats/dim on floats."""
     model = inputs.load_model(options.model)
     data, given, _ = inputs.load_data(model, options)
-    values = _bits_per_dim(model, data, given, options, options.json)
+    values = _per_dim(model, data, given, options, options.json)
     if options.map:
         _save_map(model, data, given, options)
     mean = statistics.fmean(values)
@@ -153,7 +156,7 @@ def evaluate(options):
         error = float(statistics.stdev(values) / math.sqrt(len(values)))
     if options.json:
         result = {
-            "bits_per_dim": mean,
+            model.per_dim: mean,
             "standard_error": error,
             "images": len(values),
             "draws": options.draws,
@@ -162,9 +165,11 @@ def evaluate(options):
         print(json.dumps(result))
     else:
         spread = "" if error is None else f" +- {error:.4f}"
+        unit = model.per_dim.replace("_per_", "/")
+        kind = "floats" if model.bits is None else f"{model.bits} bits"
         print(
-            f"{mean:.4f}{spread} bits/dim ({len(values)} images, "
-            f"{options.draws} draws, {model.bits} bits)"
+            f"{mean:.4f}{spread} {unit} ({len(values)} images, "
+            f"{options.draws} draws, {kind})"
         )
         if options.map:
             print(options.map)
@@ -198,13 +203,13 @@ def score(options):
     model = inputs.load_model(options.model)
     data, given, names = inputs.load_data(model, options)
     quiet = options.csv is None
-    bits = _bits_per_dim(model, data, given, options, quiet)
+    png_bits = png_bits_per_dim(model, data)
+    bits = _per_dim(model, data, given, options, quiet)
     typical = bits
     if options.typical:
         typical, given, _ = inputs.load_data(model, options, options.typical)
-        typical = _bits_per_dim(model, typical, given, options, quiet)
+        typical = _per_dim(model, typical, given, options, quiet)
     mean = statistics.fmean(typical)
-    png_bits = png_bits_per_dim(model, data)
     names = names or range(len(data))
     rows = [
         (name, value, abs(value - mean), value - png)
@@ -250,9 +255,8 @@ def reconstruct(options):
         verdict = "exact" if not count else f"{count} values differ"
         print(f"{file}: {verdict}, {value:.3f} bits/dim")
     if options.grid:
-        images.save_grid(
-            np.concatenate([quantized, decoded]), options.grid, len(originals)
-        )
+        both = inputs.to_show(model, np.concatenate([quantized, decoded]))
+        images.save_grid(both, options.grid, len(originals))
         print(options.grid)
     if wrong.any():
         raise ValueError(f"{np.count_nonzero(wrong)} images are not exact")

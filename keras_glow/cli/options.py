@@ -112,6 +112,16 @@ def _picture(text):
     return text
 
 
+def any_bits(text):
+    """Parses bits per subpixel; none is for floats, None."""
+    return None if text == "none" else number(int, 1, 16)(text)
+
+
+ANY_BITS = {
+    "type": any_bits,
+    "help": "per subpixel: 9 to 16 for images of more than 8, which folders "
+    "hold in grey; none for floats of an .npy or .npz file",
+}
 COUNT = number(int, 1)
 SEED = number(int, 0, MAX_WEIGHTS_SEED)
 BITS = number(int, 1, 8)
@@ -135,7 +145,11 @@ MODEL = option(
     help="a preset's name, a .keras file, or a folder with model.keras",
 )
 TRAIN_DATA, TEST_DATA = (
-    option("data", metavar="DATA", help=f"folder, or .npz with images or {key}")
+    option(
+        "data",
+        metavar="DATA",
+        help=f"folder, .npy, or .npz with images or {key}",
+    )
     for key in ("x_train", "x_test")
 )
 ON_BAD = option(

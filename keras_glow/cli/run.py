@@ -162,8 +162,8 @@ def train(
     Args:
         folder: of the run; made if it is missing. A ValueError says if its run
             has other settings or images, or is at work in another process.
-        images: uint8 array to train on.
-        validation: uint8 array, or None.
+        images: array to train on.
+        validation: array, or None.
         settings: `Settings`.
         callbacks: Keras callbacks, beside its own.
         targets: what stands beside the images for `Glow.fit`, for `num_classes`

@@ -45,7 +45,7 @@ class Settings:
     dropout: float = 0.0
     permutation: str = "invertible_conv"
     coupling: str = "affine"
-    bits: int = 8
+    bits: int | None = 8
     seed: int = 0
     network_dtype: str | None = None
     num_classes: int | None = None

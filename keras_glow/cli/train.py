@@ -12,7 +12,7 @@ import shlex
 import time
 
 from keras_glow.cli.options import (
-    BITS,
+    ANY_BITS,
     COUNT,
     JSON,
     ON_BAD,
@@ -35,6 +35,7 @@ from keras_glow.flow.choices import COUPLINGS, NETWORKS, PERMUTATIONS
 @command(
     TRAIN_DATA,
     option("--size", type=COUNT, help="height and width to train at"),
+    option("--bits", default=8, **ANY_BITS),
     UPSCALE,
     JSON,
 )
@@ -45,8 +46,10 @@ def check_data(options):
     report = images.check_data(
         options.data,
         options.size,
+        channels=images.channels_of_folder(options.bits),
         upscale=options.upscale,
         verbose=0 if options.json else 1,
+        bits=options.bits,
     )
     if options.json:
         print(json.dumps(dataclasses.asdict(report)))
@@ -134,7 +137,7 @@ def _setting(flag, **arguments):
     ),
     _setting("--permutation", choices=PERMUTATIONS),
     _setting("--coupling", choices=COUPLINGS),
-    _setting("--bits", type=BITS, help="per subpixel"),
+    _setting("--bits", **ANY_BITS),
     _setting(
         "--learning-rate",
         type=number(float, 0),

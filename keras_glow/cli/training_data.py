@@ -74,11 +74,12 @@ def load_training_data(options, settings, out):
 
     load = functools.partial(
         images.load_images,
-        channels=1 if settings.grey else 3,
+        channels=images.channels_of_folder(settings.bits, settings.grey),
         on_bad=options.on_bad,
         upscale=options.upscale,
         verbose=1,
         return_names=True,
+        bits=settings.bits,
     )
     x, names = load(options.data, settings.size, cache=out / "images.npy")
     if len(x) < 2:

@@ -96,10 +96,11 @@ def standalone(model):
         `(batch,)`, beside the other inputs if the model has classes, and
         `context`, float `(batch, *context_shape)`, if it has one:
 
-        - encoder: `images`, uint8 `(batch, height, width, channels)`, to `z`,
-          float `(batch, D)`, as `Glow.encode` returns it, and `log_prob`,
-          `(batch,)`, as `Glow.log_prob` returns it for `seed="center"`.
-        - decoder: `z` and `temperature`, float `()`, to `images`, uint8, as
+        - encoder: `images`, of the model's dtype, `(batch, height, width,
+          channels)`, to `z`, float `(batch, D)`, as `Glow.encode` returns it,
+          and `log_prob`, `(batch,)`, as `Glow.log_prob` returns it for
+          `seed="center"`.
+        - decoder: `z` and `temperature`, float `()`, to `images`, as
           `Glow.decode` returns them for `z * temperature`, and to `x`, the same
           images before they were quantised.
     """

@@ -301,7 +301,7 @@ class ImageFlow(keras.Model):
         )
         return _log_mean_exp(log_probs).astype(self.dtype)
 
-    def log_prob_map(self, images, **kwargs):
+    def log_prob_map(self, images: npt.ArrayLike, **kwargs) -> np.ndarray:
         """Returns where the log-likelihood of images comes from, in nats.
 
         The sum over an image is its `log_prob`. The log-density of each latent

@@ -14,7 +14,12 @@ from keras_glow.images.grid import (
     save_image,
     shades,
 )
-from keras_glow.images.loading import check_data, load_image, load_images
+from keras_glow.images.loading import (
+    channels_of_folder,
+    check_data,
+    load_image,
+    load_images,
+)
 from keras_glow.images.npz import TEST_KEYS, TRAIN_KEYS, load_labels
 from keras_glow.images.report import Report
 
@@ -22,6 +27,7 @@ __all__ = [
     "TEST_KEYS",
     "TRAIN_KEYS",
     "Report",
+    "channels_of_folder",
     "check_data",
     "class_labels",
     "heat_map",

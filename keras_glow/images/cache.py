@@ -20,7 +20,7 @@ from keras_glow.files.atomic import atomic_file, remove_partials
 def open_cache(path, key):
     """Open a cache file; None if it is missing, damaged, or has another key.
 
-    Returns a read-only memory map, uint8 `(count, height, width, channels)`,
+    Returns a read-only memory map `(count, height, width, channels)`,
     and the report as a dict.
     """
     # Whatever is wrong with the file, it will be made anew.
@@ -38,7 +38,7 @@ def open_cache(path, key):
     return None
 
 
-def write_cache(path, key, pixels, shape, report):
+def write_cache(path, key, pixels, shape, report, dtype="uint8"):
     """Write a cache file that is there whole, or not at all.
 
     It is written by ordinary writes, not through a memory map: on a full disk
@@ -49,6 +49,7 @@ def write_cache(path, key, pixels, shape, report):
         key: str, see `open_cache`.
         pixels: iterable of images. If there are none, no file is written.
         shape: (height, width, channels) of an image.
+        dtype: of the images.
         report: `Report`, complete once the images have been taken.
     """
     pixels = iter(pixels)
@@ -59,7 +60,7 @@ def write_cache(path, key, pixels, shape, report):
     # Some file systems have no locks: there several processes may write.
     with atomic_file(path, shared=True) as partial, open(partial, "wb") as file:
         # NumPy pads the header, so that it keeps its length with any count.
-        _write_header(file, (0, *shape))
+        _write_header(file, (0, *shape), dtype)
         for image in itertools.chain([first], pixels):
             image = np.ascontiguousarray(image)
             file.write(image)
@@ -73,16 +74,17 @@ def write_cache(path, key, pixels, shape, report):
         }
         file.write(json.dumps(about).encode())
         file.seek(0)
-        _write_header(file, (count, *shape))
+        _write_header(file, (count, *shape), dtype)
 
 
 def _checksum(checksum_of_images, report):
     return zlib.crc32(json.dumps(report).encode(), checksum_of_images)
 
 
-def _write_header(file, shape):
+def _write_header(file, shape, dtype):
+    descr = np.dtype(dtype).str
     np.lib.format.write_array_header_1_0(
-        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
     )
 
 

@@ -44,7 +44,7 @@ class NotAnImage(BadImage):
 class Picture(typing.NamedTuple):
     """The content of an image file."""
 
-    pixels: np.ndarray  # uint8 (height, width, channels)
+    pixels: np.ndarray  # (height, width, channels), uint8 up to 8 bits
     size: tuple  # (width, height) in the file
     format: str  # Pillow's name of the format
     notes: list  # of str, changes to it that may surprise
@@ -56,7 +56,7 @@ def file_identity(status):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_picture(path, size=None, channels=3, expected=None):
+def read_picture(path, size=None, channels=3, expected=None, bits=8):
     """Read an image file as a `Picture`, or raise a `BadImage`.
 
     It is turned upright as its EXIF data say; for the rest see `fit_pixels`.
@@ -66,6 +66,7 @@ def read_picture(path, size=None, channels=3, expected=None):
         size: int, height and width to crop and resize to, or None.
         channels: 3 for colour or 1 for grey.
         expected: the `file_identity` that the file should have, if known.
+        bits: int 1..16. With more than 8 see `deep_pixels`.
     """
 
     def opener(path, flags):
@@ -78,14 +79,14 @@ def read_picture(path, size=None, channels=3, expected=None):
             raise BadImage("is not a regular file")
         if expected not in (None, file_identity(status)):
             raise BadImage("has changed since it was found")
-        picture = _read(file, size, channels, MAX_PIXELS)
+        picture = _read(file, size, channels, MAX_PIXELS, bits=bits)
         if file_identity(os.fstat(file.fileno())) != file_identity(status):
             raise BadImage("has changed while it was read")
     return picture
 
 
 def decode_picture(
-    content, size=None, channels=3, max_pixels=MAX_PIXELS, crop=None
+    content, size=None, channels=3, max_pixels=MAX_PIXELS, crop=None, bits=8
 ):
     """Read the bytes of an image file: see `read_picture`.
 
@@ -93,7 +94,8 @@ def decode_picture(
     picture, ints; or None for that in the middle.
     """
     with _bad_image_on_error():
-        return _read(io.BytesIO(content), size, channels, max_pixels, crop)
+        file = io.BytesIO(content)
+        return _read(file, size, channels, max_pixels, crop, bits)
 
 
 @contextlib.contextmanager
@@ -138,18 +140,18 @@ def _check_head(head):
         raise BadImage("is an AVIF picture, to be converted to PNG or JPEG")
 
 
-def _read(file, size, channels, max_pixels, crop=None):
+def _read(file, size, channels, max_pixels, crop=None, bits=8):
     _check_head(file.read(12))
     file.seek(0)
     with Image.open(file, formats=_formats()) as image:
         about = image.size, image.format
-        pixels, notes = _decode(image, size, channels, max_pixels, crop)
+        pixels, notes = _decode(image, size, channels, max_pixels, crop, bits)
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()
     return Picture(pixels, *about, notes, digest)
 
 
-def _decode(image, size, channels, max_pixels, crop):
+def _decode(image, size, channels, max_pixels, crop, bits):
     width, height = image.size  # The header holds it; nothing is decoded yet.
     if width * height > max_pixels:
         raise BadImage(_too_large(max_pixels))
@@ -162,6 +164,8 @@ def _decode(image, size, channels, max_pixels, crop):
     ImageOps.exif_transpose(image, in_place=True)
     if crop is not None:
         image = _cropped(image, *crop)
+    if bits > 8:
+        return deep_pixels(image, size, bits), notes
     pixels, more_notes = fit_pixels(image, size, channels)
     return pixels, notes + more_notes
 
@@ -212,6 +216,30 @@ def fit_pixels(image, size, channels):
         image = Image.alpha_composite(white, image).convert(opaque_mode)
     width, height = image.size
     return np.asarray(image).reshape(height, width, channels), notes
+
+
+def deep_pixels(image, size, bits):
+    """Convert a grey PIL image of more than 8 bits to an array, uint16.
+
+    Its values stay as they are; it is cropped and resized as by `fit_pixels`.
+    """
+    high = 2**bits - 1
+    if not (image.mode.startswith("I;16") or image.mode == "I"):
+        raise BadImage(
+            f"is expected to be grey with more than 8 bits, for bits={bits}, "
+            f"and is of mode {image.mode}"
+        )
+    values = np.asarray(image).astype("float32")
+    if values.min() < 0 or values.max() > high:
+        raise BadImage(
+            f"has values from {values.min():g} to {values.max():g}: expected "
+            f"0..{high}, for bits={bits}"
+        )
+    if size is not None and image.size != (size, size):
+        image = Image.fromarray(values)
+        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        values = np.asarray(image)
+    return np.rint(np.clip(values, 0, high)).astype("uint16")[..., None]
 
 
 def _eight_bits(image):

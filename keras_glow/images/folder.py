@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from keras_glow.checks import ImageFormat
 from keras_glow.images.cache import cache_lock, open_cache, write_cache
 from keras_glow.images.decoding import (
     SUFFIXES,
@@ -36,7 +37,9 @@ THREADS = min(4, os.cpu_count() or 1)
 DECODER_VERSION = 2
 
 
-def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
+def check_folder(
+    folder, size=None, channels=3, upscale=False, verbose=0, bits=8
+):
     """Read every image of a folder, and return a `Report`.
 
     Images count at any depth, by their content. Hidden files do not. The
@@ -44,12 +47,21 @@ def check_folder(folder, size=None, channels=3, upscale=False, verbose=0):
     """
     report = Report(os.fspath(folder))
     files = find_files(report)
-    for _ in read_images(files, report, size, channels, upscale, verbose):
+    arguments = size, channels, upscale, verbose, bits
+    for _ in read_images(files, report, *arguments):
         pass
     return report
 
 
-def load_folder(folder, size, channels=3, upscale=False, cache=None, verbose=0):
+def load_folder(
+    folder,
+    size,
+    channels=3,
+    upscale=False,
+    cache=None,
+    verbose=0,
+    bits=8,
+):
     """Load the images of a folder that can be used, and report on all files.
 
     The arguments are those of `load_images`. A cache that was made from files
@@ -57,26 +69,27 @@ def load_folder(folder, size, channels=3, upscale=False, cache=None, verbose=0):
     is; else it is written. If it cannot be written, a warning says why.
 
     Returns:
-        Tuple of a uint8 array `(count, size, size, channels)`, with `cache` a
+        Tuple of an array `(count, size, size, channels)`, with `cache` a
         read-only memory map, and a `Report`.
     """
     report = Report(os.fspath(folder))
     files = find_files(report, cache)
     shape = (size, size, channels)
-    pixels = read_images(files, report, size, channels, upscale, verbose)
+    pixels = read_images(files, report, size, channels, upscale, verbose, bits)
+    dtype = ImageFormat(shape, bits).dtype
     if cache is None or not files:
-        images = np.empty((len(files), *shape), "uint8")
+        images = np.empty((len(files), *shape), dtype)
         for row, image in enumerate(pixels):
             images[row] = image
         return images[: report.images], report
     cached = None  # It stays None if no image can be used.
     try:
         cache = pathlib.Path(cache)
-        key = _cache_key(files, report, shape, upscale)
+        key = _cache_key(files, report, shape, upscale, bits)
         with cache_lock(cache):
             cached = open_cache(cache, key)
             if cached is None:
-                write_cache(cache, key, pixels, shape, report)
+                write_cache(cache, key, pixels, shape, report, dtype)
                 cached = open_cache(cache, key)
     except OSError as error:
         warnings.warn(
@@ -85,14 +98,16 @@ def load_folder(folder, size, channels=3, upscale=False, cache=None, verbose=0):
             stacklevel=3,
         )
     if cached is None:
-        return load_folder(folder, size, channels, upscale, None, verbose)
+        return load_folder(folder, size, channels, upscale, None, verbose, bits)
     images, report_then = cached
     return images, Report(**{**report_then, "path": report.path})
 
 
-def _cache_key(files, report, shape, upscale):
+def _cache_key(files, report, shape, upscale, bits):
     """Return a digest of everything that decides the pixels."""
     made_from = [DECODER_VERSION, shape, upscale, report.bad, report.skipped]
+    if bits > 8:  # with fewer the pixels are the same
+        made_from.append(bits)
     # Of the identity of a file its size and time count, its inode does not.
     made_from += [(name, *identity[1:]) for name, identity in files.items()]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
@@ -166,7 +181,7 @@ def _named_like_an_image(name):
     return name.lower().endswith(SUFFIXES)
 
 
-def read_images(files, report, size, channels, upscale, verbose):
+def read_images(files, report, size, channels, upscale, verbose, bits=8):
     """Yield the pixels of each file that can be used, and report on all.
 
     The report is complete once the last image was taken. Without `size` the
@@ -175,7 +190,7 @@ def read_images(files, report, size, channels, upscale, verbose):
 
     def read(name):
         path = os.path.join(report.path, name)
-        return _read_file(path, files[name], size, channels, upscale)
+        return _read_file(path, files[name], size, channels, upscale, bits)
 
     line = ProgressLine(quiet=not verbose)
     names = list(files)
@@ -205,11 +220,11 @@ def read_images(files, report, size, channels, upscale, verbose):
     report.bad.sort(key=_by_name)
 
 
-def _read_file(path, identity, size, channels, upscale):
+def _read_file(path, identity, size, channels, upscale, bits):
     """Return a file's `Picture`, or a `BadImage` saying why there is none."""
     named_like_an_image = _named_like_an_image(path)
     try:
-        picture = read_picture(path, size, channels, identity)
+        picture = read_picture(path, size, channels, identity, bits)
     except NotAnImage as error:
         return BadImage(error) if named_like_an_image else error
     except BadImage as error:

@@ -55,12 +55,13 @@ def heat_map(values, channels=1):
         uint8 array `(count, height, width, channels)`.
     """
     black, white = np.percentile(values, (1, 99))
+    white = max(white, np.nextafter(black, np.inf))
     return np.repeat(shades(values, black, white)[..., None], channels, axis=-1)
 
 
 def shades(images, black, white):
     """Scale pixels to 0..255, uint8; those beyond black or white go there."""
-    shares = (images - black) / ((white - black) or 1.0)
+    shares = (images - black) / (white - black)
     return np.rint(255 * np.clip(shares, 0, 1)).astype("uint8")
 
 
@@ -102,7 +103,7 @@ def png_bytes(image: npt.ArrayLike, **options) -> bytes:
 
     Args:
         image: uint8 array `(height, width, channels)`. There may be 1 channel,
-            3, or 4, the last of which is opacity.
+            3, or 4, the last of which is opacity; or uint16 of 1 channel.
         **options: of Pillow, such as `compress_level`.
 
     Raises:
@@ -115,11 +116,8 @@ def png_bytes(image: npt.ArrayLike, **options) -> bytes:
 
 def pillow_image(image):
     """Return a Pillow image of an array as `png_bytes` takes it."""
-    if (
-        image.dtype != "uint8"
-        or image.ndim != 3
-        or (image.shape[-1] not in (1, 3, 4))
-    ):
+    channels = {"uint8": (1, 3, 4), "uint16": (1,)}.get(image.dtype.name, ())
+    if image.ndim != 3 or image.shape[-1] not in channels:
         refuse("image", "uint8 (height, width, 1, 3 or 4 channels)", image)
     # Pillow knows a single channel as an array of two dimensions only.
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

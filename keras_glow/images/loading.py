@@ -1,4 +1,4 @@
-"""Loads and checks the images of a folder or a file, as uint8 arrays."""
+"""Loads and checks the images of a folder or a file, as arrays."""
 
 import os
 import pathlib
@@ -8,7 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_glow.checks import check_choice, check_integer, printable_path
+from keras_glow.checks import (
+    ImageFormat,
+    check_choice,
+    check_integer,
+    printable_path,
+)
 from keras_glow.images.decoding import BadImage, decode_picture, read_picture
 from keras_glow.images.folder import check_folder, load_folder
 from keras_glow.images.npz import TRAIN_KEYS, check_resizable, load_npz
@@ -26,8 +31,9 @@ def load_images(
     cache: str | os.PathLike | None = None,
     verbose: int = 0,
     return_names: bool = False,
+    bits: int | None = 8,
 ) -> typing.Any:
-    """Load the images of a folder or an `.npz` file as one uint8 array.
+    """Load the images of a folder, an `.npz` or an `.npy` file as one array.
 
     Every image in a folder counts (PNG, JPEG, WEBP, BMP, GIF, TIFF; HEIC with
     pillow-heif), at any depth, in the order of their names; hidden files do
@@ -36,9 +42,10 @@ def load_images(
 
     Args:
         path: a folder, or an `.npz` file with uint8 images under one of `keys`,
-            `(count, height, width)` or `(count, height, width, channels)`.
+            `(count, height, width)` or `(count, height, width, channels)`, or
+            an `.npy` file of them, which is mapped into memory.
         size: int, height and width to resize to, or None to keep those of an
-            `.npz` file.
+            `.npz` file. Only images of 8 bits are resized there.
         channels: 3 for colour or 1 for grey. Only used for a folder; an `.npz`
             file knows.
         keys: names of the array in an `.npz` file; the first that exists is
@@ -52,11 +59,14 @@ def load_images(
             the names, sizes and times of the files stay the same.
         verbose: 0 or 1. 1 prints a progress bar and a report on a folder.
         return_names: bool, whether the names of the files are returned too.
+        bits: as of `Glow`. More than 8 ask for uint16, and None for floats, in
+            an array; in a folder more than 8 ask for grey files of 16 bits,
+            whose values are taken as they are.
 
     Returns:
-        uint8 array `(count, size, size, channels)`; with `cache` a read-only
-        memory map. With `return_names` a tuple of it and a list of str, one for
-        each image, relative to the folder; None for an `.npz` file.
+        Array `(count, size, size, channels)`, uint8 up to 8 bits; with `cache`
+        a read-only memory map. With `return_names` a tuple of it and a list of
+        str, one for each image, relative to the folder; None for a file.
 
     Raises:
         ValueError: naming every file that cannot be used, or what else is wrong
@@ -66,13 +76,16 @@ def load_images(
     _check_size(size, channels)
     path = pathlib.Path(path)
     if not path.is_dir():
-        images = load_npz(path, size, keys)
+        images = load_npz(path, size, keys, bits)
         return (images, None) if return_names else images
     if size is None:
         raise ValueError(
             f"`size` is expected for the images of {printable_path(path)}"
         )
-    images, report = load_folder(path, size, channels, upscale, cache, verbose)
+    _check_bits_of_files(path, bits, channels)
+    images, report = load_folder(
+        path, size, channels, upscale, cache, verbose, bits
+    )
     problem = report.problem()
     if not report.images:
         raise ValueError(problem)
@@ -86,9 +99,9 @@ def load_images(
 
 
 def load_image(
-    file: str | os.PathLike, size: int, channels: int = 3
+    file: str | os.PathLike, size: int, channels: int = 3, bits: int | None = 8
 ) -> np.ndarray:
-    """Load one image file as a uint8 array `(size, size, channels)`.
+    """Load one image file as an array `(size, size, channels)`.
 
     Unlike the images of a folder, it may be smaller than `size`.
 
@@ -96,6 +109,7 @@ def load_image(
         file: its path, or a binary file such as `io.BytesIO(content)`.
         size: int, height and width to resize to.
         channels: 3 for colour or 1 for grey.
+        bits: see `load_images`.
 
     Raises:
         ValueError: naming the file, if it cannot be used.
@@ -104,8 +118,9 @@ def load_image(
     read, shown = read_picture, file
     if hasattr(file, "read"):
         file, read, shown = file.read(), decode_picture, "The image"
+    _check_bits_of_files(shown, bits, channels)
     try:
-        return read(file, size, channels).pixels
+        return read(file, size, channels, bits=bits).pixels
     except BadImage as error:
         raise ValueError(f"{printable_path(shown)} {error}") from None
 
@@ -117,6 +132,7 @@ def check_data(
     keys: Sequence[str] = TRAIN_KEYS,
     upscale: bool = False,
     verbose: int = 0,
+    bits: int | None = 8,
 ) -> Report:
     """Report everything that would keep `load_images` from loading, and more.
 
@@ -127,6 +143,7 @@ def check_data(
         keys: names of the array.
         upscale: bool.
         verbose: 1 for a progress bar.
+        bits: see `load_images`.
 
     Returns:
         A `keras_glow.images.Report`.
@@ -138,16 +155,45 @@ def check_data(
     _check_size(size, channels)
     path = pathlib.Path(path)
     if path.is_dir():
-        return check_folder(path, size, channels, upscale, verbose)
-    images = load_npz(path, None, keys)
+        _check_bits_of_files(path, bits, channels)
+        return check_folder(path, size, channels, upscale, verbose, bits)
+    images = load_npz(path, None, keys, bits)
     report = Report(str(path), images=len(images))
     report.duplicates = len(images) - len(set(pixel_digests(images)))
+    if images.dtype != "uint8":
+        _report_values(images, bits, report)
     height, width = images.shape[1:3]
     if size is not None and (height, width) != (size, size):
-        check_resizable(images, path)
+        check_resizable(images, path, size)
         note = f"holds images of {width}x{height}: resized to {size}x{size}"
         report.notes.append(("", note))
     return report
+
+
+def _report_values(images, bits, report):
+    low, high = ImageFormat((), bits).limits
+    usable = np.isfinite(images) & (images >= low) & (images <= high)
+    bad = np.count_nonzero(~usable.all((1, 2, 3)))
+    if bad:
+        allowed = "finite" if bits is None else f"in {low}..{high}"
+        report.bad.append(("", f"holds {bad} images with values not {allowed}"))
+        report.images -= bad
+
+
+def channels_of_folder(bits, grey=False):
+    """Returns the channels that images of a folder are read with."""
+    return 1 if grey or (bits or 0) > 8 else 3
+
+
+def _check_bits_of_files(path, bits, channels):
+    if bits is None or (bits > 8 and channels != 1):
+        expected = "an .npy or .npz file of floats"
+        if bits:
+            expected = "read with 1 channel: files of more than 8 bits are grey"
+        raise ValueError(
+            f"{printable_path(path)} is expected to be {expected}. Received: "
+            f"bits={bits}, channels={channels}"
+        )
 
 
 def _check_size(size, channels):

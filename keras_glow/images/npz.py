@@ -1,5 +1,6 @@
 """Reads `.npz` files of anybody's; nothing in them is run."""
 
+import contextlib
 import math
 import os
 import pathlib
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from keras_glow.checks import one_line, printable_path
+from keras_glow.checks import ImageFormat, one_line, printable_path
 from keras_glow.images.decoding import fit_pixels
 
 # What each key of an .npz file is for, in the order of preference.
@@ -37,19 +38,29 @@ def open_npz(file, max_bytes=math.inf):
     return np.load(file, allow_pickle=False)
 
 
+@contextlib.contextmanager
+def _open(path):
+    """Open the arrays of an `.npz` file, or the `images` of an `.npy` file."""
+    if path.suffix == ".npy":
+        yield {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+        return
+    with open_npz(path) as arrays:
+        yield arrays
+
+
 def read_npz(path, keys):
     """Read the first array of an `.npz` file that exists, of those named.
 
     Returns its name and the array; a ValueError says what is wrong.
     """
     shown = printable_path(path)
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix not in (".npz", ".npy") or not path.is_file():
         raise ValueError(
-            f"{shown} is expected to be a folder of images or an .npz file"
-            + ("" if path.exists() else ", and does not exist")
+            f"{shown} is expected to be a folder of images or an .npz file, or "
+            "an .npy file" + ("" if path.exists() else ", and does not exist")
         )
     try:
-        with open_npz(path) as arrays:
+        with _open(path) as arrays:
             names = list(arrays)
             key = next((key for key in keys if key in names), None)
             array = None if key is None else arrays[key]
@@ -63,27 +74,34 @@ def read_npz(path, keys):
     return key, array
 
 
-def load_npz(path, size, keys):
-    """Load the images of an `.npz` file: see `load_images`."""
+def load_npz(path, size, keys, bits=8):
+    """Load the images of an `.npz` or `.npy` file: see `load_images`."""
     key, images = read_npz(path, keys)
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.dtype != "uint8" or not images.size:
+    dtype = ImageFormat((), bits).dtype
+    fits = images.dtype == dtype or (bits is None and images.dtype.kind == "f")
+    if images.ndim != 4 or not fits or not images.size:
         raise ValueError(
-            f"{key} in {printable_path(path)} is expected to be uint8 (count, "
-            "height, width, channels). Received: "
+            f"{key} in {printable_path(path)} is expected to be {dtype} (count,"
+            f" height, width, channels) for bits={bits}. Received: "
             f"dtype={images.dtype}, shape={images.shape}"
         )
     if size is None or images.shape[1:3] == (size, size):
         return images
-    check_resizable(images, path)
+    check_resizable(images, path, size)
     channels = images.shape[-1]
     pictures = map(Image.fromarray, images[..., 0] if channels == 1 else images)
     return np.stack([fit_pixels(p, size, channels)[0] for p in pictures])
 
 
-def check_resizable(images, path):
+def check_resizable(images, path, size):
     """Refuse images that Pillow could not resize, naming their file."""
+    if images.dtype != "uint8":
+        raise ValueError(
+            f"{printable_path(path)} is expected to hold images of {size}x"
+            f"{size}: only uint8 is resized. Received: shape={images.shape}"
+        )
     if images.shape[-1] not in (1, 3):
         raise ValueError(
             f"{printable_path(path)} is expected to hold images of 1 or 3 "

@@ -85,7 +85,7 @@ def apply_direction(
 
     Args:
         model: a `Glow`.
-        images: integers 0..255, `(batch, height, width, channels)`.
+        images: `(batch, height, width, channels)`.
         direction: float array `(D,)`.
         strength: float, or array of floats; 0 returns the images themselves,
             exact in every pixel.
@@ -93,7 +93,7 @@ def apply_direction(
         context: array `(batch, *context_shape)`, for a model with a context.
 
     Returns:
-        uint8 array `(*strength.shape, batch, height, width, channels)`; for a
+        Array `(*strength.shape, batch, height, width, channels)`; for a
         single strength it has the shape of the images.
 
     Raises:

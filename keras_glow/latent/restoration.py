@@ -70,7 +70,7 @@ def inpaint(
     posterior. A Glow is not linear: its samples are approximate.
 
     Args:
-        model: a `Glow`.
+        model: a `Glow` with 8 bits at most.
         images: integers 0..255, `(batch, height, width, channels)`; unknown
             pixels may have any value.
         known: bools `(height, width)`, or `(batch, height, width)`.
@@ -98,6 +98,8 @@ def inpaint(
         Pressure Data; Bardsley et al., 2014, Randomize-then-Optimize,
         https://doi.org/10.1137/140964023
     """
+    if model.bits is None or model.bits > 8:
+        refuse("model.bits", "1..8", model.bits)
     x = model.dequantize(images, seed="center")
     known = _check_known(known, x.shape[:3])
     run = _Search(model, x, known, 1, draws, labels, context, **search).run

@@ -13,6 +13,7 @@ from keras_glow import Glow
 from keras_glow.callbacks import ReconstructionError, SampleGrid
 from keras_glow.data import ImageSequence
 from keras_glow.files.export import standalone
+from keras_glow.latent import inpaint
 from keras_glow.layers import Standardize
 
 SHAPE = (8, 8, 3)
@@ -160,6 +161,11 @@ def test_what_is_no_image_of_floats_is_refused(trained, images, said):
         assert "\n" not in str(e.value)
     for before, after in zip(weights, model.get_weights(), strict=True):
         assert_array_equal(before, after)
+
+
+def test_holes_in_floats_are_not_filled(trained):
+    with pytest.raises(ValueError, match=r"`model.bits`.*1\.\.8.*None"):
+        inpaint(trained[0], floats(1), np.ones((8, 8), bool))
 
 
 def test_bits_per_dim_of_floats_is_refused(trained):

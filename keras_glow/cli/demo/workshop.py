@@ -55,6 +55,8 @@ class Workshop:
             refuse("image_shape", expected, model.image_shape)
         if model.context_shape:
             refuse("context_shape", "None for the page", model.context_shape)
+        if model.bits is None or model.bits > 8:
+            refuse("bits", "1..8, of images that a page shows", model.bits)
         self.model = model
         self.name = name
         self.directions = dict(directions or {})
