@@ -94,6 +94,8 @@ def _save(frames, options, columns):
 )
 def interpolate(options):
     """Draw images between two or more, along lines or arcs of latents."""
+    import numpy as np
+
     from keras_glow import latent
 
     if len(options.images) == 1:
@@ -105,6 +107,9 @@ def interpolate(options):
     ends, labels = _start(model, options, options.count)
     steps = options.steps or (8 if options.grid else 24)
     weights = latent.path_weights(len(ends), steps - 1, options.loop)
+    if options.grid:  # a row from each image to the next, with both
+        starts = np.arange(0, len(weights) - 1, steps - 1)
+        weights = weights[np.add.outer(starts, np.arange(steps)).ravel()]
     z = model.encode(ends, labels)
     between = latent.interpolate(z, weights, options.spherical)
     # Each image has the class of the nearest one.

@@ -32,6 +32,7 @@ from keras_glow.cli.main import main
 from keras_glow.cli.settings import default_settings, fitted_to
 from keras_glow.conversion import FORMATS
 from keras_glow.flow import choices
+from keras_glow.images import image_grid
 from keras_glow.layers import flow_step
 from keras_glow.layers.affine_coupling import SCALE_FUNCTIONS
 from keras_glow.layers.chain import MEMORY
@@ -296,6 +297,11 @@ def test_animations_of_ways_between_images(run, tmp_path):
     expected = model.decode(latent.interpolate(model.encode(ends), weights))
     assert_array_equal(expected[[0, 2, 4, 6]], ends[[0, 1, 2, 0]])
     assert_array_equal(found[:, ::32, ::32], expected)
+    grid = ["--steps=3", f"--grid={tmp_path}/way.png"]
+    assert main(["interpolate", file, *faces, *grid]) == 0
+    rows = [*expected[:3], *expected[2:5]]
+    with Image.open(f"{tmp_path}/way.png") as image:
+        assert_array_equal(image, image_grid(np.stack(rows), columns=3))
     drawn = ["--count=2", "--seed=3", "--steps=4", f"--out={tmp_path}/way.gif"]
     assert main(["interpolate", file, *drawn]) == 0
     found, _ = frames(tmp_path / "way.gif")
