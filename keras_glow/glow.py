@@ -352,9 +352,16 @@ class Glow(TrainableFlow):
                 the argument that is not as described.
         """
         copy = type(self).from_config({**self.get_config(), **arguments})
-        if [w.path for w in self.weights] != [w.path for w in copy.weights]:
+        own = [weight.path for weight in self.weights]
+        # The biases of classes that are new stay zeros, which change nothing.
+        kept = [
+            weight
+            for weight in copy.weights
+            if weight.path in own or not weight.path.endswith("/class_bias")
+        ]
+        if own != [weight.path for weight in kept]:
             refuse("arguments", "such that all weights stay", arguments)
-        for old, new in zip(self.weights, copy.weights, strict=True):
+        for old, new in zip(self.weights, kept, strict=True):
             value = ops.convert_to_numpy(old)
             if old.shape != new.shape and old.path.startswith("prior/"):
                 classes = new.shape[0] if len(value) == 1 else len(value)
