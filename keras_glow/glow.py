@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import pathlib
 import typing
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
 
+# Weights that `with_arguments` may add.
+NEW_WEIGHTS = re.compile(r"/class_bias$|^context_\d+/|/context_kernel$")
 # Arguments that each step of flow gets.
 OF_A_STEP = (
     *("permutation", "coupling", "width", "scale", "network_dtype"),
@@ -368,12 +371,16 @@ class Glow(TrainableFlow):
                 the argument that is not as described.
         """
         copy = type(self).from_config({**self.get_config(), **arguments})
-        kept = {w.path: w for w in copy.weights}
-        if not self.context_shape:
-            kept = {p: w for p, w in kept.items() if "context" not in p}
-        if [w.path for w in self.weights] != list(kept):
+        own = [weight.path for weight in self.weights]
+        # What sees new classes or a new context is new, and changes nothing.
+        kept = [
+            weight
+            for weight in copy.weights
+            if weight.path in own or not NEW_WEIGHTS.search(weight.path)
+        ]
+        if own != [weight.path for weight in kept]:
             refuse("arguments", "such that all weights stay", arguments)
-        for old, new in zip(self.weights, kept.values(), strict=True):
+        for old, new in zip(self.weights, kept, strict=True):
             value = ops.convert_to_numpy(old)
             priors = "prior/mu", "prior/log_sigma"
             if old.shape != new.shape and old.path in priors:

@@ -941,7 +941,7 @@ def test_a_new_run_has_them(run, tmp_path, monkeypatch):
 
 
 def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
-    model = Glow((8, 8, 3), levels=1, depth=1, width=4, seed=1)
+    model = Glow((8, 8, 3), levels=2, depth=1, width=4, seed=1)
     move_weights(model, 0.1)
     model.save(tmp_path / "start.keras")
     start = ["--from", str(tmp_path / "start.keras")]
@@ -961,6 +961,18 @@ def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
         ):
             np.testing.assert_allclose(one, two, atol=1e-6)
     assert main([*data, "--resume", "--epochs", "2"]) == 0
+    # Each class begins as what was there without any.
+    labels = np.arange(8) % 2
+    np.savez(tmp_path / "labels.npz", images=images[:, ::2, ::2], labels=labels)
+    out = ["--out", str(tmp_path / "classes"), "--classes"]
+    data = ["train", str(tmp_path / "labels.npz"), *out]
+    assert main([*data, *start, *slow]) == 0
+    trained = load_model(tmp_path / "classes" / "model.keras")
+    np.testing.assert_allclose(
+        trained.log_prob(images[:, ::2, ::2], seed=0, labels=labels),
+        model.log_prob(images[:, ::2, ::2], seed=0),
+        rtol=1e-5,
+    )
     labelled = Glow((8, 8, 3), levels=1, depth=1, width=4, num_classes=2)
     labelled.save(tmp_path / "labelled.keras")
     capsys.readouterr()
