@@ -105,7 +105,8 @@ class Glow(TrainableFlow):
             `"step_1_2"`, or inside them, such as `"step_1_2/coupling"`. It is
             the `trainable` of Keras, which can be set later too, and files
             keep it.
-        **kwargs: `name` and `dtype` of a keras.Model.
+        name: of the keras.Model, or None for one of its own.
+        dtype: dtype or policy of the keras.Model; None for the global one.
 
     Attributes:
         encoder: functional keras.Model, continuous image in [-0.5, 0.5),
@@ -148,7 +149,9 @@ class Glow(TrainableFlow):
         blocks=2,
         dropout=0.0,
         frozen=(),
-        **kwargs,
+        *,
+        name=None,
+        dtype=None,
     ):
         arguments = check_arguments(
             {
@@ -157,10 +160,10 @@ class Glow(TrainableFlow):
                 if name in ARGUMENTS
             }
         )
-        policy = keras.dtype_policies.get(kwargs.pop("dtype", None))
-        if kwargs.get("name") is not None:
-            check_name(kwargs["name"])
-        super().__init__(dtype=flow_dtype(policy), **kwargs)
+        policy = keras.dtype_policies.get(dtype)
+        if name is not None:
+            check_name(name)
+        super().__init__(dtype=flow_dtype(policy), name=name)
         # Keras wraps each layer's `quantize` for its int8 quantisation. Ours
         # has another meaning, so the wrapper is removed.
         del self.quantize
@@ -279,11 +282,13 @@ class Glow(TrainableFlow):
     def _save(self, save, path, overwrite, suffix, kwargs):
         if isinstance(path, (bytes, os.PathLike)):
             path = os.fsdecode(path)
-        if overwrite and str(path).endswith(suffix) and "://" not in str(path):
+        whole = str(path).endswith(suffix) and kwargs.get("zipped") is not False
+        if overwrite and whole and "://" not in str(path):
             with atomic_file(path) as partial:
                 save(partial, **kwargs)
         else:
-            # Keras asks the user, refuses the name, or writes to the address.
+            # Keras asks the user, refuses the name, or writes to the address
+            # or into a folder.
             save(path, overwrite, **kwargs)
 
     def export(self, filepath, format="tf_saved_model", verbose=None):

@@ -27,6 +27,7 @@ def test_names_of_keras(model):
         assert keras_internals.may_clear_losses(model)
         assert not keras_internals.may_clear_losses(model)
     assert hasattr(model, "_compile_loss")
+    assert model._initial_epoch is None
     assert hasattr(keras.layers.Layer, "_register_call_context_args")
     assert hasattr(keras.Model, "jax_state_sync") == (
         keras.backend.backend() == "jax"
