@@ -122,6 +122,7 @@ def test_arguments_without_meaning_are_refused(model, method, name):
         (lambda model: new_model(autocast=False), "argument 'autocast'"),
         (lambda model: model.fit(IMAGES, workers=2), "argument 'workers'"),
         (lambda model: model.save("a.keras", zipped=False), "filepath=a.keras"),
+        (lambda model: model.save("a.h5"), "ends in .keras"),
     ],
 )
 def test_what_means_nothing_is_said_in_one_line(model, call, words):
