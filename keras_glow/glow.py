@@ -2,13 +2,11 @@
 
 import math
 import os
-import re
 import pathlib
 import typing
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import numpy.typing as npt
 from keras import ops
 
@@ -34,12 +32,11 @@ from keras_glow.flow.arguments import (
 )
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.flow.pixels import dtype_for
+from keras_glow.flow.transfer import transfer
 from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
 
-# Weights that `with_arguments` may add.
-NEW_WEIGHTS = re.compile(r"/class_bias$|^context_\d+/|/context_kernel$")
 # Arguments that each step of flow gets.
 OF_A_STEP = (
     *("permutation", "coupling", "width", "scale", "network_dtype"),
@@ -132,7 +129,8 @@ class Glow(TrainableFlow):
             `"step_1_2"`, or inside them, such as `"step_1_2/coupling"`. It is
             the `trainable` of Keras, which can be set later too, and files
             keep it.
-        **kwargs: `name` and `dtype` of a keras.Model.
+        name: of the keras.Model, or None for one of its own.
+        dtype: dtype or policy of the keras.Model; None for the global one.
 
     Attributes:
         encoder: functional keras.Model, continuous image in [-0.5, 0.5),
@@ -176,7 +174,9 @@ class Glow(TrainableFlow):
         dropout: float = 0.0,
         frozen: Sequence[str] = (),
         context_shape: Sequence[int] | None = None,
-        **kwargs,
+        *,
+        name: str | None = None,
+        dtype: typing.Any = None,
     ) -> None:
         arguments = check_arguments(
             {
@@ -185,10 +185,9 @@ class Glow(TrainableFlow):
                 if name in ARGUMENTS
             }
         )
-        dtype = kwargs.pop("dtype", None)
-        if kwargs.get("name") is not None:
-            check_name(kwargs["name"])
-        super().__init__(dtype=dtype_for(arguments["bits"], dtype), **kwargs)
+        if name is not None:
+            check_name(name)
+        super().__init__(dtype=dtype_for(arguments["bits"], dtype), name=name)
         # Keras wraps each layer's `quantize` for its int8 quantisation. Ours
         # has another meaning, so the wrapper is removed.
         del self.quantize
@@ -282,8 +281,11 @@ class Glow(TrainableFlow):
             **kwargs: other arguments of `keras.Model.save`.
 
         Raises:
+            ValueError: if it ends in `.h5`, which Keras writes and cannot load.
             OSError: naming the file and the reason; the previous file is left.
         """
+        if str(filepath).endswith(".h5"):
+            refuse("filepath", "a path that ends in .keras", filepath)
         warn_if_refused(self, filepath)
         self._save(super().save, filepath, overwrite, ".keras", kwargs)
 
@@ -309,11 +311,13 @@ class Glow(TrainableFlow):
     def _save(self, save, path, overwrite, suffix, kwargs):
         if isinstance(path, (bytes, os.PathLike)):
             path = os.fsdecode(path)
-        if overwrite and str(path).endswith(suffix) and "://" not in str(path):
+        whole = str(path).endswith(suffix) and kwargs.get("zipped") is not False
+        if overwrite and whole and "://" not in str(path):
             with atomic_file(path) as partial:
                 save(partial, **kwargs)
         else:
-            # Keras asks the user, refuses the name, or writes to the address.
+            # Keras asks the user, refuses the name, or writes to the address
+            # or into a folder.
             save(path, overwrite, **kwargs)
 
     def export(
@@ -371,28 +375,7 @@ class Glow(TrainableFlow):
                 the argument that is not as described.
         """
         copy = type(self).from_config({**self.get_config(), **arguments})
-        own = [weight.path for weight in self.weights]
-        # What sees new classes or a new context is new, and changes nothing.
-        kept = [
-            weight
-            for weight in copy.weights
-            if weight.path in own or not NEW_WEIGHTS.search(weight.path)
-        ]
-        if own != [weight.path for weight in kept]:
-            refuse("arguments", "such that all weights stay", arguments)
-        for old, new in zip(self.weights, kept, strict=True):
-            value = ops.convert_to_numpy(old)
-            priors = "prior/mu", "prior/log_sigma"
-            if old.shape != new.shape and old.path in priors:
-                classes = new.shape[0] if len(value) == 1 else len(value)
-                value = np.broadcast_to(
-                    value.mean((1, 2), keepdims=True),
-                    (classes, *new.shape[1:3], value.shape[3]),
-                )
-            if value.shape != new.shape:
-                expected = f"such that {old.path} keeps its shape {old.shape}"
-                refuse("arguments", expected, arguments)
-            new.assign(value)
+        transfer(self, copy, arguments)
         return copy
 
     @classmethod

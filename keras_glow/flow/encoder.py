@@ -36,6 +36,9 @@ class FlowModel(keras.Model):
         with restore_weights_on_error(self):
             return super().predict(plain_arrays(x, "x"), *args, **kwargs)
 
+    def predict_on_batch(self, x):
+        return super().predict_on_batch(plain_arrays(x, "x"))
+
     def evaluate(self, x=None, *args, **kwargs):
         with restore_weights_on_error(self):
             return super().evaluate(plain_arrays(x, "x"), *args, **kwargs)

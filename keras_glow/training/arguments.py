@@ -7,12 +7,16 @@ from keras_glow.checks import refuse
 
 EQUAL = "the likelihood weighs all images alike"
 NO_TARGETS = "there are no targets; `bits_per_dim` is always computed"
+NOT_WEIGHTS = "it maps images to uint8, and leaves weights as they are"
 REFUSED = {
     "class_weight": EQUAL,
     "sample_weight": EQUAL,
     "loss_weights": "there is one loss",
     "metrics": NO_TARGETS,
     "weighted_metrics": NO_TARGETS,
+    "mode": NOT_WEIGHTS,
+    "config": NOT_WEIGHTS,
+    "filters": NOT_WEIGHTS,
 }
 
 

@@ -17,6 +17,7 @@ from keras_glow.backend import (
     materialize,
     select,
 )
+from keras_glow.checks import refuse
 
 # Elementwise optimisers: concatenating all weights into one vector does not
 # change their updates.
@@ -46,6 +47,8 @@ def guarded(optimizer, network_dtype=None, current=None):
     `current` is what this function returned for the model before, or None: if
     it holds the optimiser, it is returned with all its state.
     """
+    if optimizer is None:
+        refuse("optimizer", "a Keras optimizer or its name", optimizer)
     optimizer = keras.optimizers.get(optimizer)
     inside = [*keras_internals.nested_optimizers(current)][1:]
     if any(inner is optimizer for inner in inside):
@@ -327,6 +330,12 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
         return cls(**{**config, "inner_optimizer": inner})
 
 
+def check_compiled(model):
+    """Refuses a model that is not compiled: not all backends of Keras do."""
+    if not model.compiled:
+        raise ValueError("`compile()` is expected to be called before.")
+
+
 def check_trained(model):
     """Refuses to train other weights than the optimiser was built for.
 
@@ -337,8 +346,7 @@ def check_trained(model):
         ValueError: if it is not compiled, no weight is trainable, or others
             than before are.
     """
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError("`compile()` is expected to be called before.")
+    check_compiled(model)
     variables = model.trainable_variables
     if not variables:
         raise ValueError(

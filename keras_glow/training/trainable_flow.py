@@ -18,6 +18,7 @@ from keras_glow.checks import (
     check_choice,
     check_fraction,
     check_integer,
+    plain_arrays,
     refuse,
 )
 from keras_glow.data import open_images, open_validation_data
@@ -38,7 +39,12 @@ from keras_glow.training.ema import (
     without_swaps,
 )
 from keras_glow.training.flow_loss import FlowLoss
-from keras_glow.training.optimizer import batches_seen, check_trained, guarded
+from keras_glow.training.optimizer import (
+    batches_seen,
+    check_compiled,
+    check_trained,
+    guarded,
+)
 
 
 class TrainableFlow(FlowLoss):
@@ -219,6 +225,9 @@ class TrainableFlow(FlowLoss):
             put_averages(self, False)
             raise
         finally:
+            # Keras leaves the epoch that `BackupAndRestore` went back to, from
+            # which the next `fit` would begin.
+            self._initial_epoch = None
             if keeps_memory:
                 return_freed_memory()
 
@@ -297,7 +306,24 @@ class TrainableFlow(FlowLoss):
     def predict(self, x: typing.Any, *args, **kwargs) -> typing.Any:
         """Returns latents, as `keras.Model.predict` does; see `call`."""
         with restore_weights_on_error(self):
-            return super().predict(x, *args, **kwargs)
+            return super().predict(plain_arrays(x, "x"), *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """Returns the latents of a batch; see `call`."""
+        return super().predict_on_batch(plain_arrays(x, "x"))
+
+    def quantize(self, x=None, mode=None, config=None, filters=None):
+        """Maps continuous images to uint8, each value to the bin that holds it.
+
+        It has the arguments of `keras.Model.quantize` in order to refuse them.
+
+        Raises:
+            ValueError: if a value is no number, or not finite.
+        """
+        if isinstance(x, str):
+            mode = x
+        refuse_arguments(mode=mode, config=config, filters=filters)
+        return super().quantize(x)
 
     def _open_batch(self, x, y):
         batch = open_images(x, y, self.image_format, self.conditions)
@@ -339,6 +365,7 @@ class TrainableFlow(FlowLoss):
         Raises:
             ValueError: naming the argument that is not as described.
         """
+        check_compiled(self)
         refuse_arguments(sample_weight=sample_weight)
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)

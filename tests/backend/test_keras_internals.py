@@ -31,6 +31,7 @@ def test_names_of_keras(model):
         assert len(layer._inbound_nodes) == 1
     assert len(layer._inbound_nodes) > 1
     assert hasattr(model, "_compile_loss")
+    assert model._initial_epoch is None
     assert hasattr(keras.layers.Layer, "_register_call_context_args")
     assert hasattr(keras.Model, "jax_state_sync") == (
         keras.backend.backend() == "jax"

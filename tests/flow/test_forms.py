@@ -179,9 +179,12 @@ def doors(model, form=np.asarray):
         "evaluate": model.evaluate(images, labels, verbose=0),
         "evaluate batches": model.evaluate(batches(), verbose=0),
         "fit": fit["val_loss"],
+        "predict": model.predict([images, labels], verbose=0),
+        "predict_on_batch": model.predict_on_batch([images, labels]),
         "call": to_numpy(model((images, labels))),
         "encoder": to_numpy(model.encoder([x, labels])),
         "encoder.predict": model.encoder.predict([x, labels], verbose=0),
+        "decoder": model.decoder.predict_on_batch([z, labels]),
     }
 
 

@@ -74,6 +74,7 @@ def jacobians(function, x):
     """
     count, size = len(x), x[0].size
     rows = np.tile(np.eye(size, dtype=x.dtype), (count, 1))
+    rows = keras.ops.convert_to_tensor(rows)
     (found,) = gradients(
         lambda copies: keras.ops.sum(function(copies) * rows),
         [np.repeat(x, size, axis=0)],

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import random_images
+from helpers import random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
@@ -22,8 +22,31 @@ def new_model(optimizer=None):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return new_model()
+def compiled():
+    """One model for all tests, and the values that it starts with."""
+    model = new_model()
+    model.optimizer.build(model.trainable_variables)
+    return model, [to_numpy(v).copy() for v in variables(model)]
+
+
+def variables(model):
+    return model.variables + model.optimizer.variables
+
+
+@pytest.fixture
+def model(compiled):
+    model, start = compiled
+    for variable, value in zip(variables(model), start, strict=True):
+        variable.assign(value)
+    return model
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Weights after a training that nothing disturbed."""
+    model = new_model()
+    fit(model)
+    return model.get_weights()
 
 
 def fit(model, *callbacks, epochs=3, **arguments):
@@ -112,8 +135,8 @@ def own_checkpoint(model, path):
     "keep",
     [best_file, best_weights, early_stopping, beside_a_swap, own_checkpoint],
 )
-def test_what_is_kept_is_what_was_validated(keep, tmp_path):
-    kept, history = keep(new_model(), tmp_path / "a.keras")
+def test_what_is_kept_is_what_was_validated(model, keep, tmp_path):
+    kept, history = keep(model, tmp_path / "a.keras")
     loss = kept.evaluate(VALIDATION, verbose=0)[0]
     assert_allclose(loss, min(history["val_loss"]), rtol=1e-6)
 
@@ -126,8 +149,7 @@ def test_averages_behind_a_loss_scale(tmp_path):
     assert_allclose(loss, min(history["val_loss"]), rtol=1e-6)
 
 
-def test_a_file_of_any_epoch_goes_on_to_the_same_bits(tmp_path):
-    model = new_model()
+def test_a_file_of_any_epoch_goes_on_to_the_same_bits(model, tmp_path):
     fit(model, CALLBACKS.ModelCheckpoint(tmp_path / "{epoch}.keras"))
     resumed = keras.saving.load_model(tmp_path / "2.keras")
     fit(resumed, initial_epoch=2)
@@ -166,23 +188,23 @@ class Killed(CALLBACKS.Callback):
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_backup_goes_on_to_the_same_bits(tmp_path, damaged):
+def test_a_backup_goes_on_to_the_same_bits(
+    model, undisturbed, tmp_path, damaged
+):
     """From the one before, if the last is damaged."""
-    undisturbed = new_model()
-    fit(undisturbed)
 
     def backup():
         return CALLBACKS.BackupAndRestore(tmp_path, double_checkpoint=True)
 
     with pytest.raises(RuntimeError, match="killed"):
-        fit(new_model(), backup(), Killed(8))
+        fit(model, backup(), Killed(8))
     if damaged:
         with open(tmp_path / "latest.weights.h5", "r+b") as file:
             file.truncate(1000)
     model = new_model()
     history = fit(model, backup())
     assert len(history["loss"]) == 1 + damaged
-    for one, two in zip(
-        undisturbed.get_weights(), model.get_weights(), strict=True
-    ):
+    for one, two in zip(undisturbed, model.get_weights(), strict=True):
         assert_array_equal(one, two)
+    # The next training begins at its own first epoch.
+    assert len(fit(model, epochs=1)["loss"]) == 1
