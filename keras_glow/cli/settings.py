@@ -86,30 +86,23 @@ def default_settings(minutes=None):
     )
 
 
-# A new model needs so many steps before its samples look like the images; a
-# tenth of all steps suffices for the rate to rise.
-STEPS = 2000
+# Share of all steps that the rate rises for, if that is not given.
 WARMUP = 0.1
 
 
 def fitted_to(settings, given, count):
     """Returns the settings of a new run, as far as they follow from its images.
 
-    Few images make few steps in an epoch, so there are more epochs, and the
-    rate does not rise for all of them. A time says all this by itself.
+    Few images make few steps, and the rate does not rise for all of them. A
+    time has a warm-up of its own.
 
     Args:
         settings: `Settings`.
         given: names of those that the user wants as they are.
         count: int, images to train on.
     """
-    if settings.minutes:
+    if settings.minutes or "warmup" in given:
         return settings
-    steps = -(-count // settings.batch_size)  # of an epoch
-    if "epochs" not in given and settings.start is None:
-        epochs = max(settings.epochs, -(-STEPS // steps))
-        settings = dataclasses.replace(settings, epochs=epochs)
-    if "warmup" not in given:
-        warmup = min(settings.warmup, round(WARMUP * settings.epochs * steps))
-        settings = dataclasses.replace(settings, warmup=warmup)
-    return settings
+    steps = settings.epochs * -(-count // settings.batch_size)
+    warmup = min(settings.warmup, round(WARMUP * steps))
+    return dataclasses.replace(settings, warmup=warmup)

@@ -106,11 +106,7 @@ def _setting(flag, **arguments):
         help="begin with the weights and the architecture of a .keras file or "
         "a preset; --size may be another",
     ),
-    _setting(
-        "--epochs",
-        type=COUNT,
-        help="default: 20, or as many as make 2,000 steps of a new model",
-    ),
+    _setting("--epochs", type=COUNT),
     _setting(
         "--minutes",
         type=number(float, 0.01),

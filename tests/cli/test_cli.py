@@ -912,11 +912,11 @@ def test_every_command_fails_in_one_line(
 @pytest.mark.parametrize(
     "count, given, epochs, warmup",
     [
-        (300, {}, 200, 200),  # 10 steps each
+        (300, {}, 20, 20),  # 10 steps each
         (24_000, {}, 20, 300),
-        (300, {"epochs": 20}, 20, 20),
-        (300, {"warmup": 50}, 200, 50),
-        (300, {"batch_size": 100}, 667, 200),  # 3 steps each
+        (300, {"epochs": 200}, 200, 200),
+        (300, {"warmup": 50}, 20, 50),
+        (300, {"batch_size": 100}, 20, 6),  # 3 steps each
         (300, {"start": "faces32"}, 20, 20),
         (300, {"minutes": 5}, 100_000, 300),
         (2, {"epochs": 1}, 1, 0),
@@ -937,7 +937,7 @@ def test_a_new_run_has_them(run, tmp_path, monkeypatch):
     data = str(run[0] / "test.npz")
     assert main(["train", data, f"--out={tmp_path / 'run'}"]) == 0
     settings = trained[0][3]
-    assert (settings.epochs, settings.warmup) == (2000, 200)
+    assert (settings.epochs, settings.warmup) == (20, 2)
 
 
 def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
