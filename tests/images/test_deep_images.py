@@ -141,10 +141,12 @@ def test_an_array_of_floats_trains_from_the_command_line(tmp_path, capsys):
     run, data = tmp_path / "run", tmp_path / "floats.npy"
     floats = np.random.default_rng(0).normal(9, 2, size=(8, 4, 4, 3))
     np.save(data, floats.astype("float32"))
+    other = tmp_path / "other.npy"
+    np.save(other, floats.astype("float32") + 1)
     assert (
         main(
             ["train", str(data), f"--out={run}", "--bits=none", *TRAIN]
-            + [f"--validation={data}"]
+            + [f"--validation={other}"]
         )
         == 0
     )
