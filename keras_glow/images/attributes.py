@@ -41,8 +41,8 @@ def load_attributes(
     head, table = _read_table(path)
     values = np.full((len(names), len(head) - 1), np.nan, "float32")
     for row, name in zip(values, names, strict=True):
-        name = pathlib.PurePath(name)
-        row[:] = table.get(name.as_posix(), table.get(name.name, np.nan))
+        file = pathlib.PurePath(name)
+        row[:] = table.get(file.as_posix(), table.get(file.name, np.nan))
     if np.isnan(values).all():
         raise ValueError(
             f"{printable_path(path)} is expected to have rows for images such "

@@ -115,7 +115,8 @@ def load_image(
         ValueError: naming the file, if it cannot be used.
     """
     _check_size(size, channels)
-    read, shown = read_picture, file
+    read: typing.Any = read_picture
+    shown = file
     if hasattr(file, "read"):
         file, read, shown = file.read(), decode_picture, "The image"
     _check_bits_of_files(shown, bits, channels)
