@@ -22,6 +22,7 @@ FILES = {  # what each promises to write
     "05_latent_space": "interpolation interpolation_temperature projections "
     "blend_and_walk bright level_temperatures levels_drawn_anew inpainted "
     "convergence",
+    "06_context": "answers",
 }
 QUICK = ("03_train_faces",)  # the others are slow tests
 SIZE_LIMIT = 1.5 * 2**20  # bytes
