@@ -60,10 +60,10 @@ def build_flow(
     num_classes, context_shape = conditions
     split_classes = num_classes if class_priors == "all" else None
     context, context_channels = None, context_shape and FEATURE_CHANNELS
-    # One seed gives independent seeds for all steps, and then for what sees the
-    # context.
+    # One seed gives independent seeds for all steps, and then for the networks
+    # of a context.
     count = levels * depth
-    seeds = np.random.SeedSequence(seed).generate_state(count + 2 * levels)
+    seeds = np.random.SeedSequence(seed).generate_state(count + levels)
     seeds, more = iter(seeds[:count].tolist()), iter(seeds[count:].tolist())
     flow = []
     for level, shape in enumerate(level_shapes(image_shape, levels), 1):
@@ -79,11 +79,7 @@ def build_flow(
             )
             for number in range(1, depth + 1)
         ]
-        common = {
-            "context_channels": context_channels,
-            "seed": next(more),
-            "dtype": dtype,
-        }
+        common = {"context_channels": context_channels, "dtype": dtype}
         if level < levels:
             prior = layers.Split(
                 border, split_classes, name=f"split_{level}", **common

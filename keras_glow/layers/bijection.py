@@ -233,16 +233,14 @@ class Bijection(keras.layers.Layer):
             )
             self.conditioned_on = (*self.conditioned_on, "context")
 
-    def _build_context(self, outputs, seed):
+    def _build_context(self, outputs):
         """Adds the kernel of a 1x1 convolution of the context, if any.
 
-        It is not zero: the context is, at first (`ContextNetwork`).
+        It is zero at first, so that a context changes nothing.
         """
         if self.context_channels:
             self.context_kernel = self.add_weight(
-                (self.context_channels, outputs),
-                keras.initializers.LecunNormal(seed),
-                name="context_kernel",
+                (self.context_channels, outputs), "zeros", name="context_kernel"
             )
 
     def _split_off(self, inputs):

@@ -30,8 +30,9 @@ class ContextNetwork(keras.layers.Layer):
     """Computes features of a context, for all layers of one level of a flow.
 
     An image is resized to twice the height and width of the level, and
-    squeezed. Two convolutions follow, the last of which is zero at first: a new
-    flow does not depend on its context. A vector is an image of one pixel.
+    squeezed. Two convolutions follow. A vector is an image of one pixel. What
+    reads the features begins with a kernel of zeros, so a new flow does not
+    depend on its context.
 
     Before them each channel is centred and scaled by an `ActNorm`, set from the
     first contexts, and compressed: by `sign(x) log(1 + abs(x))` a value far
@@ -39,7 +40,7 @@ class ContextNetwork(keras.layers.Layer):
 
     Args:
         size: (height, width) of the level's steps of flow.
-        seed: int 0..2**32 - 1, or None for another initial kernel each time.
+        seed: int 0..2**32 - 1, or None for other initial kernels each time.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -72,10 +73,14 @@ class ContextNetwork(keras.layers.Layer):
                 self.add_weight((outputs,), "zeros", name=f"{prefix}bias"),
             )
 
-        he_normal = keras.initializers.HeNormal(self.seed)
-        self.first = add_convolution(shape[-1], HIDDEN_CHANNELS, he_normal)
+        self.first = add_convolution(
+            shape[-1], HIDDEN_CHANNELS, keras.initializers.HeNormal(self.seed)
+        )
         self.last = add_convolution(
-            HIDDEN_CHANNELS, FEATURE_CHANNELS, "zeros", "last_"
+            HIDDEN_CHANNELS,
+            FEATURE_CHANNELS,
+            keras.initializers.LecunNormal(self.seed),
+            "last_",
         )
 
     def call(self, context):

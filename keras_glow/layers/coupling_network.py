@@ -68,7 +68,7 @@ class Network(keras.layers.Layer):
         if self.context_channels:
             self.context_kernel = self.add_weight(
                 (self.context_channels, self.width),
-                keras.initializers.LecunNormal(self.seed),
+                "zeros",
                 name="context_kernel",
             )
 

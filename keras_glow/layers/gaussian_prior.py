@@ -5,7 +5,6 @@ import math
 import keras
 from keras import ops
 
-from keras_glow.checks import check_seed
 from keras_glow.layers.bijection import IMAGE, Bijection
 from keras_glow.layers.convolution import pointwise
 from keras_glow.layers.split import MAX_LOG_SIGMA
@@ -28,7 +27,6 @@ class GaussianPrior(Bijection):
         context_channels: int, or None. With it a 1x1 convolution of a context
             is added, which follows the inputs, see `Coupling`; with a context
             of height and width 1, another linear map for each position.
-        seed: int 0..2**32 - 1, or None, for the kernel of these.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -50,11 +48,9 @@ class GaussianPrior(Bijection):
         self,
         num_classes: int | None = None,
         context_channels: int | None = None,
-        seed: int | None = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        self.seed = check_seed(seed)
         self._take_labels(num_classes)
         self._take_context(context_channels)
 
@@ -75,7 +71,7 @@ class GaussianPrior(Bijection):
         _, *size, channels = shape
         vector = tuple(given.get("context", ()))[1:3] == (1, 1)
         maps = math.prod(size) if vector else 1
-        self._build_context(2 * channels * maps, self.seed)
+        self._build_context(2 * channels * maps)
 
     def _gaussian(self, labels=None, context=None):
         mu, log_sigma = map(ops.convert_to_tensor, (self.mu, self.log_sigma))
@@ -110,5 +106,4 @@ class GaussianPrior(Bijection):
             **super().get_config(),
             "num_classes": self.num_classes,
             "context_channels": self.context_channels,
-            "seed": self.seed,
         }

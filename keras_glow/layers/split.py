@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_glow.checks import bad_input, check_boolean, check_seed
+from keras_glow.checks import bad_input, check_boolean
 from keras_glow.layers.bijection import IMAGE, Bijection
 from keras_glow.layers.convolution import convolve, kernel_shape, pointwise
 
@@ -31,7 +31,6 @@ class Split(Bijection):
             are learned for each class and added, and labels follow the inputs.
         context_channels: int, or None. With it a 1x1 convolution of a context
             is added, which follows the inputs, see `Coupling`.
-        seed: int 0..2**32 - 1, or None, for that convolution.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -57,12 +56,10 @@ class Split(Bijection):
         border: bool = False,
         num_classes: int | None = None,
         context_channels: int | None = None,
-        seed: int | None = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.border = check_boolean("border", border)
-        self.seed = check_seed(seed)
         self._take_labels(num_classes)
         self._take_context(context_channels)
 
@@ -89,7 +86,7 @@ class Split(Bijection):
             self.class_bias = self.add_weight(
                 (self.num_classes, 2 * latent), "zeros", name="class_bias"
             )
-        self._build_context(2 * latent, self.seed)
+        self._build_context(2 * latent)
 
     def _gaussian(self, kept, labels=None, context=None):
         h = ops.add(convolve(kept, self.kernel, self.border), self.bias)
@@ -120,5 +117,4 @@ class Split(Bijection):
             "border": self.border,
             "num_classes": self.num_classes,
             "context_channels": self.context_channels,
-            "seed": self.seed,
         }

@@ -121,13 +121,11 @@ CASES = {  # id: (layer of a dtype, shape of one example)
         (2, 2, 4),
     ),
     "split_of_classes_context": (
-        lambda **k: layers.Split(
-            num_classes=5, context_channels=2, seed=1, **k
-        ),
+        lambda **k: layers.Split(num_classes=5, context_channels=2, **k),
         (4, 2, 4),
     ),
     "prior_context": (
-        lambda **k: layers.GaussianPrior(context_channels=2, seed=1, **k),
+        lambda **k: layers.GaussianPrior(context_channels=2, **k),
         (2, 2, 6),
     ),
     "step": (step(), (4, 4, 4)),
