@@ -44,6 +44,7 @@ def seeds():
         "global_random_seed": 0,
         "global_seed_generator": None,
         "object_name_uids": None,
+        "dtype_policy": None,
     }.items():
         global_state.set_global_attribute(name, value)
 

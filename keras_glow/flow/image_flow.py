@@ -1,7 +1,7 @@
 """How any flow over images is used, whatever its layers are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -30,6 +30,7 @@ from keras_glow.flow.noise import (
 )
 from keras_glow.flow.pixels import dequantize, quantize
 from keras_glow.flow.prediction import Rows, predict
+from keras_glow.layers.sequence import Given
 
 SAMPLES_AT_ONCE = 1024  # largest number of latents that `sample` holds
 MAX_SAMPLE_BYTES = 2**34  # 16 GiB
@@ -69,7 +70,7 @@ class ImageFlow(keras.Model):
         """What has to be known about images, a `Conditions`."""
         return Conditions(self.num_classes, self.context_shape)
 
-    def given(self, conditions):
+    def given(self, conditions: Iterable) -> Given:
         """Returns the `Given` for `bijections` of arrays of `conditions`."""
         tensors = map(ops.convert_to_tensor, conditions)
         return given_to(self.context_networks, self.conditions, tensors)

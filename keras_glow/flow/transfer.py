@@ -31,11 +31,11 @@ def transfer(model, other, arguments):
         value = ops.convert_to_numpy(old)
         priors = "prior/mu", "prior/log_sigma"
         if old.shape != new.shape and old.path in priors:
+            if value.shape[1:3] != new.shape[1:3]:
+                value = value.mean((1, 2), keepdims=True)
             classes = new.shape[0] if len(value) == 1 else len(value)
-            value = np.broadcast_to(
-                value.mean((1, 2), keepdims=True),
-                (classes, *new.shape[1:3], value.shape[3]),
-            )
+            shape = classes, *new.shape[1:3], value.shape[3]
+            value = np.broadcast_to(value, shape)
         if value.shape != new.shape:
             expected = f"such that {old.path} keeps its shape {old.shape}"
             refuse("arguments", expected, arguments)

@@ -52,7 +52,9 @@ def load_attributes(
     return values, head[1:]
 
 
-def load_context(path, names, source):
+def load_context(
+    path: str | os.PathLike, names: Sequence[str] | None, source: str
+) -> np.ndarray:
     """Load the context of images that `load_images` has read.
 
     Args:
@@ -75,7 +77,7 @@ def load_context(path, names, source):
         raise ValueError(
             f"{printable_path(source)} is expected to have a row for each "
             f"image. {len(missing)} are missing, such as that of "
-            f"{printable_path(names[missing[0]])}"
+            f"{printable_path(names[int(missing[0])])}"
         )
     return values
 

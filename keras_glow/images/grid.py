@@ -42,7 +42,7 @@ def image_grid(
     return np.pad(grid, (above[::-1], above[::-1], none), constant_values=255)
 
 
-def heat_map(values, channels=1):
+def heat_map(values: npt.ArrayLike, channels: int = 1) -> np.ndarray:
     """Draw numbers as grey images: the higher, the brighter.
 
     Black and white are the first and the last percentile of all of them.
@@ -59,7 +59,7 @@ def heat_map(values, channels=1):
     return np.repeat(shades(values, black, white)[..., None], channels, axis=-1)
 
 
-def shades(images, black, white):
+def shades(images: npt.ArrayLike, black: float, white: float) -> np.ndarray:
     """Scale pixels to 0..255, uint8; those beyond black or white go there."""
     shares = (images - black) / (white - black)
     return np.rint(255 * np.clip(shares, 0, 1)).astype("uint8")

@@ -181,7 +181,7 @@ def _report_values(images, bits, report):
         report.images -= bad
 
 
-def channels_of_folder(bits, grey=False):
+def channels_of_folder(bits: int | None, grey: bool = False) -> int:
     """Returns the channels that images of a folder are read with."""
     return 1 if grey or (bits or 0) > 8 else 3
 

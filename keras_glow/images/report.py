@@ -34,7 +34,7 @@ class Report:
     others: int = 0
     names: list = dataclasses.field(default_factory=list)
 
-    def problem(self):
+    def problem(self) -> str | None:
         """Return one line on every bad file, or None if all is well."""
         if self.bad:
             return (
@@ -50,7 +50,7 @@ class Report:
             )
         return None
 
-    def summary(self):
+    def summary(self) -> str:
         """Return one line with the counts."""
         counts = (
             (len(self.bad), "cannot be used"),
@@ -62,7 +62,7 @@ class Report:
         more = [f"{count} {outcome}" for count, outcome in counts if count]
         return ", ".join([f"{self.images} images", *more])
 
-    def lines(self, notes=True):
+    def lines(self, notes: bool = True) -> list[str]:
         """Return a line for each finding, bad files first, then the summary."""
         kinds = [("bad", self.bad), ("skipped", self.skipped)]
         if notes:

@@ -1,8 +1,10 @@
 """Activation normalisation: a per-channel affine map, initialised from data."""
 
 import contextlib
+import typing
 
 import keras
+import numpy.typing as npt
 from keras import ops
 
 from keras_glow.checks import check_positive, plain_arrays
@@ -78,7 +80,7 @@ class ActNorm(Bijection):
             (), "zeros", dtype="int32", trainable=False, name="initialized"
         )
 
-    def adapt(self, x):
+    def adapt(self, x: npt.ArrayLike) -> None:
         """Sets the weights so that `x` leaves with mean 0 and variance 1.
 
         Call it outside of `fit`: on JAX, Keras discards values that are
@@ -89,20 +91,20 @@ class ActNorm(Bijection):
             self.build(x.shape)
         self.set_from(x)
 
-    def set_from(self, x):
+    def set_from(self, x: typing.Any) -> None:
         """Does the same for a float tensor `(..., channels)`, unchecked."""
         mean, deviation = moments(x)
         log_scale = -ops.log(deviation + self.epsilon)
         limit = MAX_INITIAL_LOG_SCALE
         self.set(mean, ops.clip(log_scale, -limit, limit))
 
-    def set(self, mean, log_scale):
+    def set(self, mean: typing.Any, log_scale: typing.Any) -> None:
         """Sets the weights, both `(channels,)`."""
         self.bias.assign(-mean)
         self.log_scale.assign(log_scale)
         self.initialized.assign(1)
 
-    def is_set(self):
+    def is_set(self) -> bool:
         """Returns whether data or training has set the weights.
 
         A training loop of one's own need not call `adapt`: weights that have

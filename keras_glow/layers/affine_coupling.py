@@ -1,5 +1,7 @@
 """Affine coupling: half of the channels scales and shifts the other half."""
 
+import typing
+
 import keras
 from keras import ops
 
@@ -64,7 +66,7 @@ class AffineCoupling(Coupling):
         super().__init__(width=width, **kwargs)
         self.scale = check_choice("scale", scale, sorted(SCALE_FUNCTIONS))
 
-    def log_scale(self, x):
+    def log_scale(self, x: typing.Any) -> typing.Any:
         """Returns `log s` for the second half of x, with the same shape."""
         x, given = self._split_off(x)
         h = self._condition(self._split(x)[0], **given)

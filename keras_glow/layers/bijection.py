@@ -289,11 +289,11 @@ class Bijection(keras.layers.Layer):
         """Returns `log|det dz/dx|` in nats, shape `(batch,)`; adds no loss."""
         return self(x, log_det=0.0)[1]
 
-    def parts(self):
+    def parts(self) -> tuple:
         """Returns the bijections that make up this one, or itself alone."""
         return (self,)
 
-    def zero_log_det(self, x):
+    def zero_log_det(self, x: typing.Any) -> typing.Any:
         """Returns a log-determinant of 0 per example: shape `(batch,)`."""
         x = keras.tree.flatten(x)[0]
         return ops.zeros(ops.shape(x)[:1], self.compute_dtype)

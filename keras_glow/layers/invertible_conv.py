@@ -1,6 +1,7 @@
 """The invertible 1x1 convolution: a learned mix of the channels."""
 
 import functools
+import typing
 
 import keras
 import numpy as np
@@ -115,7 +116,7 @@ class InvertibleConv1x1(Bijection):
             name=name,
         )
 
-    def matrix(self):
+    def matrix(self) -> typing.Any:
         """Returns W, shape `(channels, channels)`."""
         if not self.lu:
             return ops.convert_to_tensor(self.kernel)
@@ -123,7 +124,7 @@ class InvertibleConv1x1(Bijection):
         with flow_precision():  # It is called from outside `call` too.
             return ops.convert_to_tensor(self.p) @ (lower @ upper)
 
-    def inverse_matrix(self):
+    def inverse_matrix(self) -> typing.Any:
         """Returns W^-1, shape `(channels, channels)`."""
         if not self.lu:
             return ops.inv(self.kernel)

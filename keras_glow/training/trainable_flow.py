@@ -5,6 +5,7 @@ import typing
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import numpy.typing as npt
 
 from keras_glow.backend.devices import count_processes, gather_from_processes
@@ -308,11 +309,17 @@ class TrainableFlow(FlowLoss):
         with restore_weights_on_error(self):
             return super().predict(plain_arrays(x, "x"), *args, **kwargs)
 
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, x: typing.Any) -> np.ndarray:
         """Returns the latents of a batch; see `call`."""
         return super().predict_on_batch(plain_arrays(x, "x"))
 
-    def quantize(self, x=None, mode=None, config=None, filters=None):
+    def quantize(
+        self,
+        x: npt.ArrayLike | None = None,
+        mode: typing.Any = None,
+        config: typing.Any = None,
+        filters: typing.Any = None,
+    ) -> np.ndarray:
         """Maps continuous images to uint8, each value to the bin that holds it.
 
         It has the arguments of `keras.Model.quantize` in order to refuse them.

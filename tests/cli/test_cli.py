@@ -803,7 +803,7 @@ WRONG_USE = [
     (["presets", "faces32"], "faces32"),
     (["train"], "DATA"),
     (["train", "{faces}", "--size=0"], "--size.*'0'"),
-    (["train", "{faces}", "--bits=9"], "--bits.*from 1 to 8.*'9'"),
+    (["train", "{faces}", "--bits=17"], "--bits.*'17'"),
     (["train", "{faces}", "--levels=0"], "--levels.*'0'"),
     (["train", "{faces}", "--depth=deep"], "--depth.*'deep'"),
     (["train", "{faces}", "--width=-8"], "--width.*'-8'"),

@@ -67,6 +67,8 @@ def public():
         own = module.__dict__.get("__all__")
         for name, value in vars(module).items():
             home = getattr(value, "__module__", "") or ""
+            if name.startswith("_"):
+                continue
             if name in (own or ()) or (not own and home == module.__name__):
                 yield name, value
 
