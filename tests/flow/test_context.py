@@ -78,6 +78,7 @@ def test_log_prob_is_that_of_the_jacobian(network, float64):
     assert_allclose(actual, [expected], rtol=1e-9)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("num_classes", [None, 3])
 def test_every_way_to_hand_it_in_trains_alike(num_classes):
     context = CONTEXTS[3,]
@@ -123,6 +124,7 @@ def test_datasets_of_tensorflow_are_taken():
         model.fit(data.map(lambda images, context: images), verbose=0)
 
 
+@pytest.mark.slow_on_jax
 def test_it_learns_what_the_context_tells():
     rng = np.random.default_rng(0)
     context = rng.integers(0, 2, (64, 1)).astype(bool)
@@ -162,6 +164,7 @@ def test_one_context_may_be_for_all_samples(model):
     assert (other != each).any()
 
 
+@pytest.mark.slow_on_jax
 def test_the_doctor_and_callbacks_take_it(model, tmp_path):
     context = CONTEXTS[3,]
     assert model.diagnose(IMAGES, context=context).values_lost == 0
