@@ -23,7 +23,7 @@ from keras_glow.checks import (
 )
 from keras_glow.files.atomic import atomic_file, check_writable
 from keras_glow.flow.noise import standard_deviations
-from keras_glow.images import save_grid, shades
+from keras_glow.images import save_grid
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import Progress, save_checkpoint
 from keras_glow.training.ema import averaged_weights
@@ -100,9 +100,7 @@ class SampleGrid(keras.callbacks.Callback):
                 for temperature in self.temperatures
             ]
         with atomic_file(path) as partial:
-            images = np.concatenate(rows)
-            if images.dtype != "uint8":
-                images = shades(images, *probes.usual_range(self.model))
+            images = probes.to_show(self.model, np.concatenate(rows))
             save_grid(images, partial, columns=self.count, scale=self.scale)
 
 

@@ -253,8 +253,8 @@ def check_batch(images, y, image_format, conditions):
         refuse("y", f"{_numbers_of(context_shape)}, {each}", context)
 
 
-def _numbers_of(context_shape):
-    shape = ", ".join(map(str, ("batch", *context_shape)))
+def _numbers_of(context_shape, count="batch"):
+    shape = ", ".join(map(str, (count, *context_shape)))
     return f"a context of finite numbers of shape ({shape})"
 
 
@@ -286,12 +286,12 @@ class Conditions(typing.NamedTuple):
 
     def zeros(self, count):
         """Returns the tuple of class 0, and of a context of zeros."""
-        labels = context = None
+        arrays = []
         if self.num_classes is not None:
-            labels = np.zeros(count, "int32")
+            arrays.append(np.zeros(count, "int32"))
         if self.context_shape is not None:
-            context = np.zeros((count, *self.context_shape), "float32")
-        return self.check(labels, context, count)
+            arrays.append(np.zeros((count, *self.context_shape), "float32"))
+        return tuple(arrays)
 
     def names(self):
         """Returns the names of the arrays in the tuple."""
@@ -344,8 +344,7 @@ def check_context(context, count, context_shape, name="context"):
         if context is not None:
             refuse(name, "None, for context_shape=None", context)
         return None
-    shape = ", ".join(map(str, (count, *context_shape)))
-    expected = f"a context of finite numbers of shape ({shape})"
+    expected = _numbers_of(context_shape, count)
     array = as_array(context)
     if array is not None and array.dtype.kind == "b":
         array = array.astype("uint8")

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_glow.checks import check_images
 from keras_glow.flow.prediction import with_conditions
+from keras_glow.images.grid import shades
 
 
 def check_inputs(model, images, labels, context):
@@ -34,6 +35,13 @@ def usual_range(model):
     ends = np.ones((2, 1, 1, model.image_shape[-1]), model.dtype)
     ends *= np.reshape([-3, 3], (2, 1, 1, 1))
     return ops.convert_to_numpy(model.bijections[0].inverse(ends))[:, 0, 0]
+
+
+def to_show(model, pixels):
+    """Return images of a model as uint8, as a picture shows them."""
+    if pixels.dtype == "uint8":
+        return pixels
+    return shades(pixels, *usual_range(model))
 
 
 def span(model):

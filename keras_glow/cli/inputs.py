@@ -159,16 +159,6 @@ def load_files(model, files):
     )
 
 
-def to_show(model, pixels):
-    """Returns images of a model as uint8, as a picture shows them."""
-    from keras_glow.analysis.probes import usual_range
-    from keras_glow.images import shades
-
-    if pixels.dtype == "uint8":
-        return pixels
-    return shades(pixels, *usual_range(model))
-
-
 def common_size(image_shape):
     """Returns the height and width of square images, None for others."""
     height, width, _ = image_shape

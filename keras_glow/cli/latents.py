@@ -10,6 +10,7 @@ from keras_glow.cli import inputs
 from keras_glow.cli.options import (
     CONTEXT,
     COUNT,
+    DIRECTIONS,
     LABELS,
     MODEL,
     ON_BAD,
@@ -148,11 +149,7 @@ def interpolate(options):
         default=2.0,
         help="along an attribute, from minus this to this",
     ),
-    option(
-        "--directions",
-        metavar="FILE.npz",
-        help="of the attributes; default: MODEL_attributes.npz beside it",
-    ),
+    DIRECTIONS,
     *RESULT,
 )
 def walk(options):

@@ -17,6 +17,7 @@ from keras_glow.cli.options import (
     BITS,
     CONTEXT,
     COUNT,
+    DIRECTIONS,
     JSON,
     LABELS,
     MODEL,
@@ -65,6 +66,7 @@ EXPORT_FORMATS = {
 def sample(options):
     """Draw images."""
     from keras_glow import images
+    from keras_glow.analysis.probes import to_show
 
     model = inputs.load_model(options.model)
     labels = options.labels and inputs.labels_for(
@@ -77,7 +79,7 @@ def sample(options):
         labels,
         context=inputs.read_context(options.context),
     )
-    shown = inputs.to_show(model, samples)
+    shown = to_show(model, samples)
     if options.grid:
         images.save_grid(shown, options.grid)
         print(options.grid)
@@ -115,6 +117,7 @@ def _save_map(model, data, given, options):
     """Draws the first images, each beside where it is unlikely."""
     import numpy as np
 
+    from keras_glow.analysis.probes import to_show
     from keras_glow.images import heat_map, save_grid
 
     few = slice(MAPPED_IMAGES)
@@ -124,7 +127,7 @@ def _save_map(model, data, given, options):
         seed=options.seed,
         **inputs.rows(given, few),
     )
-    shown = inputs.to_show(model, data[few])
+    shown = to_show(model, data[few])
     pairs = np.stack([shown, heat_map(-maps, data.shape[-1])], axis=1)
     save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
 
@@ -243,6 +246,7 @@ def reconstruct(options):
     import numpy as np
 
     from keras_glow import images
+    from keras_glow.analysis.probes import to_show
 
     model = inputs.load_model(options.model)
     originals = inputs.load_files(model, options.images)
@@ -255,7 +259,7 @@ def reconstruct(options):
         verdict = "exact" if not count else f"{count} values differ"
         print(f"{file}: {verdict}, {value:.3f} bits/dim")
     if options.grid:
-        both = inputs.to_show(model, np.concatenate([quantized, decoded]))
+        both = to_show(model, np.concatenate([quantized, decoded]))
         images.save_grid(both, options.grid, len(originals))
         print(options.grid)
     if wrong.any():
@@ -369,11 +373,7 @@ def doctor(options):
         default="faces32",
         help=".keras file, or a preset's name",
     ),
-    option(
-        "--directions",
-        metavar="FILE.npz",
-        help="of the attributes; default: MODEL_attributes.npz beside it",
-    ),
+    DIRECTIONS,
     option(
         "--port",
         type=number(int, 0, 65535),

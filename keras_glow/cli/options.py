@@ -139,6 +139,11 @@ CONTEXT = option(
     help="what is known of each image: an array in the .npz file or, for a "
     "folder, a table of file names and numbers",
 )
+DIRECTIONS = option(
+    "--directions",
+    metavar="FILE.npz",
+    help="of the attributes; default: MODEL_attributes.npz beside it",
+)
 MODEL = option(
     "model",
     metavar="MODEL",
