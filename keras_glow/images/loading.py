@@ -73,7 +73,7 @@ def load_images(
             with `path`.
     """
     check_choice("on_bad", on_bad, ("error", "skip"))
-    _check_size(size, channels)
+    _check_size(size)
     path = pathlib.Path(path)
     if not path.is_dir():
         images = load_npz(path, size, keys, bits)
@@ -82,7 +82,7 @@ def load_images(
         raise ValueError(
             f"`size` is expected for the images of {printable_path(path)}"
         )
-    _check_bits_of_files(path, bits, channels)
+    _check_files(path, bits, channels)
     images, report = load_folder(
         path, size, channels, upscale, cache, verbose, bits
     )
@@ -114,12 +114,12 @@ def load_image(
     Raises:
         ValueError: naming the file, if it cannot be used.
     """
-    _check_size(size, channels)
+    _check_size(size)
     read: typing.Any = read_picture
     shown = file
     if hasattr(file, "read"):
         file, read, shown = file.read(), decode_picture, "The image"
-    _check_bits_of_files(shown, bits, channels)
+    _check_files(shown, bits, channels)
     try:
         return read(file, size, channels, bits=bits).pixels
     except BadImage as error:
@@ -153,10 +153,10 @@ def check_data(
         ValueError: if `path` is neither a folder nor an `.npz` file of images,
             or if its images cannot be resized.
     """
-    _check_size(size, channels)
+    _check_size(size)
     path = pathlib.Path(path)
     if path.is_dir():
-        _check_bits_of_files(path, bits, channels)
+        _check_files(path, bits, channels)
         return check_folder(path, size, channels, upscale, verbose, bits)
     images = load_npz(path, None, keys, bits)
     report = Report(str(path), images=len(images))
@@ -186,9 +186,10 @@ def channels_of_folder(bits: int | None, grey: bool = False) -> int:
     return 1 if grey or (bits or 0) > 8 else 3
 
 
-def _check_bits_of_files(path, bits, channels):
+def _check_files(path, bits, channels):
+    check_choice("channels", channels, (1, 3))
     if bits is None or (bits > 8 and channels != 1):
-        expected = "an .npy or .npz file of floats"
+        expected = "an .npy or .npz file: image files hold no floats"
         if bits:
             expected = "read with 1 channel: files of more than 8 bits are grey"
         raise ValueError(
@@ -197,7 +198,6 @@ def _check_bits_of_files(path, bits, channels):
         )
 
 
-def _check_size(size, channels):
-    check_choice("channels", channels, (1, 3))
+def _check_size(size):
     if size is not None:
         check_integer("size", size, 1)
