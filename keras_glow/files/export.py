@@ -126,7 +126,7 @@ def _encoder(model, arguments):
     shape = model.image_shape
     dtype = model.image_format.dtype
     inputs = {"images": keras.Input(shape, dtype=dtype, name="images")}
-    # What is computed from tensors outside the graph would be its input in ONNX.
+    # What tensors outside the graph give would be an input of it in ONNX.
     centre = ops.full_like(inputs["images"], 0.5, dtype=model.dtype)
     x = dequantize(inputs["images"], centre, model.bits)
     z, log_det = encode(_with_conditions(model, x, inputs))
