@@ -18,7 +18,6 @@ from keras_glow.callbacks import HistoryFile, SampleGrid, warned
 from keras_glow.cli.curve import draw_curve
 from keras_glow.files.atomic import atomic_file
 from keras_glow.images.progress import ProgressLine
-from keras_glow.training.ema import averaged_weights
 
 # What a likelihood is called: of integers, of floats.
 PER_DIM = "bits_per_dim", "nats_per_dim"
@@ -197,7 +196,7 @@ class RunPictures(keras.callbacks.Callback):
         best = best_epoch(rows)
         if best and best["epoch"] == epoch:
             file = self.folder / "best.keras"
-            with warned(file), averaged_weights(self.model):
+            with warned(file):
                 self.model.save(file)
 
 

@@ -94,22 +94,18 @@ def sample(options):
 
 def _per_dim(model, data, given, options, quiet):
     """Returns bits/dim of each image, or nats/dim, and shows progress."""
-    from keras_glow.images.progress import ProgressLine
+    from keras_glow.images.progress import chunks
 
-    line = ProgressLine(quiet)
     values = []
-    for start in range(0, len(data), 256):
-        chunk = slice(start, start + 256)
+    for chunk in chunks(len(data), 256, "images", quiet):
         log_prob = model.log_prob(
             data[chunk],
             draws=options.draws,
             # With one seed all chunks would have the same noise.
-            seed=options.seed + start,
+            seed=options.seed + chunk.start,
             **inputs.rows(given, chunk),
         )
         values.extend((-log_prob / model.nats_of_one).tolist())
-        line.show(f"{len(values)} of {len(data)} images")
-    line.print()
     return values
 
 

@@ -19,7 +19,7 @@ from keras_glow.images.decoding import (
     file_identity,
     read_picture,
 )
-from keras_glow.images.progress import ProgressLine
+from keras_glow.images.progress import chunks
 from keras_glow.images.report import Report
 
 # Files of file managers; names with a leading dot are hidden as well.
@@ -192,18 +192,16 @@ def read_images(files, report, size, channels, upscale, verbose, bits=8):
         path = os.path.join(report.path, name)
         return _read_file(path, files[name], size, channels, upscale, bits)
 
-    line = ProgressLine(quiet=not verbose)
     names = list(files)
     digests = set()
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(names), CHUNK):
-            chunk = names[start : start + CHUNK]
+        for chunk in chunks(len(names), CHUNK, "files read", not verbose):
             # Pillow's warnings are ignored, since bad files are reported. The
             # caller's are not, so nothing is yielded in here.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pictures = list(pool.map(read, chunk))
-            for name, picture in zip(chunk, pictures, strict=True):
+                pictures = list(pool.map(read, names[chunk]))
+            for name, picture in zip(names[chunk], pictures, strict=True):
                 if isinstance(picture, NotAnImage):
                     report.others += 1
                 elif isinstance(picture, BadImage):
@@ -215,8 +213,6 @@ def read_images(files, report, size, channels, upscale, verbose, bits=8):
                     digests.add(picture.digest)
                     report.notes += [(name, note) for note in picture.notes]
                     yield picture.pixels
-            line.show(f"{start + len(chunk)} of {len(files)} files read")
-    line.print()
     report.bad.sort(key=_by_name)
 
 
