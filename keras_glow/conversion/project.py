@@ -37,21 +37,15 @@ class Project:
     All numbers are float64.
 
     Args:
-        arrays: mapping from names to arrays.
+        arrays: dict of names to functions that read an array.
         prefix: str in front of every name.
     """
 
-    first: str | None = (
-        None  # the name of a weight that only its checkpoints have
-    )
-    first_bias: str | None = None  # that of the bias of the first ActNorm
-    ignored: str | None = (
-        None  # regular expression of the names that are not of the flow
-    )
-    network: tuple[str, ...] | None = (
-        None  # what a step calls the three convolutions of its network
-    )
-    names: Names | None = None
+    first: str  # the name of a weight that only its checkpoints have
+    first_bias: str  # that of the bias of the first ActNorm
+    ignored: str  # regular expression of the names that are not of the flow
+    network: tuple[str, ...]  # the names of a step's three convolutions
+    names: Names
     top: str | None = None  # the name of the convolution of the last latents
     classes: str | None = None  # that of their linear layer of one-hot labels
     # The flow sees `scale * x + bias`, where x is what every `Glow` sees.
@@ -162,7 +156,7 @@ class Project:
         if name not in self.weights:
             raise ValueError(f"weight {name} is missing")
         self._left.discard(name)
-        value = np.asarray(self._arrays[self._prefix + name])
+        value = np.asarray(self._arrays[self._prefix + name]())
         if value.dtype.kind not in "iufb" or not np.isfinite(value).all():
             raise ValueError(f"weight {name} is expected to be finite numbers")
         return value.astype("float64")

@@ -126,11 +126,7 @@ OLDER = {
 def check_arguments(arguments):
     """Checks the arguments of a `Glow`, each alone and then all together.
 
-    Args:
-        arguments: dict of all of `ARGUMENTS`.
-
-    Returns:
-        The same as plain values.
+    Returns a dict of all of `ARGUMENTS` as plain values.
 
     Raises:
         ValueError: naming the argument that is not as described, or those that
@@ -188,25 +184,22 @@ def _check_together(
             f"`levels` and `depth` are expected to ask for at most {MAX_STEPS} "
             f"steps of flow. Received: levels={levels}, depth={depth}"
         )
-    parameters = _count_parameters(
-        image_shape,
-        levels,
-        depth,
-        width,
-        num_classes,
-        blocks if network == "residual" else 0,
-        context_shape,
-    )
+    asking = {
+        "image_shape": image_shape,
+        "levels": levels,
+        "depth": depth,
+        "width": width,
+        "num_classes": num_classes,
+        "blocks": blocks if network == "residual" else 0,
+        "context_shape": context_shape,
+    }
+    parameters = _count_parameters(**asking)
     if parameters > MAX_PARAMETERS:
+        received = ", ".join(f"{n}={value}" for n, value in asking.items())
         raise ValueError(
-            "`image_shape`, `levels`, `depth`, `width`, `num_classes`, "
-            "`blocks` and `context_shape` are expected to ask for at most "
-            f"{MAX_PARAMETERS:,} parameters. Received: "
-            f"image_shape={image_shape}, levels={levels}, depth={depth}, "
-            f"width={width}, "
-            f"num_classes={num_classes}, blocks={blocks}, "
-            f"context_shape={context_shape}, "
-            f"about {parameters:.1e} parameters"
+            f"`{'`, `'.join(asking)}` are expected to ask for at most "
+            f"{MAX_PARAMETERS:,} parameters. Received: {received}, about "
+            f"{parameters:.1e} parameters"
         )
 
 
