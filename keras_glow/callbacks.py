@@ -87,17 +87,13 @@ class SampleGrid(keras.callbacks.Callback):
         if number % self.every and number != self.params["epochs"]:
             return
         path = self.directory / f"epoch_{number:04d}.png"
-        with warned(path):
-            self._draw(path)
-
-    def _draw(self, path):
-        rows = [
-            self.model.sample(
-                self.count, temperature, self.seed, context=self.context
-            )
-            for temperature in self.temperatures
-        ]
-        with atomic_file(path) as partial:
+        with warned(path), atomic_file(path) as partial:
+            rows = [
+                self.model.sample(
+                    self.count, temperature, self.seed, context=self.context
+                )
+                for temperature in self.temperatures
+            ]
             images = probes.to_show(self.model, np.concatenate(rows))
             save_grid(images, partial, columns=self.count, scale=self.scale)
 

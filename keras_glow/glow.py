@@ -22,7 +22,6 @@ from keras_glow.files.strict_reader import (
     read_model,
     refusing,
 )
-from keras_glow.files.weights_layout import warn_if_refused
 from keras_glow.flow.architecture import assemble, build_flow, context_networks
 from keras_glow.flow.arguments import (
     ARGUMENTS,
@@ -33,6 +32,7 @@ from keras_glow.flow.arguments import (
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.flow.pixels import dtype_for
 from keras_glow.flow.transfer import transfer
+from keras_glow.flow.weights_layout import warn_if_refused
 from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow

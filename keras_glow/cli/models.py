@@ -6,11 +6,11 @@ They import Keras where they need it, and not before: see `cli.train`.
 import csv
 import functools
 import hashlib
-import io
 import json
 import math
 import pathlib
 import statistics
+import sys
 
 from keras_glow.cli import inputs
 from keras_glow.cli.options import (
@@ -216,18 +216,16 @@ def score(options):
     ]
     # What is not a number is worst.
     rows.sort(key=lambda row: (math.isnan(row[-1]), row[-1]), reverse=True)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("file", "bits_per_dim", "typicality", "complexity"))
-    for name, *scores in rows:
-        writer.writerow([name, *(f"{value:.4f}" for value in scores)])
+    head = "file", "bits_per_dim", "typicality", "complexity"
+    table = [[name, *(f"{n:.4f}" for n in scores)] for name, *scores in rows]
     if quiet:
-        print(table.getvalue(), end="")
+        csv.writer(sys.stdout, lineterminator="\n").writerows([head, *table])
         return
-    with atomic_file(options.csv) as partial:
-        pathlib.Path(partial).write_text(
-            table.getvalue(), "utf-8", "surrogateescape", ""
-        )
+    with (
+        atomic_file(options.csv) as partial,
+        open(partial, "w", -1, "utf-8", "surrogateescape", "") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([head, *table])
     print(options.csv)
 
 

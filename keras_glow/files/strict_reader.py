@@ -19,16 +19,16 @@ import zipfile
 import h5py
 
 from keras_glow.checks import check_choice, one_line, printable_path
-from keras_glow.files.weights_layout import (
-    RULES,
-    optimizer_layout,
-    weights_layout,
-)
 from keras_glow.flow.arguments import (
     ARGUMENTS,
     OLDER,
     check_arguments,
     check_name,
+)
+from keras_glow.flow.weights_layout import (
+    RULES,
+    optimizer_layout,
+    weights_layout,
 )
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"

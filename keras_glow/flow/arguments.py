@@ -18,7 +18,6 @@ from keras_glow.checks import (
 )
 from keras_glow.flow.choices import (
     CLASS_PRIORS,
-    CONTEXT_CHANNELS,
     COUPLINGS,
     MAX_WEIGHTS_SEED,
     MEMORY,
@@ -27,10 +26,15 @@ from keras_glow.flow.choices import (
     PERMUTATIONS,
     SCALES,
 )
-from keras_glow.flow.levels import level_shapes
+from keras_glow.flow.weights_layout import weights_layout
 
 MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
+# What these are mostly asked for by.
+OF_SIZE = (
+    *("image_shape", "levels", "depth", "width", "num_classes", "blocks"),
+    "context_shape",
+)
 MAX_CONTEXT_SIZE = 2**16
 MAX_NAME = 100
 
@@ -136,6 +140,15 @@ def check_arguments(arguments):
         name: check(name, arguments[name]) for name, check in ARGUMENTS.items()
     }
     _check_together(**checked)
+    layout = weights_layout({**checked, "dtype": "float32"})
+    parameters = sum(math.prod(weight.shape) for weight in layout.values())
+    if parameters > MAX_PARAMETERS:
+        received = ", ".join(f"{name}={checked[name]}" for name in OF_SIZE)
+        raise ValueError(
+            f"`{'`, `'.join(OF_SIZE)}` are expected to ask for at most "
+            f"{MAX_PARAMETERS:,} parameters. Received: {received}, which is "
+            f"{parameters:.1e} parameters"
+        )
     return checked
 
 
@@ -157,13 +170,10 @@ def _check_together(
     image_shape,
     levels,
     depth,
-    width,
     num_classes,
     classifier_weight,
     network,
-    blocks,
     dropout,
-    context_shape,
     **others,
 ):
     if classifier_weight and num_classes is None:
@@ -184,37 +194,3 @@ def _check_together(
             f"`levels` and `depth` are expected to ask for at most {MAX_STEPS} "
             f"steps of flow. Received: levels={levels}, depth={depth}"
         )
-    asking = {
-        "image_shape": image_shape,
-        "levels": levels,
-        "depth": depth,
-        "width": width,
-        "num_classes": num_classes,
-        "blocks": blocks if network == "residual" else 0,
-        "context_shape": context_shape,
-    }
-    parameters = _count_parameters(**asking)
-    if parameters > MAX_PARAMETERS:
-        received = ", ".join(f"{n}={value}" for n, value in asking.items())
-        raise ValueError(
-            f"`{'`, `'.join(asking)}` are expected to ask for at most "
-            f"{MAX_PARAMETERS:,} parameters. Received: {received}, about "
-            f"{parameters:.1e} parameters"
-        )
-
-
-def _count_parameters(
-    image_shape, levels, depth, width, num_classes, blocks, context_shape
-):
-    """Returns the approximate number of weights of a `Glow`."""
-    total = 2 * math.prod(image_shape) * (num_classes or 1)
-    for level in level_shapes(image_shape, levels):
-        channels = level.channels
-        hidden = 11 * blocks or 1  # kernels of (width, width)
-        network = width * (9 * channels // 2 + hidden * width + 9 * channels)
-        total += depth * (network + 3 * channels**2)
-        total += 2 * level.latent_channels * (num_classes or 0)
-        if context_shape:
-            hidden, features = CONTEXT_CHANNELS
-            total += 36 * hidden * context_shape[-1] + features * depth * width
-    return total

@@ -12,7 +12,6 @@ from keras_glow.layers.convolution import (
     kernel_shape,
     pointwise,
 )
-from keras_glow.layers.squeeze import space_to_depth
 
 HIDDEN_CHANNELS = 64
 FEATURE_CHANNELS = 32
@@ -83,7 +82,8 @@ class ContextNetwork(keras.layers.Layer):
         else:
             convolution = convolve
             height, width = self.size
-            x = space_to_depth(resized(context, 2 * height, 2 * width), 2)
+            x = resized(context, 2 * height, 2 * width)
+            x = ops.space_to_depth(x, 2, data_format="channels_last")
         x, _ = self.norm(x, log_det=0.0)
         x = ops.sign(x) * ops.log(1 + ops.abs(x))
         x = relu(biased(convolution, x, *self.first))
