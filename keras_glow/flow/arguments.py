@@ -16,16 +16,7 @@ from keras_glow.checks import (
     is_sequence,
     refuse,
 )
-from keras_glow.flow.choices import (
-    CLASS_PRIORS,
-    COUPLINGS,
-    MAX_WEIGHTS_SEED,
-    MEMORY,
-    NETWORK_DTYPES,
-    NETWORKS,
-    PERMUTATIONS,
-    SCALES,
-)
+from keras_glow.flow import choices
 from keras_glow.flow.weights_layout import weights_layout
 
 MAX_STEPS = 2048  # steps of flow, of all levels together
@@ -97,18 +88,18 @@ ARGUMENTS = {
     "levels": _integer(1, 30),
     "depth": _integer(1, 1024),
     "width": _integer(1),
-    "permutation": _choice(*PERMUTATIONS),
-    "coupling": _choice(*COUPLINGS),
+    "permutation": _choice(*choices.PERMUTATIONS),
+    "coupling": _choice(*choices.COUPLINGS),
     "bits": _or_none(_integer(1, 16)),
     "num_classes": _or_none(_integer(1)),
-    "seed": _integer(0, MAX_WEIGHTS_SEED),
-    "network_dtype": _choice(*NETWORK_DTYPES),
-    "memory": _choice(*MEMORY),
-    "scale": _choice(*SCALES),
+    "seed": _integer(0, choices.MAX_WEIGHTS_SEED),
+    "network_dtype": _choice(*choices.NETWORK_DTYPES),
+    "memory": _choice(*choices.MEMORY),
+    "scale": _choice(*choices.SCALES),
     "border": check_boolean,
-    "class_priors": _choice(*CLASS_PRIORS),
+    "class_priors": _choice(*choices.CLASS_PRIORS),
     "classifier_weight": _weight,
-    "network": _choice(*NETWORKS),
+    "network": _choice(*choices.NETWORKS),
     "blocks": _integer(1, 64),
     "dropout": check_fraction,
     "frozen": _names,

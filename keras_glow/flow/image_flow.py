@@ -49,8 +49,8 @@ class _Listed:
 class ImageFlow(keras.Model):
     """Encodes, decodes, scores and draws integer images by a flow.
 
-    A subclass builds the flow and sets the attributes. See `keras_glow.Glow` for
-    what its public methods share. They check their arguments once.
+    A subclass builds the flow and sets the attributes. `keras_glow.Glow` says
+    what the public methods share; they check their arguments once.
 
     Attributes:
         image_shape, bits, num_classes, context_shape: as given to `Glow`.
