@@ -36,7 +36,7 @@ class Project:
     first_bias: str  # that of the bias of the first ActNorm
     ignored: str  # regular expression of the names that are not of the flow
     network: tuple[str, ...]  # the names of a step's three convolutions
-    names: tuple[str, str, str]  # of the kernel, bias and logs of the last one
+    names: tuple[str, str, str]  # of kernel, bias and logs, see `zeros`
     top: str | None = None  # the name of the convolution of the last latents
     classes: str | None = None  # that of their linear layer of one-hot labels
     # The flow sees `scale * x + bias`, where x is what every `Glow` sees.
