@@ -37,12 +37,6 @@ from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
 
-# Arguments that each step of flow gets.
-OF_A_STEP = (
-    *("permutation", "coupling", "width", "scale", "network_dtype"),
-    *("network", "blocks", "dropout"),
-)
-
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class Glow(TrainableFlow):
@@ -204,27 +198,13 @@ class Glow(TrainableFlow):
         self.built = True
 
     def _build_flow(self):
-        flow = build_flow(
-            self.image_shape,
-            self.levels,
-            self.depth,
-            self.conditions,
-            self.class_priors,
-            self.seed,
-            self.dtype,
-            self.memory,
-            self.border,
-            self.bits is None,
-            **{name: getattr(self, name) for name in OF_A_STEP},
-        )
+        flow = build_flow(self)
         # Keras names the weights in a file by the first attribute, in
         # alphabetical order, that leads to their layer: `bijections` has to
         # sort before `decoder` and `encoder` (test_loading.py holds it).
         self.bijections = [part for level in flow for part in level.parts()]
         self.context_networks = context_networks(flow)
-        self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, self.conditions, self.dtype, self.name
-        )
+        self.encoder, self.scorer, self.decoder = assemble(flow, self)
         share_traces(self.encoder, not self.encoder.jit_compile)
 
     @property

@@ -117,12 +117,11 @@ def standalone(model):
         context = contexts.pop(0) if contexts else None
         row = _Row(squeeze), _Row(*parts), _Row(prior)
         flow, first = [*flow, Level(*row, context, first)], ()
-    arguments = flow, model.image_shape, model.conditions, model.dtype
-    return _encoder(model, arguments), _decoder(model, arguments)
+    return _encoder(flow, model), _decoder(flow, model)
 
 
-def _encoder(model, arguments):
-    image, z, log_det = build_encoder(*arguments)
+def _encoder(flow, model):
+    image, z, log_det = build_encoder(flow, model)
     encode = keras.Model(image, [z, log_det])
     shape = model.image_shape
     dtype = model.image_format.dtype
@@ -135,8 +134,8 @@ def _encoder(model, arguments):
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
 
 
-def _decoder(model, arguments):
-    decode = keras.Model(*build_decoder(*arguments))
+def _decoder(flow, model):
+    decode = keras.Model(*build_decoder(flow, model))
     shapes = {"z": (None, model.dimensions), "temperature": ()}
     inputs = {
         name: keras.Input(batch_shape=shape, dtype=model.dtype, name=name)
@@ -150,7 +149,7 @@ def _decoder(model, arguments):
 
 def _with_conditions(model, tensor, inputs):
     """Return the inputs of a flow; add those of conditions to a dict."""
-    more = condition_inputs(model.conditions, model.dtype)
+    more = condition_inputs(model)
     inputs |= {each.name: each for each in more}
     return with_conditions(tensor, more)
 
