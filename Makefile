@@ -10,7 +10,7 @@ BENCH := .venv-bench
 DOCS := .venv-docs
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test slow bench mutants reliability notebooks docs lint browser clean
+.PHONY: demo test slow bench mutants reliability notebooks docs package lint browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -52,6 +52,20 @@ notebooks: $(VENV)/.installed
 # leads nowhere is an error.
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict --config-file tools/mkdocs.yml
+
+# What users install: an sdist, the wheel that is made of it, and the quick tests
+# in a fresh environment that does not see the repository.
+package:
+	rm -rf build/package
+	$(PYTHON) -m venv build/package/venv
+	build/package/venv/bin/python -m pip install --quiet build
+	build/package/venv/bin/python -m build --outdir build/package/dist .
+	cd build/package && \
+		venv/bin/python -m pip install --quiet "$$(echo dist/*.whl)[cpu,test]"
+	cp -r tests setup.cfg build/package
+	cd build/package && \
+		venv/bin/python -m pytest -m "every_backend and not slow" \
+		tests/layers tests/flow tests/latent tests/files/test_loading.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

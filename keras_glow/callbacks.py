@@ -26,7 +26,6 @@ from keras_glow.flow.noise import standard_deviations
 from keras_glow.images import save_grid
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import Progress, save_checkpoint
-from keras_glow.training.ema import averaged_weights
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -88,18 +87,13 @@ class SampleGrid(keras.callbacks.Callback):
         if number % self.every and number != self.params["epochs"]:
             return
         path = self.directory / f"epoch_{number:04d}.png"
-        with warned(path):
-            self._draw(path)
-
-    def _draw(self, path):
-        with averaged_weights(self.model):
+        with warned(path), atomic_file(path) as partial:
             rows = [
                 self.model.sample(
                     self.count, temperature, self.seed, context=self.context
                 )
                 for temperature in self.temperatures
             ]
-        with atomic_file(path) as partial:
             images = probes.to_show(self.model, np.concatenate(rows))
             save_grid(images, partial, columns=self.count, scale=self.scale)
 
@@ -272,17 +266,13 @@ class Checkpoint(keras.callbacks.Callback):
                 self.model.metrics_variables, progress.metrics, strict=True
             ):
                 variable.assign(value)
-        if self.stop:
-            self._save()
-            self._leave()
+        self._stop_if_asked()
 
     # At the end of a batch Keras would wait for the device in order to report
     # the loss.
     def on_train_batch_begin(self, batch, logs=None):
         self.batch = self.first + batch
-        if self.stop:
-            self._save()
-            self._leave()
+        self._stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
         # A stop waits until the other callbacks have seen this epoch too.
@@ -317,6 +307,11 @@ class Checkpoint(keras.callbacks.Callback):
             time.monotonic() - self.start,
         )
         self.saved = time.monotonic()
+
+    def _stop_if_asked(self):
+        if self.stop:
+            self._save()
+            self._leave()
 
     def _leave(self):
         raise KeyboardInterrupt(
@@ -379,12 +374,9 @@ class ReconstructionError(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         unlike = probes.out_of_distribution_images(self.model, self.images)
-        with averaged_weights(self.model):
-            if self.images is not None:
-                self._look(
-                    "reconstruction_error", {"images": self.images}, logs
-                )
-            self._look("reconstruction_error_ood", unlike, logs)
+        if self.images is not None:
+            self._look("reconstruction_error", {"images": self.images}, logs)
+        self._look("reconstruction_error_ood", unlike, logs)
 
     def _look(self, name, kinds, logs):
         errors = probes.errors_by_kind(self.model, kinds, self.given)

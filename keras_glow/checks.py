@@ -222,13 +222,8 @@ def _conversion(name, array, image_format):
 def check_batch(images, y, image_format, conditions):
     """Refuses a batch of a dataset by shape and dtype, also while tracing.
 
-    Its values are not known yet: see `flow.pixels.nan_where_outside`.
-
-    Args:
-        images: tensor, or a description of one.
-        y: what stands beside the images, see `Conditions.take_apart`.
-        image_format: `ImageFormat`.
-        conditions: `Conditions`.
+    Its values are not known yet: see `flow.pixels.nan_where_outside`. The
+    images may be a description of a tensor; for y see `Conditions.take_apart`.
     """
     shape = shape_of(images)
     expected = tuple(image_format.shape)
@@ -345,10 +340,7 @@ def check_context(context, count, context_shape, name="context"):
             refuse(name, "None, for context_shape=None", context)
         return None
     expected = _numbers_of(context_shape, count)
-    array = as_array(context)
-    if array is not None and array.dtype.kind == "b":
-        array = array.astype("uint8")
-    array = check_floats(name, context if array is None else array, expected)
+    array = check_floats(name, context, expected, "biuf")
     if array.dtype != "float64":
         array = array.astype("float32", copy=False)
     if array.shape != (count, *context_shape) or not np.isfinite(array).all():
@@ -390,13 +382,13 @@ def check_latents(z, dimensions=None, dtype="float32", name="z"):
     return latents
 
 
-def check_floats(name, value, expected="an array of floats"):
-    """Returns a numpy array of numbers, finite or not."""
+def check_floats(name, value, expected="an array of floats", kinds="iuf"):
+    """Returns a numpy array of numbers of these kinds, finite or not."""
     array = as_array(value)
     # The half precision of JAX and TensorFlow is no kind of numpy's.
     if array is not None and array.dtype.name == "bfloat16":
         array = array.astype("float32")
-    if array is None or array.dtype.kind not in "iuf":
+    if array is None or array.dtype.kind not in kinds:
         refuse(name, expected, value if array is None else array)
     return array
 

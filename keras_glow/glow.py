@@ -22,7 +22,6 @@ from keras_glow.files.strict_reader import (
     read_model,
     refusing,
 )
-from keras_glow.files.weights_layout import warn_if_refused
 from keras_glow.flow.architecture import assemble, build_flow, context_networks
 from keras_glow.flow.arguments import (
     ARGUMENTS,
@@ -33,15 +32,10 @@ from keras_glow.flow.arguments import (
 from keras_glow.flow.levels import latent_shapes
 from keras_glow.flow.pixels import dtype_for
 from keras_glow.flow.transfer import transfer
+from keras_glow.flow.weights_layout import warn_if_refused
 from keras_glow.layers.chain import networks_with_dropout, share_traces
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
-
-# Arguments that each step of flow gets.
-OF_A_STEP = (
-    *("permutation", "coupling", "width", "scale", "network_dtype"),
-    *("network", "blocks", "dropout"),
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -204,27 +198,13 @@ class Glow(TrainableFlow):
         self.built = True
 
     def _build_flow(self):
-        flow = build_flow(
-            self.image_shape,
-            self.levels,
-            self.depth,
-            self.conditions,
-            self.class_priors,
-            self.seed,
-            self.dtype,
-            self.memory,
-            self.border,
-            self.bits is None,
-            **{name: getattr(self, name) for name in OF_A_STEP},
-        )
+        flow = build_flow(self)
         # Keras names the weights in a file by the first attribute, in
         # alphabetical order, that leads to their layer: `bijections` has to
         # sort before `decoder` and `encoder` (test_loading.py holds it).
         self.bijections = [part for level in flow for part in level.parts()]
         self.context_networks = context_networks(flow)
-        self.encoder, self.scorer, self.decoder = assemble(
-            flow, self.image_shape, self.conditions, self.dtype, self.name
-        )
+        self.encoder, self.scorer, self.decoder = assemble(flow, self)
         share_traces(self.encoder, not self.encoder.jit_compile)
 
     @property

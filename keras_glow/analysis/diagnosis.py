@@ -9,15 +9,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_glow.analysis.probes import (
-    check_inputs,
-    condition_number,
-    errors_by_kind,
-    half_grey_level,
-    out_of_distribution_images,
-    run,
-    span,
-)
+from keras_glow.analysis import probes
 from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
 from keras_glow.flow.initialization import is_initialized
@@ -42,11 +34,11 @@ RATIO_STEP = 1e-3
 
 def diagnose(model, images, labels=None, batch_size=32, context=None):
     """See `Glow.diagnose`."""
-    images, given = check_inputs(model, images, labels, context)
+    images, given = probes.check_inputs(model, images, labels, context)
     batch_size = check_integer("batch_size", batch_size, 1)
     parts = named_parts(model.bijections)
     conditions = {
-        name: condition_number(part)
+        name: probes.condition_number(part)
         for name, part in parts.items()
         if isinstance(part, InvertibleConv1x1)
     }
@@ -66,7 +58,7 @@ def diagnose(model, images, labels=None, batch_size=32, context=None):
     diagnosis = Diagnosis(
         images=len(images),
         values=images.size,
-        half_grey_level=half_grey_level(model),
+        half_grey_level=probes.half_grey_level(model),
         floats=model.bits is None,
         problems=[*not_finite.values(), *_ill_conditioned(conditions)],
         remarks=[],
@@ -92,17 +84,17 @@ def _measure(model, parts, images, given, batch_size):
         trip = list(round_trip(parts.values(), x[batch], tensors))
         rows.append([_measure_layer(*stay, tensors) for stay in reversed(trip)])
         back.append(ops.convert_to_numpy(trip[-1][-1]))
-        latents.append(run(model.encoder, noisy[batch], few))
+        latents.append(probes.run(model.encoder, noisy[batch], few))
     layers = list(map(_layer_report, parts, zip(*rows, strict=True)))
-    errors = np.abs(np.concatenate(back) - x) / span(model)
+    errors = np.abs(np.concatenate(back) - x) / probes.span(model)
     x = x[:RATIO_IMAGES]
     few = [array[:RATIO_IMAGES] for array in given]
-    z = run(model.encoder, x, few)
-    unlike = out_of_distribution_images(model, images)
+    z = probes.run(model.encoder, x, few)
+    unlike = probes.out_of_distribution_images(model, images)
     return {
-        "values_lost": int(np.sum(~(errors < half_grey_level(model)))),
+        "values_lost": int(np.sum(~(errors < probes.half_grey_level(model)))),
         "reconstruction_error": float(np.max(errors)),
-        "reconstruction_error_ood": errors_by_kind(model, unlike, given),
+        "reconstruction_error_ood": probes.errors_by_kind(model, unlike, given),
         "forward_ratio": _ratio(model.encoder, x, few),
         "inverse_ratio": _ratio(model.decoder, z, few),
         "worst_layer": _worst_layer(layers, np.finfo(model.dtype).eps),
@@ -157,7 +149,7 @@ def _ratio(model, x, given):
     start = x.reshape(1, len(x), -1)
     points = np.concatenate([start, start + directions]).astype(x.dtype)
     given = [np.concatenate(len(points) * [array]) for array in given]
-    mapped = run(model, points.reshape(-1, *x.shape[1:]), given)
+    mapped = probes.run(model, points.reshape(-1, *x.shape[1:]), given)
     mapped = mapped.reshape(points.shape)
     changes, steps = (
         np.linalg.norm((array[1:] - array[0]).astype("float64"), axis=2)

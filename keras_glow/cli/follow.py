@@ -6,6 +6,7 @@ Everything is told from `history.csv`, so a resumed run goes on where it was.
 import csv
 import datetime
 import importlib.util
+import itertools
 import math
 import pathlib
 import shutil
@@ -13,17 +14,21 @@ import time
 
 import keras
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from keras_glow.callbacks import HistoryFile, SampleGrid, warned
-from keras_glow.cli.curve import draw_curve
 from keras_glow.files.atomic import atomic_file
 from keras_glow.images.progress import ProgressLine
-from keras_glow.training.ema import averaged_weights
 
 # What a likelihood is called: of integers, of floats.
 PER_DIM = "bits_per_dim", "nats_per_dim"
 COLUMNS = 8  # samples in a row
 PICTURE = 128  # pixels that a sample is enlarged to, about
+# Of the curve, which is drawn without a package for plots:
+SIZE = 900, 520
+LEFT, TOP, RIGHT, BOTTOM = 70, 40, 880, 470  # of the axes
+COLORS = "#1f77b4", "#d95f02"
+GREY, BLACK = "#d0d0d0", "#202020"
 
 
 def read_history(file):
@@ -197,8 +202,59 @@ class RunPictures(keras.callbacks.Callback):
         best = best_epoch(rows)
         if best and best["epoch"] == epoch:
             file = self.folder / "best.keras"
-            with warned(file), averaged_weights(self.model):
+            with warned(file):
                 self.model.save(file)
+
+
+def draw_curve(curves, path, unit="bits/dim"):
+    """Draws bits/dim, or what the unit says, over the epochs.
+
+    `curves` has a list of them for each name; nan leaves a gap.
+    """
+    image = Image.new("RGB", SIZE, "white")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(15)
+    known = list(filter(math.isfinite, itertools.chain(*curves.values())))
+    ticks = _ticks(min(known), max(known)) if known else [0.0, 1.0]
+    epochs = max(map(len, curves.values()), default=0)
+
+    def place(epoch, value):
+        x = LEFT + (RIGHT - LEFT) * (epoch - 1) / max(epochs - 1, 1)
+        share = (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return x, BOTTOM - (BOTTOM - TOP) * share
+
+    for tick in ticks:
+        y = place(1, tick)[1]
+        draw.line([(LEFT, y), (RIGHT, y)], GREY)
+        draw.text((LEFT - 8, y), f"{tick:.4g}", BLACK, font, anchor="rm")
+    for epoch in sorted({1, *range(0, epochs + 1, max(1, epochs // 8))} - {0}):
+        x = place(epoch, ticks[0])[0]
+        draw.text((x, BOTTOM + 8), str(epoch), BLACK, font, anchor="mt")
+    draw.text((LEFT, 12), unit, BLACK, font)
+    draw.text((RIGHT, BOTTOM + 28), "epoch", BLACK, font, anchor="rt")
+    x = RIGHT
+    for (name, values), color in zip(curves.items(), COLORS, strict=False):
+        points = [
+            place(epoch, value)
+            for epoch, value in enumerate(values, 1)
+            if math.isfinite(value)
+        ]
+        if points:
+            draw.line(points, color, 3, joint="curve")
+            for point in points if len(points) < 60 else ():
+                draw.circle(point, 3, color)
+            draw.text((x, 12), name, color, font, anchor="rt")
+            x -= draw.textlength(name, font) + 24
+    image.save(path)
+
+
+def _ticks(low, high):
+    """Returns about six round numbers from below low to above high."""
+    spread = max(high - low, 1e-3 * max(abs(high), 1e-3))
+    step = 10 ** math.floor(math.log10(spread))
+    step *= next(f for f in (0.2, 0.5, 1, 2) if spread / (step * f) <= 6)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [n * step for n in range(first, max(last, first + 1) + 1)]
 
 
 def tensorboard(folder):

@@ -65,20 +65,18 @@ def load_data(model, options, path=None):
             f"{path} is expected to hold images {model.image_shape}. "
             f"Received: {data.shape[1:]}"
         )
-    given = {}
-    if model.num_classes:
-        known = read_classes(model_file(options.model).parent)
-        given["labels"], classes = load_labels(path, names, keys, known)
-        if classes and len(classes) != model.num_classes:
-            raise ValueError(
-                f"{path} is expected to hold a folder for each of "
-                f"{model.num_classes} classes. Received: {len(classes)}"
-            )
     if bool(model.context_shape) != bool(options.context):
         word = "given" if model.context_shape else "left out"
         raise ValueError(f"--context is expected to be {word} for this model")
-    if model.context_shape:
-        given["context"] = images.load_context(path, names, options.context)
+    known = read_classes(model_file(options.model).parent)
+    given, classes = load_given(
+        path, names, keys, model.num_classes, known, options.context
+    )
+    if classes and len(classes) != model.num_classes:
+        raise ValueError(
+            f"{path} is expected to hold a folder for each of "
+            f"{model.num_classes} classes. Received: {len(classes)}"
+        )
     return data, given, names
 
 
@@ -86,23 +84,30 @@ def load_data(model, options, path=None):
 CLASSES = "classes.json"
 
 
-def load_labels(path, names, keys, classes=None):
-    """Returns the labels of images that `images.load_images` has read.
+def load_given(path, names, keys, labels, classes, context):
+    """Returns what images are given that `images.load_images` has read.
 
     Args:
         path: of the images.
-        names: those of their files, None for an `.npz` file, which has labels.
-        keys: of such a file.
+        names: those of their files, None for an `.npz` file.
+        keys: of the images in such a file.
+        labels: whether they are given labels.
         classes: names of the classes, or None for the folders there are.
+        context: see `images.load_context`; None for none.
 
     Returns:
-        Tuple of an array `(count,)` and the names of the classes, or None.
+        Dict of `labels` and `context`, and the names of the classes or None.
     """
     from keras_glow import images
 
-    if names is None:
-        return images.load_labels(path, keys), None
-    return images.class_labels(names, classes)
+    given, found = {}, None
+    if labels and names is None:
+        given["labels"] = images.load_labels(path, keys)
+    elif labels:
+        given["labels"], found = images.class_labels(names, classes)
+    if context:
+        given["context"] = images.load_context(path, names, context)
+    return given, found
 
 
 def read_classes(folder):

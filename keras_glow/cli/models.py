@@ -6,11 +6,11 @@ They import Keras where they need it, and not before: see `cli.train`.
 import csv
 import functools
 import hashlib
-import io
 import json
 import math
 import pathlib
 import statistics
+import sys
 
 from keras_glow.cli import inputs
 from keras_glow.cli.options import (
@@ -90,22 +90,18 @@ def sample(options):
 
 def _per_dim(model, data, given, options, quiet):
     """Returns bits/dim of each image, or nats/dim, and shows progress."""
-    from keras_glow.images.progress import ProgressLine
+    from keras_glow.images.progress import chunks
 
-    line = ProgressLine(quiet)
     values = []
-    for start in range(0, len(data), 256):
-        chunk = slice(start, start + 256)
+    for chunk in chunks(len(data), 256, "images", quiet):
         log_prob = model.log_prob(
             data[chunk],
             draws=options.draws,
             # With one seed all chunks would have the same noise.
-            seed=options.seed + start,
+            seed=options.seed + chunk.start,
             **inputs.rows(given, chunk),
         )
         values.extend((-log_prob / model.nats_of_one).tolist())
-        line.show(f"{len(values)} of {len(data)} images")
-    line.print()
     return values
 
 
@@ -219,18 +215,15 @@ def score(options):
     rows = list(zip(*columns.values(), strict=True))
     # What is not a number is worst.
     rows.sort(key=lambda row: (math.isnan(row[-1]), row[-1]), reverse=True)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns)
-    for name, *scores in rows:
-        writer.writerow([name, *(f"{value:.4f}" for value in scores)])
+    table = [[name, *(f"{n:.4f}" for n in scores)] for name, *scores in rows]
     if quiet:
-        print(table.getvalue(), end="")
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *table])
         return
-    with atomic_file(options.csv) as partial:
-        pathlib.Path(partial).write_text(
-            table.getvalue(), "utf-8", "surrogateescape", ""
-        )
+    with (
+        atomic_file(options.csv) as partial,
+        open(partial, "w", -1, "utf-8", "surrogateescape", "") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([columns, *table])
     print(options.csv)
 
 

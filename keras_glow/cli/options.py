@@ -13,10 +13,8 @@ from keras_glow.flow.choices import MAX_WEIGHTS_SEED
 def command(*options):
     """Makes a command of a function of the parsed options, which does the job.
 
-    The function gives it its name and, by its docstring, its help.
-
-    Args:
-        *options: see `option` and `one_of`.
+    The function gives it its name and, by its docstring, its help; the options
+    are made by `option` and `one_of`.
     """
 
     def decorate(run):

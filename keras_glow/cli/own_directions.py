@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_glow import images
 from keras_glow.cli.inputs import load_data, rows
-from keras_glow.images.progress import ProgressLine
+from keras_glow.images.progress import chunks
 from keras_glow.latent import attribute_direction
 
 CHUNK = 256  # images that are encoded at once
@@ -112,10 +112,9 @@ def _chosen(wanted, names, has):
 
 
 def _encode(model, data, given):
-    line, z = ProgressLine(), []
-    for start in range(0, len(data), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        z.append(model.encode(data[chunk], **rows(given, chunk)))
-        line.show(f"{start + len(z[-1])} of {len(data)} images encoded")
-    line.print()
-    return np.concatenate(z)
+    return np.concatenate(
+        [
+            model.encode(data[chunk], **rows(given, chunk))
+            for chunk in chunks(len(data), CHUNK, "images encoded")
+        ]
+    )

@@ -68,9 +68,6 @@ def default_settings(minutes=None):
     """Returns the settings of a new run, chosen by the time that it has.
 
     For those of a budget see docs/results.md, "Likelihood for each minute".
-
-    Args:
-        minutes: float, or None for a run of a number of epochs.
     """
     if minutes is None:
         return Settings()
@@ -94,12 +91,8 @@ def fitted_to(settings, given, count):
     """Returns the settings of a new run, as far as they follow from its images.
 
     Few images make few steps, and the rate does not rise for all of them. A
-    time has a warm-up of its own.
-
-    Args:
-        settings: `Settings`.
-        given: names of those that the user wants as they are.
-        count: int, images to train on.
+    time has a warm-up of its own. `given` has the names of those settings that
+    the user wants as they are, `count` says how many images there are.
     """
     if settings.minutes or "warmup" in given:
         return settings

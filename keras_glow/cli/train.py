@@ -219,8 +219,8 @@ def train(options):
             data.validation,
             settings,
             callbacks,
-            data.targets(data.given),
-            data.targets(data.validation_given),
+            data.targets,
+            data.validation_targets,
         )
     print(follow.summary(out / "history.csv", time.monotonic() - start))
     model = shlex.quote(str(out / "model.keras"))

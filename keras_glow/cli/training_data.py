@@ -13,7 +13,7 @@ import warnings
 
 from keras_glow.cli.inputs import (
     common_size,
-    load_labels,
+    load_given,
     read_classes,
     rows,
     write_classes,
@@ -42,19 +42,12 @@ VALIDATION = option(
 
 
 class TrainingData(typing.NamedTuple):
-    """Images, arrays, and dicts of what they are given: labels, context."""
+    """Images, arrays, and what stands beside each for `fit`."""
 
     images: typing.Any
-    given: dict
+    targets: typing.Any
     validation: typing.Any = None  # None without any
-    validation_given: dict = {}
-
-    @staticmethod
-    def targets(given):
-        """Returns what stands beside images for `fit`."""
-        from keras_glow.checks import Conditions
-
-        return Conditions.to_targets(given.values())
+    validation_targets: typing.Any = None
 
 
 def one_image(path):
@@ -71,6 +64,8 @@ def load_training_data(options, settings, out):
         `TrainingData`, and the settings with the number of classes.
     """
     from keras_glow import images
+    from keras_glow.checks import Conditions
+    from keras_glow.images.split import count_shared, held_out
 
     load = functools.partial(
         images.load_images,
@@ -84,48 +79,40 @@ def load_training_data(options, settings, out):
     x, names = load(options.data, settings.size, cache=out / "images.npy")
     if len(x) < 2:
         raise ValueError(one_image(options.data))
-    given, classes = {}, None
-    if options.classes or settings.num_classes:
-        known = read_classes(out) if settings.num_classes else None
-        y, classes = load_labels(options.data, names, images.TRAIN_KEYS, known)
-        settings = _with_classes(settings, options.data, y, classes)
-        given["labels"] = y
-        if classes and not known:
-            write_classes(out, classes)
+    classes, context = None, settings.context
+    if settings.num_classes:
+        classes = read_classes(out)
+    labels = options.classes or settings.num_classes
+    given, found = load_given(
+        options.data, names, images.TRAIN_KEYS, labels, classes, context
+    )
+    if labels:
+        settings = _with_classes(settings, options.data, given["labels"], found)
+        if found and not classes:
+            write_classes(out, found)
     else:
         _tell_of_folders(names)
-    if settings.context:
-        context = images.load_context(options.data, names, settings.context)
-        given["context"] = context
-        shape = list(context.shape[1:])
+    if context:
+        shape = list(given["context"].shape[1:])
         settings = dataclasses.replace(settings, context_shape=shape)
+    other, others = None, {}
     if settings.held_out:
-        from keras_glow.images.split import held_out
-
         chosen = held_out(x, settings.held_out)
-        data = TrainingData(
-            x[~chosen], rows(given, ~chosen), x[chosen], rows(given, chosen)
-        )
+        other, others = x[chosen], rows(given, chosen)
+        x, given = x[~chosen], rows(given, ~chosen)
     elif options.validation:
-        size, keys = common_size(x.shape[1:]), images.TEST_KEYS
-        other, names = load(
-            options.validation, size, keys=keys, cache=out / "validation.npy"
-        )
-        path, others = options.validation, {}
-        if "labels" in given:
-            others["labels"], _ = load_labels(path, names, keys, classes)
-        if settings.context:
-            others["context"] = images.load_context(
-                path, names, settings.context
-            )
-        data = TrainingData(x, given, other, others)
-        _warn_of_shared(data)
-    else:
-        data = TrainingData(x, given)
-    print(f"{len(data.images)} images {data.images.shape[1:]}")
-    if data.validation is not None:
-        print(f"{len(data.validation)} images for validation")
-    return data, settings
+        path, size = options.validation, common_size(x.shape[1:])
+        keys, cache = images.TEST_KEYS, out / "validation.npy"
+        other, names = load(path, size, keys=keys, cache=cache)
+        others, _ = load_given(path, names, keys, labels, found, context)
+        _warn_of_shared(count_shared(x, other), len(other))
+    print(f"{len(x)} images {x.shape[1:]}")
+    if other is not None:
+        print(f"{len(other)} images for validation")
+    targets, other_targets = (
+        Conditions.to_targets(each.values()) for each in (given, others)
+    )
+    return TrainingData(x, targets, other, other_targets), settings
 
 
 def _with_classes(settings, path, labels, classes):
@@ -158,14 +145,11 @@ def _tell_of_folders(names):
         )
 
 
-def _warn_of_shared(data):
-    from keras_glow.images.split import count_shared
-
-    count = count_shared(data.images, data.validation)
+def _warn_of_shared(count, of):
     if count:
         warnings.warn(
-            f"{count} of {len(data.validation)} images for validation are "
-            "trained on as well, so it says little about new images: "
-            "--validation 10% holds out a part of DATA",
+            f"{count} of {of} images for validation are trained on as well, so "
+            "it says little about new images: --validation 10% holds out a "
+            "part of DATA",
             stacklevel=2,
         )

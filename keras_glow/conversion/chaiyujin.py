@@ -7,7 +7,7 @@ level a squeeze, the steps and a split.
 
 import numpy as np
 
-from keras_glow.conversion.project import Names, Project
+from keras_glow.conversion.project import Project
 
 
 class Y0ast(Project):
@@ -18,7 +18,7 @@ class Y0ast(Project):
     # The weights of a classifier that is trained beside the flow.
     ignored = r"project_class\..*"
     network = "block.0.", "block.2.", "block.4."
-    names = Names("conv.weight", "conv.bias", "logs")
+    names = "conv.weight", "conv.bias", "logs"
     top = "learn_top_fn."
     classes = "project_ycond."
 
@@ -77,5 +77,5 @@ class Chaiyujin(Y0ast):
     # It saw pixel p as p / 255, we the centre of its bin, (p - 127.5) / 256.
     scale_and_bias = 256 / 255, 0.5
     network = "f.0.", "f.2.", "f.4."
-    names = Names("weight", "bias", "logs")
+    names = "weight", "bias", "logs"
     top = "learn_top."

@@ -1,7 +1,7 @@
 """Opens checkpoints of other projects as arrays by name."""
 
-import collections.abc
 import contextlib
+import functools
 import math
 import pathlib
 import zipfile
@@ -20,7 +20,7 @@ def open_checkpoint(path):
             a TensorFlow checkpoint, with or without its `.index`.
 
     Yields:
-        A mapping from names to arrays, which are read when they are asked for.
+        A dict of names to functions that read the array.
 
     Raises:
         ModelFileError: naming the file and what is wrong with it; also for
@@ -30,7 +30,7 @@ def open_checkpoint(path):
     prefix = str(path).removesuffix(".index")
     if pathlib.Path(f"{prefix}.index").is_file():
         with refusing(path):
-            yield Arrays(*_open_tensorflow(prefix))
+            yield _readers(*_open_tensorflow(prefix))
         return
     with reading(path) as file:
         size = file_size(file)
@@ -39,27 +39,15 @@ def open_checkpoint(path):
                 members = archive.infolist()
             if all(m.filename.endswith(".npy") for m in members):
                 # It may be compressed, but weights do not shrink much.
-                yield open_npz(file, max_bytes=8 * size + 2**26)
+                arrays = open_npz(file, max_bytes=8 * size + 2**26)
+                yield _readers(arrays, arrays.get)
                 return
         file.seek(0)
-        yield Arrays(*open_torch_file(file, size))
+        yield _readers(*open_torch_file(file, size))
 
 
-class Arrays(collections.abc.Mapping):
-    """Arrays by name, each read when it is asked for."""
-
-    def __init__(self, names, read):
-        self._names = dict.fromkeys(names)
-        self._read = read
-
-    def __getitem__(self, name):
-        return self._read(name)
-
-    def __iter__(self):
-        return iter(self._names)
-
-    def __len__(self):
-        return len(self._names)
+def _readers(names, read):
+    return {name: functools.partial(read, name) for name in names}
 
 
 def _open_tensorflow(prefix):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_glow.conversion.project import Names, Project
+from keras_glow.conversion.project import Project
 
 
 class Openai(Project):
@@ -14,7 +14,7 @@ class Openai(Project):
         r"(?!model/(\d+|pool\d+|prior)/).*|.*(_adam_|/Exp|indices_inverse).*"
     )
     network = "f1/l_1/", "f1/l_2/", "f1/l_last/"
-    names = Names("W", "b", "logs")
+    names = "W", "b", "logs"
     top = "model/prior/p/"
     classes = "model/prior/y_emb/"
 

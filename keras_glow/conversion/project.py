@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import typing
 
 import numpy as np
 
@@ -14,14 +13,6 @@ from keras_glow.conversion.description import (
     FlowDescription,
     Step,
 )
-
-
-class Names(typing.NamedTuple):
-    """What the weights of a convolution are called that starts with zeros."""
-
-    kernel: str
-    bias: str
-    logs: str
 
 
 class Project:
@@ -37,21 +28,15 @@ class Project:
     All numbers are float64.
 
     Args:
-        arrays: mapping from names to arrays.
+        arrays: dict of names to functions that read an array.
         prefix: str in front of every name.
     """
 
-    first: str | None = (
-        None  # the name of a weight that only its checkpoints have
-    )
-    first_bias: str | None = None  # that of the bias of the first ActNorm
-    ignored: str | None = (
-        None  # regular expression of the names that are not of the flow
-    )
-    network: tuple[str, ...] | None = (
-        None  # what a step calls the three convolutions of its network
-    )
-    names: Names | None = None
+    first: str  # the name of a weight that only its checkpoints have
+    first_bias: str  # that of the bias of the first ActNorm
+    ignored: str  # regular expression of the names that are not of the flow
+    network: tuple[str, ...]  # the names of a step's three convolutions
+    names: tuple[str, str, str]  # of kernel, bias and logs, see `zeros`
     top: str | None = None  # the name of the convolution of the last latents
     classes: str | None = None  # that of their linear layer of one-hot labels
     # The flow sees `scale * x + bias`, where x is what every `Glow` sees.
@@ -111,19 +96,17 @@ class Project:
     def convolution(self, name, inputs, size):
         """Return a `Convolution` with an ActNorm behind it."""
         kernel, border = self.kernel(
-            f"{name}{self.names.kernel}", inputs, None, size
+            f"{name}{self.names[0]}", inputs, None, size
         )
         norm = self.actnorm(f"{name}actnorm", kernel.shape[-1])
         return Convolution(kernel, *norm, border)
 
     def zeros(self, name, inputs, outputs):
         """Return a 3x3 `Convolution` that started with zeros."""
-        kernel, border = self.kernel(
-            f"{name}{self.names.kernel}", inputs, outputs, 3
-        )
+        kernel, bias, logs = (f"{name}{part}" for part in self.names)
+        kernel, border = self.kernel(kernel, inputs, outputs, 3)
         outputs = kernel.shape[-1]
-        bias = self.row(f"{name}{self.names.bias}", outputs)
-        logs = self.row(f"{name}{self.names.logs}", outputs)
+        bias, logs = self.row(bias, outputs), self.row(logs, outputs)
         return Convolution(kernel, bias, np.exp(3 * logs), border)
 
     def kernel(self, name, inputs, outputs, size):
@@ -135,7 +118,7 @@ class Project:
         """Return `FlowDescription.top`."""
         outputs = 2 * channels
         top = np.zeros((1, height, width, outputs))
-        if f"{self.top}{self.names.logs}" in self.weights:
+        if f"{self.top}{self.names[-1]}" in self.weights:
             conv = self.zeros(self.top, outputs, outputs)
             top = top + conv.on_zeros(height, width)
         if f"{self.classes}logs" in self.weights:
@@ -162,7 +145,7 @@ class Project:
         if name not in self.weights:
             raise ValueError(f"weight {name} is missing")
         self._left.discard(name)
-        value = np.asarray(self._arrays[self._prefix + name])
+        value = np.asarray(self._arrays[self._prefix + name]())
         if value.dtype.kind not in "iufb" or not np.isfinite(value).all():
             raise ValueError(f"weight {name} is expected to be finite numbers")
         return value.astype("float64")

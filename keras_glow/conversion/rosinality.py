@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_glow.conversion.description import Convolution
-from keras_glow.conversion.project import Names, Project
+from keras_glow.conversion.project import Project
 
 
 class Rosinality(Project):
@@ -13,7 +13,7 @@ class Rosinality(Project):
     # Constants, which files hold beside the weights.
     ignored = r".*\.(u_mask|l_mask|l_eye)"
     network = "coupling.net.0.", "coupling.net.2.", "coupling.net.4."
-    names = Names("conv.weight", "conv.bias", "scale")
+    names = "conv.weight", "conv.bias", "scale"
     interleaved = False
 
     def layers(self):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_glow.conversion.description import Step
-from keras_glow.files.weights_layout import MAX_STORED_LOG_SCALE
+from keras_glow.flow.weights_layout import MAX_STORED_LOG_SCALE
 from keras_glow.glow import Glow
 from keras_glow.layers.invertible_conv import plu_decomposition
 from keras_glow.layers.split import MAX_LOG_SIGMA

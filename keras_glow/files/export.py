@@ -23,6 +23,7 @@ from keras_glow.layers.bijection import (
     inverse_in_turn,
     pixel_count,
 )
+from keras_glow.layers.convolution import pointwise
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
 from keras_glow.losses import LogProb
@@ -116,12 +117,11 @@ def standalone(model):
         context = contexts.pop(0) if contexts else None
         row = _Row(squeeze), _Row(*parts), _Row(prior)
         flow, first = [*flow, Level(*row, context, first)], ()
-    arguments = flow, model.image_shape, model.conditions, model.dtype
-    return _encoder(model, arguments), _decoder(model, arguments)
+    return _encoder(flow, model), _decoder(flow, model)
 
 
-def _encoder(model, arguments):
-    image, z, log_det = build_encoder(*arguments)
+def _encoder(flow, model):
+    image, z, log_det = build_encoder(flow, model)
     encode = keras.Model(image, [z, log_det])
     shape = model.image_shape
     dtype = model.image_format.dtype
@@ -135,8 +135,8 @@ def _encoder(model, arguments):
     return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
 
 
-def _decoder(model, arguments):
-    decode = keras.Model(*build_decoder(*arguments))
+def _decoder(flow, model):
+    decode = keras.Model(*build_decoder(flow, model))
     shapes = {"z": (None, model.dimensions), "temperature": ()}
     inputs = {
         name: keras.Input(batch_shape=shape, dtype=model.dtype, name=name)
@@ -150,7 +150,7 @@ def _decoder(model, arguments):
 
 def _with_conditions(model, tensor, inputs):
     """Return the inputs of a flow; add those of conditions to a dict."""
-    more = condition_inputs(model.conditions, model.dtype)
+    more = condition_inputs(model)
     inputs |= {each.name: each for each in more}
     return with_conditions(tensor, more)
 
@@ -159,16 +159,12 @@ def _fixed(bijection):
     """Replace a bijection whose inverse takes computing by its constants."""
     if isinstance(bijection, InvertibleConv1x1):
         matrix = ops.convert_to_numpy(bijection.matrix()).astype("float64")
-        # They are transposed, since pixels are rows.
-        matrices = matrix.T, np.linalg.inv(matrix).T
-        there, back = (m.astype(bijection.dtype) for m in matrices)
-        log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
-        return _Fixed(bijection, _mix, there, back, log_abs_det)
-    if isinstance(bijection, Shuffle):
+    elif isinstance(bijection, Shuffle):
         order = ops.convert_to_numpy(bijection.permutation)
-        back = np.argsort(order).astype("int32")
-        return _Fixed(bijection, _take, order, back)
-    return bijection
+        matrix = np.eye(len(order))[order]
+    else:
+        return bijection
+    return _Fixed(bijection, matrix)
 
 
 class _Row(Bijection):
@@ -222,28 +218,21 @@ def _constants(layers):
 
 
 class _Fixed(Bijection):
-    """A function of x and of one constant there, of another one back."""
+    """Multiplies the channels of each pixel by a constant matrix."""
 
-    def __init__(self, layer, function, there, back, log_abs_det=0.0):
+    def __init__(self, layer, matrix):
         super().__init__(name=layer.name, dtype=layer.dtype)
-        self.function = function
-        self.there, self.back, self.log_abs_det = there, back, log_abs_det
+        # They are transposed, since pixels are rows.
+        matrices = matrix.T, np.linalg.inv(matrix).T
+        self.there, self.back = (m.astype(layer.dtype) for m in matrices)
+        self.log_abs_det = float(np.linalg.slogdet(matrix).logabsdet)
 
     def _forward(self, x):
         log_det = self.zero_log_det(x) + pixel_count(x) * self.log_abs_det
-        return self.function(x, self.there), log_det
+        return pointwise(x, ops.convert_to_tensor(self.there)), log_det
 
     def _inverse(self, z):
-        return self.function(z, self.back)
-
-
-def _mix(x, matrix):
-    mixed = ops.reshape(x, (-1, x.shape[-1])) @ ops.convert_to_tensor(matrix)
-    return ops.reshape(mixed, (-1, *x.shape[1:]))
-
-
-def _take(x, order):
-    return ops.take(x, order, axis=-1)
+        return pointwise(z, ops.convert_to_tensor(self.back))
 
 
 def _describe(tensors):

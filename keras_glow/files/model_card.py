@@ -28,12 +28,9 @@ What is it for, and what not? Whom does it show well, and whom not?
 
 
 def model_card(model, name, description):
-    """Returns Markdown on a model: what can be known, and what to fill in.
+    """Returns Markdown on a `Glow`: what can be known, and what to fill in.
 
-    Args:
-        model: a `Glow`.
-        name: str, of the folder that it is saved in.
-        description: str, a sentence or two on it.
+    `name` is that of the folder that it is saved in.
     """
     rows = {"model": f"`{_constructor(model)}`"}
     rows["parameters"] = f"{model.count_params():,}"

@@ -19,16 +19,16 @@ import zipfile
 import h5py
 
 from keras_glow.checks import check_choice, one_line, printable_path
-from keras_glow.files.weights_layout import (
-    RULES,
-    optimizer_layout,
-    weights_layout,
-)
 from keras_glow.flow.arguments import (
     ARGUMENTS,
     OLDER,
     check_arguments,
     check_name,
+)
+from keras_glow.flow.weights_layout import (
+    RULES,
+    optimizer_layout,
+    weights_layout,
 )
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -53,8 +53,6 @@ COMPILE_MODULES = {
     "keras_glow.optimizer",  # in older files
     "keras_glow.training.optimizer",
 }
-# Larger numbers need no limit of their own: the file has to hold the weights.
-MAX_INTEGER = 2**31 - 1
 DTYPES = ("float32", "float64")
 
 
@@ -240,7 +238,9 @@ def _read_config(archive):
     if isinstance(config, dict):
         config = {**OLDER, **config}
     _check_keys(config, {*ARGUMENTS, "name", "dtype"})
-    _check_values(config)
+    check_name(config["name"])
+    check_choice("dtype", config["dtype"], DTYPES)
+    check_arguments(config)
     return config
 
 
@@ -276,22 +276,6 @@ def _check_modules(value):
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         _check_modules(item)
-
-
-def _check_values(config):
-    check_name(config["name"])
-    check_choice("dtype", config["dtype"], DTYPES)
-    shape = config["image_shape"]
-    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
-        raise ValueError(
-            "`image_shape` is expected to be a list of integers. "
-            f"Received: image_shape={shape!r}"
-        )
-    for key, value in config.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number > MAX_INTEGER:
-                raise ValueError(f"{key}={number} is over {MAX_INTEGER}")
-    check_arguments(config)
 
 
 # The weights

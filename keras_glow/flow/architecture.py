@@ -1,6 +1,5 @@
 """The multi-scale architecture: its layers, and the models built of them."""
 
-import math
 import typing
 
 import keras
@@ -8,16 +7,18 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.flow.encoder import Encoder, FlowModel
-from keras_glow.flow.levels import (
-    latent_shapes,
-    latent_slices,
-    level_shapes,
-)
+from keras_glow.flow.levels import latent_slices, level_shapes
 from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.chain import Chain
 from keras_glow.layers.context_network import FEATURE_CHANNELS, ContextNetwork
 from keras_glow.layers.sequence import Given, inputs_of, walk
 from keras_glow.losses import LogDetLoss, LogProb
+
+# Arguments of `Glow` that each step of flow gets.
+OF_A_STEP = (
+    *("permutation", "coupling", "width", "scale", "network_dtype"),
+    *("network", "blocks", "dropout", "border"),
+)
 
 
 class Level(typing.NamedTuple):
@@ -39,50 +40,38 @@ class Level(typing.NamedTuple):
         return *self.first, self.squeeze, *self.steps.bijections, self.prior
 
 
-def build_flow(
-    image_shape,
-    levels,
-    depth,
-    conditions,
-    class_priors,
-    seed,
-    dtype,
-    memory,
-    border,
-    standardize,
-    **step,
-):
-    """Builds all layers of a Glow: a list of `Level`, finest first.
+# In what follows `model` is a `Glow` that has its arguments, as attributes, but
+# not yet its layers.
 
-    `conditions` is a `Conditions`. With `standardize` the images are
-    standardised first. `step` holds further arguments of each `FlowStep`.
-    """
-    num_classes, context_shape = conditions
-    split_classes = num_classes if class_priors == "all" else None
+
+def build_flow(model):
+    """Builds all layers of a Glow: a list of `Level`, finest first."""
+    levels, depth, dtype = model.levels, model.depth, model.dtype
+    num_classes, context_shape = model.conditions
+    split_classes = num_classes if model.class_priors == "all" else None
     context, context_channels = None, context_shape and FEATURE_CHANNELS
     # One seed gives independent seeds for all steps, and then for the networks
     # of a context.
     count = levels * depth
-    seeds = np.random.SeedSequence(seed).generate_state(count + levels)
+    seeds = np.random.SeedSequence(model.seed).generate_state(count + levels)
     seeds, more = iter(seeds[:count].tolist()), iter(seeds[count:].tolist())
     flow = []
-    for level, shape in enumerate(level_shapes(image_shape, levels), 1):
+    for level, shape in enumerate(level_shapes(model.image_shape, levels), 1):
         squeeze = layers.Squeeze(name=f"squeeze_{level}", dtype=dtype)
         steps = [
             layers.FlowStep(
                 seed=next(seeds),
                 name=f"step_{level}_{number}",
                 dtype=dtype,
-                border=border,
                 context_channels=context_channels,
-                **step,
+                **{name: getattr(model, name) for name in OF_A_STEP},
             )
             for number in range(1, depth + 1)
         ]
         common = {"context_channels": context_channels, "dtype": dtype}
         if level < levels:
             prior = layers.Split(
-                border, split_classes, name=f"split_{level}", **common
+                model.border, split_classes, name=f"split_{level}", **common
             )
         else:
             prior = layers.GaussianPrior(num_classes, name="prior", **common)
@@ -95,19 +84,20 @@ def build_flow(
             )
         for layer in (*steps, *(p for s in steps for p in s.parts()), prior):
             layer.level = level - 1
-        steps = Chain(steps, memory, name=f"steps_{level}", dtype=dtype)
+        steps = Chain(steps, model.memory, name=f"steps_{level}", dtype=dtype)
         flow.append(Level(squeeze, steps, prior, context))
-    if standardize:
+    if model.bits is None:
         first = layers.Standardize(name="standardize", dtype=dtype)
         flow[0] = flow[0]._replace(first=(first,))
     return flow
 
 
-def build_encoder(flow, image_shape, conditions, dtype):
+def build_encoder(flow, model):
     """Returns symbolic inputs, latents `(batch, D)`, log-dets `(batch,)`."""
-    image = keras.Input(image_shape, dtype=dtype, name="image")
-    inputs = condition_inputs(conditions, dtype)
-    given = given_to(context_networks(flow), conditions, inputs)
+    dtype = model.dtype
+    image = keras.Input(model.image_shape, dtype=dtype, name="image")
+    inputs = condition_inputs(model)
+    given = given_to(context_networks(flow), model.conditions, inputs)
     layers_in_order = (layer for level in flow for layer in level.bijections)
     *lower, (_, _, top, log_det) = walk(layers_in_order, image, given)
     latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
@@ -122,14 +112,14 @@ def build_encoder(flow, image_shape, conditions, dtype):
     return with_conditions(image, inputs), z, log_det
 
 
-def build_decoder(flow, image_shape, conditions, dtype):
+def build_decoder(flow, model):
     """Returns symbolic inputs and the image, through the same layers."""
-    z = keras.Input((math.prod(image_shape),), dtype=dtype, name="z")
-    inputs = condition_inputs(conditions, dtype)
-    given = given_to(context_networks(flow), conditions, inputs)
-    shapes = latent_shapes(image_shape, len(flow))
+    z = keras.Input((model.dimensions,), dtype=model.dtype, name="z")
+    inputs = condition_inputs(model)
+    given = given_to(context_networks(flow), model.conditions, inputs)
+    shapes = model.latent_shapes
     latents = [
-        keras.layers.Reshape(shape, dtype=dtype)(z[:, part])
+        keras.layers.Reshape(shape, dtype=model.dtype)(z[:, part])
         for shape, part in zip(shapes, latent_slices(shapes), strict=True)
     ]
     h = None
@@ -140,14 +130,14 @@ def build_decoder(flow, image_shape, conditions, dtype):
     return with_conditions(z, inputs), h
 
 
-def condition_inputs(conditions, dtype):
+def condition_inputs(model):
     """Returns symbolic tensors in the order of `Conditions`."""
+    num_classes, shape = model.conditions
     inputs = []
-    if conditions.num_classes:
+    if num_classes:
         inputs.append(keras.Input((), dtype="int32", name="labels"))
-    if conditions.context_shape:
-        shape = conditions.context_shape
-        inputs.append(keras.Input(shape, dtype=dtype, name="context"))
+    if shape:
+        inputs.append(keras.Input(shape, dtype=model.dtype, name="context"))
     return inputs
 
 
@@ -166,8 +156,8 @@ def given_to(networks, conditions, values):
     return Given(labels, [network(*values) for network in networks])
 
 
-def assemble(flow, image_shape, conditions, dtype, name):
-    """Builds the models of a flow, with names that begin with `name`.
+def assemble(flow, model):
+    """Builds the models of a flow, with names that begin with the model's.
 
     Returns:
         Tuple of functional models: encoder (image to z, adds the loss
@@ -176,11 +166,12 @@ def assemble(flow, image_shape, conditions, dtype, name):
     """
     # The encoder comes first: Keras counts the outputs of a layer's first call
     # and accepts no later call that has more.
-    inputs, z, log_det = build_encoder(flow, image_shape, conditions, dtype)
+    name, dtype = model.name, model.dtype
+    inputs, z, log_det = build_encoder(flow, model)
     outputs = LogDetLoss(name="log_det_loss", dtype=dtype)(z, log_det)
     encoder = Encoder(inputs, outputs, name=f"{name}_encoder")
     log_prob = LogProb(name="log_prob", dtype=dtype)(z, log_det)
     scorer = FlowModel(inputs, log_prob, name=f"{name}_scorer")
-    inputs, image = build_decoder(flow, image_shape, conditions, dtype)
+    inputs, image = build_decoder(flow, model)
     decoder = FlowModel(inputs, image, name=f"{name}_decoder")
     return encoder, scorer, decoder

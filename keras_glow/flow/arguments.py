@@ -16,21 +16,16 @@ from keras_glow.checks import (
     is_sequence,
     refuse,
 )
-from keras_glow.flow.choices import (
-    CLASS_PRIORS,
-    CONTEXT_CHANNELS,
-    COUPLINGS,
-    MAX_WEIGHTS_SEED,
-    MEMORY,
-    NETWORK_DTYPES,
-    NETWORKS,
-    PERMUTATIONS,
-    SCALES,
-)
-from keras_glow.flow.levels import level_shapes
+from keras_glow.flow import choices
+from keras_glow.flow.weights_layout import weights_layout
 
 MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
+# What these are mostly asked for by.
+OF_SIZE = (
+    *("image_shape", "levels", "depth", "width", "num_classes", "blocks"),
+    "context_shape",
+)
 MAX_CONTEXT_SIZE = 2**16
 MAX_NAME = 100
 
@@ -93,18 +88,18 @@ ARGUMENTS = {
     "levels": _integer(1, 30),
     "depth": _integer(1, 1024),
     "width": _integer(1),
-    "permutation": _choice(*PERMUTATIONS),
-    "coupling": _choice(*COUPLINGS),
+    "permutation": _choice(*choices.PERMUTATIONS),
+    "coupling": _choice(*choices.COUPLINGS),
     "bits": _or_none(_integer(1, 16)),
     "num_classes": _or_none(_integer(1)),
-    "seed": _integer(0, MAX_WEIGHTS_SEED),
-    "network_dtype": _choice(*NETWORK_DTYPES),
-    "memory": _choice(*MEMORY),
-    "scale": _choice(*SCALES),
+    "seed": _integer(0, choices.MAX_WEIGHTS_SEED),
+    "network_dtype": _choice(*choices.NETWORK_DTYPES),
+    "memory": _choice(*choices.MEMORY),
+    "scale": _choice(*choices.SCALES),
     "border": check_boolean,
-    "class_priors": _choice(*CLASS_PRIORS),
+    "class_priors": _choice(*choices.CLASS_PRIORS),
     "classifier_weight": _weight,
-    "network": _choice(*NETWORKS),
+    "network": _choice(*choices.NETWORKS),
     "blocks": _integer(1, 64),
     "dropout": check_fraction,
     "frozen": _names,
@@ -126,11 +121,7 @@ OLDER = {
 def check_arguments(arguments):
     """Checks the arguments of a `Glow`, each alone and then all together.
 
-    Args:
-        arguments: dict of all of `ARGUMENTS`.
-
-    Returns:
-        The same as plain values.
+    Returns a dict of all of `ARGUMENTS` as plain values.
 
     Raises:
         ValueError: naming the argument that is not as described, or those that
@@ -140,6 +131,15 @@ def check_arguments(arguments):
         name: check(name, arguments[name]) for name, check in ARGUMENTS.items()
     }
     _check_together(**checked)
+    layout = weights_layout({**checked, "dtype": "float32"})
+    parameters = sum(math.prod(weight.shape) for weight in layout.values())
+    if parameters > MAX_PARAMETERS:
+        received = ", ".join(f"{name}={checked[name]}" for name in OF_SIZE)
+        raise ValueError(
+            f"`{'`, `'.join(OF_SIZE)}` are expected to ask for at most "
+            f"{MAX_PARAMETERS:,} parameters. Received: {received}, which is "
+            f"{parameters:.1e} parameters"
+        )
     return checked
 
 
@@ -161,13 +161,10 @@ def _check_together(
     image_shape,
     levels,
     depth,
-    width,
     num_classes,
     classifier_weight,
     network,
-    blocks,
     dropout,
-    context_shape,
     **others,
 ):
     if classifier_weight and num_classes is None:
@@ -188,40 +185,3 @@ def _check_together(
             f"`levels` and `depth` are expected to ask for at most {MAX_STEPS} "
             f"steps of flow. Received: levels={levels}, depth={depth}"
         )
-    parameters = _count_parameters(
-        image_shape,
-        levels,
-        depth,
-        width,
-        num_classes,
-        blocks if network == "residual" else 0,
-        context_shape,
-    )
-    if parameters > MAX_PARAMETERS:
-        raise ValueError(
-            "`image_shape`, `levels`, `depth`, `width`, `num_classes`, "
-            "`blocks` and `context_shape` are expected to ask for at most "
-            f"{MAX_PARAMETERS:,} parameters. Received: "
-            f"image_shape={image_shape}, levels={levels}, depth={depth}, "
-            f"width={width}, "
-            f"num_classes={num_classes}, blocks={blocks}, "
-            f"context_shape={context_shape}, "
-            f"about {parameters:.1e} parameters"
-        )
-
-
-def _count_parameters(
-    image_shape, levels, depth, width, num_classes, blocks, context_shape
-):
-    """Returns the approximate number of weights of a `Glow`."""
-    total = 2 * math.prod(image_shape) * (num_classes or 1)
-    for level in level_shapes(image_shape, levels):
-        channels = level.channels
-        hidden = 11 * blocks or 1  # kernels of (width, width)
-        network = width * (9 * channels // 2 + hidden * width + 9 * channels)
-        total += depth * (network + 3 * channels**2)
-        total += 2 * level.latent_channels * (num_classes or 0)
-        if context_shape:
-            hidden, features = CONTEXT_CHANNELS
-            total += 36 * hidden * context_shape[-1] + features * depth * width
-    return total

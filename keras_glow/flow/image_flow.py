@@ -49,20 +49,16 @@ class _Listed:
 class ImageFlow(keras.Model):
     """Encodes, decodes, scores and draws integer images by a flow.
 
-    A subclass builds the flow and sets the attributes. Public methods check
-    their arguments once; see `keras_glow.Glow` for what they share.
+    A subclass builds the flow and sets the attributes. `keras_glow.Glow` says
+    what the public methods share; they check their arguments once.
 
     Attributes:
-        image_shape: (height, width, channels).
+        image_shape, bits, num_classes, context_shape: as given to `Glow`.
+        bijections, latent_shapes, encoder, decoder: see `Glow`.
         dimensions: int, D: height x width x channels.
-        bits: int 1..16, bits per subpixel, or None for floats.
-        num_classes: int, or None.
-        context_shape: shape of the context of one image, or None.
-        latent_shapes: shape of each level's latent, in the order of z.
-        encoder: functional keras.Model, continuous image to z `(batch, D)`.
+        context_networks: the `ContextNetwork` of each level, or none.
         scorer: functional keras.Model, continuous image to its log-density
             `(batch,)` in nats.
-        decoder: functional keras.Model, z to continuous image.
     """
 
     @property

@@ -18,11 +18,8 @@ _mappers = weakref.WeakKeyDictionary()
 def mapper(flow):
     """Returns the model from a continuous image to its log-density map.
 
-    It is built when it is first asked for: most flows never need it.
-
-    Args:
-        flow: an `ImageFlow` with `bijections` and a `scorer`, whose inputs the
-            model has; its output is `(batch, height, width)` in nats.
+    It is built when it is first asked for: most flows never need it. It has the
+    inputs of the `scorer`; its output is `(batch, height, width)` in nats.
     """
     if flow not in _mappers:
         layer = LogProbMap(

@@ -12,12 +12,9 @@ NEW_WEIGHTS = re.compile(r"/class_bias$|^context_\d+/|/context_kernel$")
 
 
 def transfer(model, other, arguments):
-    """Copies all weights of a model: see `Glow.with_arguments`.
+    """Copies all weights of one `Glow` to another: see `Glow.with_arguments`.
 
-    Args:
-        model: a `Glow`.
-        other: the `Glow` to copy to.
-        arguments: dict of those that differ, for messages.
+    `arguments` are those that differ, for messages.
     """
     own = [weight.path for weight in model.weights]
     kept = [

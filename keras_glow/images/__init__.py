@@ -3,13 +3,16 @@
 May import `checks` and `files.atomic`.
 """
 
-from keras_glow.images.animation import save_animation
-from keras_glow.images.attributes import load_attributes, load_context
-from keras_glow.images.classes import class_labels
+from keras_glow.images.attributes import (
+    class_labels,
+    load_attributes,
+    load_context,
+)
 from keras_glow.images.grid import (
     heat_map,
     image_grid,
     png_bytes,
+    save_animation,
     save_grid,
     save_image,
     shades,

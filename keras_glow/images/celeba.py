@@ -13,7 +13,6 @@ import os
 import pathlib
 import re
 import tarfile
-import typing
 import warnings
 import zipfile
 
@@ -23,7 +22,7 @@ from PIL import Image
 from keras_glow.checks import check_integer, one_line, printable_path
 from keras_glow.files.atomic import atomic_file
 from keras_glow.images.decoding import BadImage, decode_picture
-from keras_glow.images.progress import ProgressLine
+from keras_glow.images.progress import chunks
 
 FRAME = (178, 218)  # width and height of an aligned image
 BOX = (25, 57, 153, 185)  # the usual one: 128x128 around (89, 121)
@@ -67,20 +66,15 @@ def prepare_celeba(source, folder, size=32, split=None, verbose=0):
     written = {}
     with contextlib.ExitStack() as stack:
         archive = _Archive(source, _files(source, stack))
-        if split is None or not set().union(*split.values()) <= set(
-            archive.images
-        ):
+        wanted = set().union(*(split or {}).values())
+        if split is None or not wanted <= archive.images.keys():
             split = archive.split()
         for part, numbers in split.items():
             path = folder / f"faces{size}_{part}.npz"
-            line = ProgressLine(quiet=not verbose)
-            arrays = {
-                "images": archive.faces(numbers, size, line),
-                **archive.about(numbers),
-            }
-            line.print()
+            faces = archive.faces(numbers, size, not verbose)
+            about = archive.about(numbers)
             with atomic_file(path) as partial:
-                np.savez_compressed(partial, **arrays)
+                np.savez_compressed(partial, images=faces, **about)
             written[path] = len(numbers)
         numbers, path = split["train"][:SAMPLE], folder / "celeba_sample.tar"
         with atomic_file(path) as partial:
@@ -89,30 +83,11 @@ def prepare_celeba(source, folder, size=32, split=None, verbose=0):
     return written
 
 
-class _File(typing.NamedTuple):
-    """A file in a folder, or a member of a zip file."""
-
-    name: str
-    archive: zipfile.ZipFile | None = None
-
-    def read(self):
-        if self.archive is None:
-            return pathlib.Path(self.name).read_bytes()
-        return self.archive.read(self.name)
-
-    def path(self):
-        return os.path.join(getattr(self.archive, "filename", ""), self.name)
-
-
 def _files(source, stack):
-    """Yield the `_File`s of a folder, and of the zip file, or of the images."""
-    source = os.fspath(source)
-    paths = [source]
-    if os.path.isdir(source):
-        walk = os.walk(source)
-        paths = [os.path.join(top, n) for top, _, names in walk for n in names]
-    for path in sorted(paths):
-        if path == source or path.lower().endswith(f"{FOLDER}.zip"):
+    """Yield the files of a folder, and of the zip file, or of the images."""
+    source = pathlib.Path(source)
+    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+        if path == source or path.name.lower() == f"{FOLDER}.zip":
             try:
                 archive = stack.enter_context(zipfile.ZipFile(path))
             except (OSError, zipfile.BadZipFile) as error:
@@ -120,9 +95,10 @@ def _files(source, stack):
                     f"{printable_path(path)} is expected to be a folder or a "
                     f"zip file of CelebA: {one_line(error)}"
                 ) from None
-            yield from (_File(name, archive) for name in archive.namelist())
+            for name in archive.namelist():
+                yield zipfile.Path(archive, name)
         else:
-            yield _File(path)
+            yield path
 
 
 class _Archive:
@@ -132,9 +108,9 @@ class _Archive:
         self.shown = printable_path(source)
         self.images, tables = {}, dict.fromkeys(LISTS, ((), {}))
         for file in files:
-            name = re.split(r"[/\\]", file.name)[-1].lower()
+            name = re.split(r"[/\\]", str(file))[-1].lower()
             stem, suffix = os.path.splitext(name)
-            if re.fullmatch(r"\d+\.jpg", name) and FOLDER in file.path():
+            if re.fullmatch(r"\d+\.jpg", name) and FOLDER in str(file):
                 self.images.setdefault(int(stem), file)
             elif stem in tables and suffix in (".txt", ".csv"):
                 tables[stem] = _read_table(file)
@@ -171,7 +147,7 @@ class _Archive:
             )
         return {part: sorted(found) for part, found in split.items() if found}
 
-    def faces(self, numbers, size, line):
+    def faces(self, numbers, size, quiet):
         """Return the faces, uint8 `(count, size, size, 3)`."""
         missing = [n for n in numbers if n not in self.images]
         if missing:
@@ -181,11 +157,11 @@ class _Archive:
             )
         faces = np.empty((len(numbers), size, size, 3), "uint8")
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for start in range(0, len(numbers), CHUNK):
-                files = [self.images[n] for n in numbers[start:][:CHUNK]]
-                chunk = list(pool.map(lambda file: _face(file, size), files))
-                faces[start : start + len(chunk)] = chunk
-                line.show(f"{start + len(chunk)} of {len(numbers)} faces")
+            for chunk in chunks(len(numbers), CHUNK, "faces", quiet):
+                files = [self.images[n] for n in numbers[chunk]]
+                faces[chunk] = list(
+                    pool.map(lambda file: _face(file, size), files)
+                )
         return faces
 
     def about(self, numbers):
@@ -219,7 +195,7 @@ class _Archive:
         attributes = self._attributes(numbers).tolist()
         for number, values in zip(numbers, attributes, strict=True):
             name = f"{FOLDER}/{number:06}.jpg"
-            members[name] = self.images[number].read()
+            members[name] = self.images[number].read_bytes()
             table.writerow([name, *values])
         members["attributes.csv"] = text.getvalue().encode()
         with tarfile.open(path, "w") as tar:
@@ -233,7 +209,7 @@ def _read_table(file):
     """Return the names of columns, if any, and rows of integers by number."""
     names, rows = [], {}
     try:
-        for line in file.read().decode().splitlines():
+        for line in file.read_bytes().decode().splitlines():
             first, *values = re.split(r"[,\s]+", line.strip())
             if first.endswith(".jpg"):
                 rows[int(first[:-4])] = list(map(int, values))
@@ -242,15 +218,15 @@ def _read_table(file):
         if len({len(row) for row in rows.values()}) > 1:
             raise ValueError("its rows have different lengths")
     except ValueError as error:
-        shown = printable_path(file.path())
+        shown = printable_path(str(file))
         raise ValueError(f"{shown} cannot be read: {error}") from None
     return names, rows
 
 
 def _face(file, size):
-    shown = printable_path(file.path())
+    shown = printable_path(str(file))
     try:
-        pixels = decode_picture(file.read()).pixels
+        pixels = decode_picture(file.read_bytes()).pixels
     except BadImage as error:
         raise ValueError(f"{shown} {error}") from None
     if pixels.shape[1::-1] != FRAME:

@@ -41,6 +41,18 @@ class NotAnImage(BadImage):
     """The content has none of `IMAGE_FORMATS`."""
 
 
+class Form(typing.NamedTuple):
+    """The array that an image file is to become, see `load_images`."""
+
+    size: int | None = None  # height and width to crop and resize to
+    channels: int = 3  # or 1 for grey
+    bits: int = 8  # with more see `deep_pixels`
+    upscale: bool = False  # whether it may be smaller
+
+
+AS_IT_IS = Form()
+
+
 class Picture(typing.NamedTuple):
     """The content of an image file."""
 
@@ -56,17 +68,11 @@ def file_identity(status):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_picture(path, size=None, channels=3, expected=None, bits=8):
-    """Read an image file as a `Picture`, or raise a `BadImage`.
+def read_picture(path, form=AS_IT_IS, expected=None):
+    """Read a regular file as a `Picture`, or raise a `BadImage`.
 
     It is turned upright as its EXIF data say; for the rest see `fit_pixels`.
-
-    Args:
-        path: of a regular file; nothing is read from anything else.
-        size: int, height and width to crop and resize to, or None.
-        channels: 3 for colour or 1 for grey.
-        expected: the `file_identity` that the file should have, if known.
-        bits: int 1..16. With more than 8 see `deep_pixels`.
+    `expected` is the `file_identity` that the file should have, if known.
     """
 
     def opener(path, flags):
@@ -79,23 +85,20 @@ def read_picture(path, size=None, channels=3, expected=None, bits=8):
             raise BadImage("is not a regular file")
         if expected not in (None, file_identity(status)):
             raise BadImage("has changed since it was found")
-        picture = _read(file, size, channels, MAX_PIXELS, bits=bits)
+        picture = _read(file, form)
         if file_identity(os.fstat(file.fileno())) != file_identity(status):
             raise BadImage("has changed while it was read")
     return picture
 
 
-def decode_picture(
-    content, size=None, channels=3, max_pixels=MAX_PIXELS, crop=None, bits=8
-):
+def decode_picture(content, form=AS_IT_IS, max_pixels=MAX_PIXELS, crop=None):
     """Read the bytes of an image file: see `read_picture`.
 
     `crop` is left, top and side of a square to take, in pixels of the upright
     picture, ints; or None for that in the middle.
     """
     with _bad_image_on_error():
-        file = io.BytesIO(content)
-        return _read(file, size, channels, max_pixels, crop, bits)
+        return _read(io.BytesIO(content), form, max_pixels, crop)
 
 
 @contextlib.contextmanager
@@ -140,18 +143,19 @@ def _check_head(head):
         raise BadImage("is an AVIF picture, to be converted to PNG or JPEG")
 
 
-def _read(file, size, channels, max_pixels, crop=None, bits=8):
+def _read(file, form, max_pixels=MAX_PIXELS, crop=None):
     _check_head(file.read(12))
     file.seek(0)
     with Image.open(file, formats=_formats()) as image:
         about = image.size, image.format
-        pixels, notes = _decode(image, size, channels, max_pixels, crop, bits)
+        pixels, notes = _decode(image, form, max_pixels, crop)
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()
     return Picture(pixels, *about, notes, digest)
 
 
-def _decode(image, size, channels, max_pixels, crop, bits):
+def _decode(image, form, max_pixels, crop):
+    size = form.size
     width, height = image.size  # The header holds it; nothing is decoded yet.
     if width * height > max_pixels:
         raise BadImage(_too_large(max_pixels))
@@ -164,9 +168,9 @@ def _decode(image, size, channels, max_pixels, crop, bits):
     ImageOps.exif_transpose(image, in_place=True)
     if crop is not None:
         image = _cropped(image, *crop)
-    if bits > 8:
-        return deep_pixels(image, size, bits), notes
-    pixels, more_notes = fit_pixels(image, size, channels)
+    if form.bits > 8:
+        return deep_pixels(image, size, form.bits), notes
+    pixels, more_notes = fit_pixels(image, size, form.channels)
     return pixels, notes + more_notes
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from keras_glow.checks import ImageFormat
 from keras_glow.images.cache import cache_lock, open_cache, write_cache
 from keras_glow.images.decoding import (
+    AS_IT_IS,
     SUFFIXES,
     BadImage,
     NotAnImage,
     file_identity,
     read_picture,
 )
-from keras_glow.images.progress import ProgressLine
+from keras_glow.images.progress import chunks
 from keras_glow.images.report import Report
 
 # Files of file managers; names with a leading dot are hidden as well.
@@ -37,36 +38,23 @@ THREADS = min(4, os.cpu_count() or 1)
 DECODER_VERSION = 2
 
 
-def check_folder(
-    folder, size=None, channels=3, upscale=False, verbose=0, bits=8
-):
-    """Read every image of a folder, and return a `Report`.
+def check_folder(folder, form=AS_IT_IS, verbose=0):
+    """Read every image of a folder as a `Form`, and return a `Report`.
 
-    Images count at any depth, by their content. Hidden files do not. The
-    arguments are those of `check_data`.
+    Images count at any depth, by their content. Hidden files do not.
     """
     report = Report(os.fspath(folder))
-    files = find_files(report)
-    arguments = size, channels, upscale, verbose, bits
-    for _ in read_images(files, report, *arguments):
+    for _ in read_images(find_files(report), report, form, verbose):
         pass
     return report
 
 
-def load_folder(
-    folder,
-    size,
-    channels=3,
-    upscale=False,
-    cache=None,
-    verbose=0,
-    bits=8,
-):
+def load_folder(folder, form, cache=None, verbose=0):
     """Load the images of a folder that can be used, and report on all files.
 
-    The arguments are those of `load_images`. A cache that was made from files
-    of the same names, sizes and times, with the same arguments, is used as it
-    is; else it is written. If it cannot be written, a warning says why.
+    A cache that was made from files of the same names, sizes and times, for the
+    same `Form`, is used as it is; else it is written. If it cannot be written,
+    a warning says why. See `load_images`.
 
     Returns:
         Tuple of an array `(count, size, size, channels)`, with `cache` a
@@ -74,9 +62,9 @@ def load_folder(
     """
     report = Report(os.fspath(folder))
     files = find_files(report, cache)
-    shape = (size, size, channels)
-    pixels = read_images(files, report, size, channels, upscale, verbose, bits)
-    dtype = ImageFormat(shape, bits).dtype
+    shape = (form.size, form.size, form.channels)
+    pixels = read_images(files, report, form, verbose)
+    dtype = ImageFormat(shape, form.bits).dtype
     if cache is None or not files:
         images = np.empty((len(files), *shape), dtype)
         for row, image in enumerate(pixels):
@@ -85,7 +73,7 @@ def load_folder(
     cached = None  # It stays None if no image can be used.
     try:
         cache = pathlib.Path(cache)
-        key = _cache_key(files, report, shape, upscale, bits)
+        key = _cache_key(files, report, shape, form)
         with cache_lock(cache):
             cached = open_cache(cache, key)
             if cached is None:
@@ -98,16 +86,17 @@ def load_folder(
             stacklevel=3,
         )
     if cached is None:
-        return load_folder(folder, size, channels, upscale, None, verbose, bits)
+        return load_folder(folder, form, None, verbose)
     images, report_then = cached
     return images, Report(**{**report_then, "path": report.path})
 
 
-def _cache_key(files, report, shape, upscale, bits):
+def _cache_key(files, report, shape, form):
     """Return a digest of everything that decides the pixels."""
-    made_from = [DECODER_VERSION, shape, upscale, report.bad, report.skipped]
-    if bits > 8:  # with fewer the pixels are the same
-        made_from.append(bits)
+    made_from = [DECODER_VERSION, shape, form.upscale]
+    made_from += [report.bad, report.skipped]
+    if form.bits > 8:  # with fewer the pixels are the same
+        made_from.append(form.bits)
     # Of the identity of a file its size and time count, its inode does not.
     made_from += [(name, *identity[1:]) for name, identity in files.items()]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
@@ -181,29 +170,26 @@ def _named_like_an_image(name):
     return name.lower().endswith(SUFFIXES)
 
 
-def read_images(files, report, size, channels, upscale, verbose, bits=8):
+def read_images(files, report, form, verbose):
     """Yield the pixels of each file that can be used, and report on all.
 
-    The report is complete once the last image was taken. Without `size` the
+    The report is complete once the last image was taken. Without a size the
     pixels are None: they could be large, and nobody wants them.
     """
 
     def read(name):
-        path = os.path.join(report.path, name)
-        return _read_file(path, files[name], size, channels, upscale, bits)
+        return _read_file(os.path.join(report.path, name), files[name], form)
 
-    line = ProgressLine(quiet=not verbose)
     names = list(files)
     digests = set()
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(names), CHUNK):
-            chunk = names[start : start + CHUNK]
+        for chunk in chunks(len(names), CHUNK, "files read", not verbose):
             # Pillow's warnings are ignored, since bad files are reported. The
             # caller's are not, so nothing is yielded in here.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pictures = list(pool.map(read, chunk))
-            for name, picture in zip(chunk, pictures, strict=True):
+                pictures = list(pool.map(read, names[chunk]))
+            for name, picture in zip(names[chunk], pictures, strict=True):
                 if isinstance(picture, NotAnImage):
                     report.others += 1
                 elif isinstance(picture, BadImage):
@@ -215,16 +201,14 @@ def read_images(files, report, size, channels, upscale, verbose, bits=8):
                     digests.add(picture.digest)
                     report.notes += [(name, note) for note in picture.notes]
                     yield picture.pixels
-            line.show(f"{start + len(chunk)} of {len(files)} files read")
-    line.print()
     report.bad.sort(key=_by_name)
 
 
-def _read_file(path, identity, size, channels, upscale, bits):
+def _read_file(path, identity, form):
     """Return a file's `Picture`, or a `BadImage` saying why there is none."""
     named_like_an_image = _named_like_an_image(path)
     try:
-        picture = read_picture(path, size, channels, identity, bits)
+        picture = read_picture(path, form, identity)
     except NotAnImage as error:
         return BadImage(error) if named_like_an_image else error
     except BadImage as error:
@@ -234,12 +218,12 @@ def _read_file(path, identity, size, channels, upscale, bits):
             # Raw photos are such files, and hold no picture to train on.
             return NotAnImage("is a TIFF image by another name")
         picture.notes.append("is an image by its content, not by its name")
-    if size is None:
+    if form.size is None:
         return picture._replace(pixels=None)
-    if min(picture.size) < size:
+    if min(picture.size) < form.size:
         width, height = picture.size
-        smaller = f"is {width}x{height}: smaller than {size}x{size}"
-        if not upscale:
+        smaller = f"is {width}x{height}: smaller than {form.size}x{form.size}"
+        if not form.upscale:
             return BadImage(f"{smaller}, and `upscale` is off")
         picture.notes.append(f"{smaller}, and enlarged")
     return picture

@@ -1,4 +1,4 @@
-"""Writes images as files, and many images as one grid."""
+"""Writes images as files: one, many as a grid, or as an animation."""
 
 import io
 import os
@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from keras_glow.checks import refuse
+from keras_glow.checks import check_positive, refuse
+
+ANIMATIONS = (".gif", ".webp")
 
 
 def image_grid(
@@ -28,7 +30,7 @@ def image_grid(
     Returns:
         uint8 array `(height, width, channels)`.
     """
-    images = np.repeat(np.repeat(images, scale, axis=1), scale, axis=2)
+    images = _enlarged(images, scale)
     count = len(images)
     columns = columns or max(1, int(np.ceil(np.sqrt(count))))
     empty = -count % columns  # places in the last row
@@ -40,6 +42,10 @@ def image_grid(
     grid = images.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     grid = grid.reshape(rows * height, columns * width, channels)
     return np.pad(grid, (above[::-1], above[::-1], none), constant_values=255)
+
+
+def _enlarged(images, scale):
+    return np.repeat(np.repeat(images, scale, axis=1), scale, axis=2)
 
 
 def heat_map(values: npt.ArrayLike, channels: int = 1) -> np.ndarray:
@@ -96,6 +102,47 @@ def save_image(image: npt.ArrayLike, path: str | os.PathLike) -> None:
         refuse("path", "a file such as .png or .jpg", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=95)
+
+
+def save_animation(
+    images: npt.ArrayLike,
+    path: str | os.PathLike,
+    fps: float = 12.0,
+    scale: int = 1,
+) -> None:
+    """Write images as an animation that repeats. Missing folders are made.
+
+    WebP keeps every pixel. GIF has 256 colours for each frame.
+
+    Args:
+        images: uint8 array `(count, height, width, channels)`, with 1 channel
+            or 3.
+        path: of the file, `.gif` or `.webp`.
+        fps: float > 0, images in a second; GIF has at most 50.
+        scale: int, how many pixels high and wide each pixel becomes.
+
+    Raises:
+        ValueError: naming the argument that is not as described.
+        OSError: if the file cannot be written.
+    """
+    if np.ndim(images) != 4 or not len(images):
+        expected = "uint8 (count, height, width, channels), not empty"
+        refuse("images", expected, images)
+    path = pathlib.Path(os.fsdecode(path))
+    if path.suffix.lower() not in ANIMATIONS:
+        refuse("path", f"a file such as {' or '.join(ANIMATIONS)}", str(path))
+    milliseconds = round(1000 / check_positive("fps", fps))
+    images = _enlarged(images, scale)
+    first, *others = map(pillow_image, images)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first.save(
+        path,
+        save_all=True,
+        append_images=others,
+        duration=milliseconds,
+        loop=0,
+        lossless=True,
+    )
 
 
 def png_bytes(image: npt.ArrayLike, **options) -> bytes:

@@ -14,7 +14,12 @@ from keras_glow.checks import (
     check_integer,
     printable_path,
 )
-from keras_glow.images.decoding import BadImage, decode_picture, read_picture
+from keras_glow.images.decoding import (
+    BadImage,
+    Form,
+    decode_picture,
+    read_picture,
+)
 from keras_glow.images.folder import check_folder, load_folder
 from keras_glow.images.npz import TRAIN_KEYS, check_resizable, load_npz
 from keras_glow.images.report import Report
@@ -82,10 +87,8 @@ def load_images(
         raise ValueError(
             f"`size` is expected for the images of {printable_path(path)}"
         )
-    _check_files(path, bits, channels)
-    images, report = load_folder(
-        path, size, channels, upscale, cache, verbose, bits
-    )
+    form = _form_of_files(path, size, channels, bits, upscale)
+    images, report = load_folder(path, form, cache, verbose)
     problem = report.problem()
     if not report.images:
         raise ValueError(problem)
@@ -119,9 +122,9 @@ def load_image(
     shown = file
     if hasattr(file, "read"):
         file, read, shown = file.read(), decode_picture, "The image"
-    _check_files(shown, bits, channels)
+    form = _form_of_files(shown, size, channels, bits)
     try:
-        return read(file, size, channels, bits=bits).pixels
+        return read(file, form).pixels
     except BadImage as error:
         raise ValueError(f"{printable_path(shown)} {error}") from None
 
@@ -156,8 +159,8 @@ def check_data(
     _check_size(size)
     path = pathlib.Path(path)
     if path.is_dir():
-        _check_files(path, bits, channels)
-        return check_folder(path, size, channels, upscale, verbose, bits)
+        form = _form_of_files(path, size, channels, bits, upscale)
+        return check_folder(path, form, verbose)
     images = load_npz(path, None, keys, bits)
     report = Report(str(path), images=len(images))
     report.duplicates = len(images) - len(set(pixel_digests(images)))
@@ -186,7 +189,7 @@ def channels_of_folder(bits: int | None, grey: bool = False) -> int:
     return 1 if grey or (bits or 0) > 8 else 3
 
 
-def _check_files(path, bits, channels):
+def _form_of_files(path, size, channels, bits, upscale=False):
     check_choice("channels", channels, (1, 3))
     if bits is None or (bits > 8 and channels != 1):
         expected = "an .npy or .npz file: image files hold no floats"
@@ -196,6 +199,7 @@ def _check_files(path, bits, channels):
             f"{printable_path(path)} is expected to be {expected}. Received: "
             f"bits={bits}, channels={channels}"
         )
+    return Form(size, channels, bits, upscale)
 
 
 def _check_size(size):

@@ -97,15 +97,11 @@ def load_npz(path, size, keys, bits=8):
 
 def check_resizable(images, path, size):
     """Refuse images that Pillow could not resize, naming their file."""
-    if images.dtype != "uint8":
+    if images.dtype != "uint8" or images.shape[-1] not in (1, 3):
         raise ValueError(
             f"{printable_path(path)} is expected to hold images of {size}x"
-            f"{size}: only uint8 is resized. Received: shape={images.shape}"
-        )
-    if images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"{printable_path(path)} is expected to hold images of 1 or 3 "
-            f"channels to be resized. Received: shape={images.shape}"
+            f"{size}: only uint8 is resized, of 1 or 3 channels. Received: "
+            f"dtype={images.dtype}, shape={images.shape}"
         )
 
 

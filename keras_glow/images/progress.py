@@ -48,3 +48,12 @@ class ProgressLine:
     def _write(self, text):
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{text[:width]:{width}}\r{text[:width]}", end="", flush=True)
+
+
+def chunks(count, size, what, quiet=False):
+    """Yields slices of so many of `count` things, and shows how far it is."""
+    line = ProgressLine(quiet)
+    for start in range(0, count, size):
+        yield slice(start, start + size)
+        line.show(f"{min(start + size, count)} of {count} {what}")
+    line.print()

@@ -114,10 +114,7 @@ def apply_direction(
 def _check_binary(name, values, shape):
     """Return bools or 0 and 1, both in each column, as float64."""
     expected = f"0 and 1, both, of the shape {shape}"
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    if array.dtype.kind == "b":
-        array = array.astype("uint8")
-    array = check_floats(name, array, expected)
+    array = check_floats(name, values, expected, "biuf")
     if (
         array.ndim != len(shape)
         or array.shape[0] != shape[0]

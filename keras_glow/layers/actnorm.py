@@ -132,12 +132,7 @@ class ActNorm(Bijection):
 
 @contextlib.contextmanager
 def adapting(layers):
-    """Makes ActNorms set their weights from their inputs in this context.
-
-    Args:
-        layers: iterable of `ActNorm`.
-    """
-    layers = list(layers)
+    """Makes ActNorms set their weights from their inputs in this context."""
     for layer in layers:
         layer.adapting = True
     try:

@@ -35,6 +35,14 @@ def height_and_width(x):
     return height, width
 
 
+def split_channels(x, first):
+    """Returns the first so many channels of x, and the others."""
+    # Two slices would cost more: the gradient of each fills a tensor of zeros.
+    # Splitting into two equal halves takes fewer TensorFlow operations than
+    # splitting at indices.
+    return ops.split(x, 2 if x.shape[-1] == 2 * first else [first], axis=-1)
+
+
 def per_example(log_det):
     """Returns the sum of each example: `(batch, ...)` to `(batch,)`."""
     axes = tuple(range(1, log_det.ndim))
@@ -232,16 +240,6 @@ class Bijection(keras.layers.Layer):
                 "context_channels", channels, 1
             )
             self.conditioned_on = (*self.conditioned_on, "context")
-
-    def _build_context(self, outputs):
-        """Adds the kernel of a 1x1 convolution of the context, if any.
-
-        It is zero at first, so that a context changes nothing.
-        """
-        if self.context_channels:
-            self.context_kernel = self.add_weight(
-                (self.context_channels, outputs), "zeros", name="context_kernel"
-            )
 
     def _split_off(self, inputs):
         """Returns the inputs, or their shapes, and what follows them by name.

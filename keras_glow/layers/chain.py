@@ -161,12 +161,9 @@ class Chain(keras.layers.Layer):
     def check_inverses(self, x, context=(), training=None):
         """Refuses bijections whose inverse is not accurate enough.
 
-        It goes forward and all the way back, as training does.
-
-        Args:
-            x: float array `(batch, height, width, channels)`.
-            context: list of the context of the bijections, if they take one.
-            training: bool, whether to compute as in training.
+        It goes forward and all the way back, as training does. `x` is a float
+        array `(batch, height, width, channels)`, `context` a list of that of
+        the bijections, if they take one.
 
         Raises:
             ValueError: naming the first bijection, on the way back, whose
@@ -215,13 +212,9 @@ class Chain(keras.layers.Layer):
 
 @contextlib.contextmanager
 def checking_inverses(model):
-    """Makes reversible chains check their inverses when called in this context.
+    """Makes the reversible chains of a model check their inverses when called.
 
-    Args:
-        model: a keras.Model.
-
-    Yields:
-        Whether the model has any such chain.
+    Yields whether the model has any.
     """
     chains = [layer for layer in _chains(model) if layer.memory == "reversible"]
     for chain in chains:

@@ -6,23 +6,15 @@ from keras import ops
 
 from keras_glow.backend import relu
 from keras_glow.layers.actnorm import ActNorm
-from keras_glow.layers.convolution import convolve, kernel_shape, pointwise
-from keras_glow.layers.squeeze import space_to_depth
+from keras_glow.layers.convolution import (
+    biased,
+    convolve,
+    kernel_shape,
+    pointwise,
+)
 
 HIDDEN_CHANNELS = 64
 FEATURE_CHANNELS = 32
-
-
-def squeezed_context_shape(context_shape, size):
-    """Returns (height, width, channels) of what the convolutions see.
-
-    Args:
-        context_shape: `(n,)`, or (height, width, channels).
-        size: (height, width) of the level.
-    """
-    if len(context_shape) == 1:
-        return 1, 1, *context_shape
-    return *size, 4 * context_shape[-1]
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -58,9 +50,10 @@ class ContextNetwork(keras.layers.Layer):
         self.norm = ActNorm(name="norm", dtype=self.dtype)
 
     def build(self, context_shape):
-        shape = squeezed_context_shape(context_shape[1:], self.size)
-        self.norm.build((None, *shape))
         vector = len(context_shape) == 2
+        channels = context_shape[-1] * (1 if vector else 4)
+        size = (1, 1) if vector else self.size
+        self.norm.build((None, *size, channels))
 
         def add_convolution(channels, outputs, initializer, prefix=""):
             shape = kernel_shape(channels, outputs, border=False)
@@ -74,7 +67,7 @@ class ContextNetwork(keras.layers.Layer):
             )
 
         self.first = add_convolution(
-            shape[-1], HIDDEN_CHANNELS, keras.initializers.HeNormal(self.seed)
+            channels, HIDDEN_CHANNELS, keras.initializers.HeNormal(self.seed)
         )
         self.last = add_convolution(
             HIDDEN_CHANNELS,
@@ -89,13 +82,12 @@ class ContextNetwork(keras.layers.Layer):
         else:
             convolution = convolve
             height, width = self.size
-            x = space_to_depth(resized(context, 2 * height, 2 * width), 2)
+            x = resized(context, 2 * height, 2 * width)
+            x = ops.space_to_depth(x, 2, data_format="channels_last")
         x, _ = self.norm(x, log_det=0.0)
         x = ops.sign(x) * ops.log(1 + ops.abs(x))
-        kernel, bias = self.first
-        x = relu(ops.add(convolution(x, kernel), bias))
-        kernel, bias = self.last
-        return ops.add(convolution(x, kernel), bias)
+        x = relu(biased(convolution, x, *self.first))
+        return biased(convolution, x, *self.last)
 
     def get_config(self):
         return {**super().get_config(), "size": self.size, "seed": self.seed}

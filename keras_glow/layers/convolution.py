@@ -12,6 +12,17 @@ def kernel_shape(channels, outputs, border):
     return (3, 3, channels + border, outputs)
 
 
+def add_context_kernel(layer, outputs):
+    """Adds to a layer the kernel of a 1x1 convolution of its context, if any.
+
+    It is zero at first, so that a context changes nothing.
+    """
+    if layer.context_channels:
+        layer.context_kernel = layer.add_weight(
+            (layer.context_channels, outputs), "zeros", name="context_kernel"
+        )
+
+
 def convolve(x, kernel, border=False):
     """Applies a 3x3 convolution that keeps height and width, by zero padding.
 
@@ -51,6 +62,15 @@ def pointwise(x, kernel):
     return ops.reshape(pixels, shape)
 
 
+def biased(convolution, x, kernel, bias):
+    """Applies a convolution and adds a bias, both cast to the dtype of x."""
+    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
+    # need x, so half of all activations need not be kept.
+    return ops.add(
+        convolution(x, ops.cast(kernel, x.dtype)), ops.cast(bias, x.dtype)
+    )
+
+
 def normalized(convolution, x, kernel, norm):
     """Applies a convolution, then an `ActNorm` that is folded into the kernel.
 
@@ -67,7 +87,4 @@ def normalized(convolution, x, kernel, norm):
     if norm.adapting:
         norm.set_from(convolution(x, ops.cast(kernel, x.dtype)))
     scale = ops.exp(norm.log_scale)
-    x = convolution(x, ops.cast(kernel * scale, x.dtype))
-    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
-    # need x, so half of all activations need not be kept.
-    return ops.add(x, ops.cast(norm.bias * scale, x.dtype))
+    return biased(convolution, x, kernel * scale, norm.bias * scale)

@@ -12,7 +12,7 @@ from keras_glow.checks import (
     check_seed,
     refuse,
 )
-from keras_glow.layers.bijection import IMAGE, Bijection
+from keras_glow.layers.bijection import IMAGE, Bijection, split_channels
 from keras_glow.layers.coupling_network import CouplingNetwork
 from keras_glow.layers.residual_network import ResidualNetwork
 
@@ -160,14 +160,7 @@ class Coupling(Bijection):
             )
 
     def _split(self, x):
-        # Two slices would cost more: the gradient of each fills a tensor of
-        # zeros.
-        # Splitting into two equal halves takes fewer TensorFlow operations than
-        # splitting at indices.
-        even = x.shape[-1] == 2 * self.conditioning_channels
-        return ops.split(
-            x, 2 if even else [self.conditioning_channels], axis=-1
-        )
+        return split_channels(x, self.conditioning_channels)
 
     def _condition(self, x1, context=None, new_masks=True):
         # A network of one's own knows nothing of masks.

@@ -6,6 +6,7 @@ from keras import ops
 from keras_glow.backend import relu
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.convolution import (
+    add_context_kernel,
     convolve,
     kernel_shape,
     normalized,
@@ -65,12 +66,7 @@ class Network(keras.layers.Layer):
 
     def build(self, input_shape):
         # Subclasses have added their own weights: files number them.
-        if self.context_channels:
-            self.context_kernel = self.add_weight(
-                (self.context_channels, self.width),
-                "zeros",
-                name="context_kernel",
-            )
+        add_context_kernel(self, self.width)
 
     def call(self, x, context=None, training=None, new_masks=True):
         dtype = self.compute_dtype

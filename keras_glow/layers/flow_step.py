@@ -73,12 +73,13 @@ class FlowStep(Bijection):
     ) -> None:
         super().__init__(**kwargs)
         self._take_context(context_channels)
-        self.arguments = {
-            "permutation": permutation,
-            "coupling": coupling,
+        check_choice("permutation", permutation, sorted(PERMUTATIONS))
+        check_choice("coupling", coupling, sorted(COUPLINGS))
+        dtype = kwargs.get("dtype")
+        permutation_args = {} if permutation == "reverse" else {"seed": seed}
+        scale_args = {"scale": scale} if coupling == "affine" else {}
+        network_args = {
             "width": width,
-            "scale": scale,
-            "network_dtype": network_dtype,
             "seed": seed,
             "border": border,
             "network": network,
@@ -86,29 +87,24 @@ class FlowStep(Bijection):
             "dropout": dropout,
             "context_channels": context_channels,
         }
-        check_choice("permutation", permutation, sorted(PERMUTATIONS))
-        check_choice("coupling", coupling, sorted(COUPLINGS))
-        dtype = kwargs.get("dtype")
-        permutation_args = {} if permutation == "reverse" else {"seed": seed}
-        coupling_args = {"scale": scale} if coupling == "affine" else {}
         self.actnorm = ActNorm(name="actnorm", dtype=dtype)
         self.permutation = PERMUTATIONS[permutation](
             name="permutation", dtype=dtype, **permutation_args
         )
         self.coupling = COUPLINGS[coupling](
-            width=width,
             network_dtype=network_dtype,
-            seed=seed,
-            border=border,
-            network=network,
-            blocks=blocks,
-            dropout=dropout,
-            context_channels=context_channels,
             name="coupling",
             dtype=dtype,
-            **coupling_args,
+            **scale_args,
+            **network_args,
         )
-        self.arguments["network_dtype"] = self.coupling.network_dtype
+        self.arguments = {
+            "permutation": permutation,
+            "coupling": coupling,
+            "scale": scale,
+            "network_dtype": self.coupling.network_dtype,
+            **network_args,
+        }
 
     def parts(self):
         return self.actnorm, self.permutation, self.coupling

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_glow.layers.bijection import IMAGE, Bijection
-from keras_glow.layers.convolution import pointwise
+from keras_glow.layers.convolution import add_context_kernel, pointwise
 from keras_glow.layers.split import MAX_LOG_SIGMA
 
 
@@ -71,7 +71,7 @@ class GaussianPrior(Bijection):
         _, *size, channels = shape
         vector = tuple(given.get("context", ()))[1:3] == (1, 1)
         maps = math.prod(size) if vector else 1
-        self._build_context(2 * channels * maps)
+        add_context_kernel(self, 2 * channels * maps)
 
     def _gaussian(self, labels=None, context=None):
         mu, log_sigma = map(ops.convert_to_tensor, (self.mu, self.log_sigma))

@@ -13,10 +13,10 @@ from keras_glow.checks import check_boolean, check_seed
 from keras_glow.layers.bijection import (
     IMAGE,
     Bijection,
-    height_and_width,
     pixel_count,
     weights_generator,
 )
+from keras_glow.layers.convolution import pointwise
 
 
 def plu_decomposition(matrix):
@@ -155,18 +155,11 @@ class InvertibleConv1x1(Bijection):
             _, r = ops.qr(self.kernel)
             log_det = ops.sum(ops.log(ops.abs(ops.diagonal(r))))
         log_det = self.zero_log_det(x) + pixel_count(x) * log_det
-        return self._mix(x, self.matrix()), log_det
+        # Pixels are the rows of `pointwise`, hence W^T.
+        return pointwise(x, ops.transpose(self.matrix())), log_det
 
     def _inverse(self, z):
-        return self._mix(z, self.inverse_matrix())
-
-    def _mix(self, x, matrix):
-        # One matrix product covers all pixels. They are its rows, hence W^T.
-        channels = x.shape[-1]
-        # It is written with `@`: `ops.matmul` rounds float64 to float32 on
-        # Torch.
-        mixed = ops.reshape(x, (-1, channels)) @ ops.transpose(matrix)
-        return ops.reshape(mixed, (-1, *height_and_width(x), channels))
+        return pointwise(z, ops.transpose(self.inverse_matrix()))
 
     def get_config(self):
         return {**super().get_config(), "lu": self.lu, "seed": self.seed}

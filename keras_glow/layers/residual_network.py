@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.layers.convolution import (
+    biased,
     convolve,
     kernel_shape,
     pointwise,
@@ -91,7 +92,7 @@ class ResidualNetwork(Network):
             return keras.random.dropout(ones, self.dropout, seed=self.masks)
 
     def _hidden(self, h, context, masks):
-        h = _biased(self._convolve, h, self.kernel, self.bias)
+        h = biased(self._convolve, h, self.kernel, self.bias)
         h = h if context is None else h + context
         for number, block in enumerate(self.blocks):
             h = block.add_to(h, None if masks is None else masks[number])
@@ -145,19 +146,13 @@ class GatedBlock(keras.layers.Layer):
         It computes in the dtype of h, which `call` would cast. The mask of
         dropout, if any, multiplies what the second convolution takes.
         """
-        change = _biased(self._convolve, ops.elu(h), self.kernel, self.bias)
+        change = biased(self._convolve, ops.elu(h), self.kernel, self.bias)
         change = ops.elu(change)
         if mask is not None:
             change = change * ops.cast(mask, h.dtype)
-        change = _biased(pointwise, change, self.gate_kernel, self.gate_bias)
+        change = biased(pointwise, change, self.gate_kernel, self.gate_bias)
         change, gate = ops.split(change, 2, axis=-1)
         return h + change * ops.sigmoid(gate)
 
     def _convolve(self, x, kernel):
         return convolve(x, kernel, self.border)
-
-
-def _biased(convolution, x, kernel, bias):
-    return ops.add(
-        convolution(x, ops.cast(kernel, x.dtype)), ops.cast(bias, x.dtype)
-    )

@@ -46,14 +46,13 @@ def named_layers(layers, prefix=""):
         yield from named_layers(inner_layers(layer), f"{name}/")
 
 
-def walk(bijections, x, given=NOTHING, log_det=0.0, training=None, **kwargs):
+def walk(bijections, x, given=NOTHING, training=None, **kwargs):
     """Calls one bijection after another.
 
     Args:
         bijections: iterable of `Bijection`, in the order of encoding.
         x: float tensor `(batch, height, width, channels)`, symbolic or not.
         given: `Given`, for those that are conditioned on anything.
-        log_det: of what comes before, as in `Bijection`.
         training: bool, whether to compute as in training.
         **kwargs: further arguments of each call.
 
@@ -62,6 +61,7 @@ def walk(bijections, x, given=NOTHING, log_det=0.0, training=None, **kwargs):
         bijections up to here, `(batch,)` in nats. After a `Split`, whose output
         is `[kept, latent]`, the kept half goes on.
     """
+    log_det = 0.0
     for bijection in bijections:
         inputs = inputs_of(bijection, x, given)
         z, log_det = bijection(
@@ -75,14 +75,8 @@ def round_trip(bijections, x, given=NOTHING, training=None):
     """Goes through bijections in a row, then back through all of them.
 
     On the way back each gets the result of the previous inverse, so errors add
-    up as they do in decoding. Call it eagerly.
-
-    Args:
-        bijections: see `walk`. The latent that a `Split` lets out waits for the
-            way back.
-        x: see `walk`.
-        given: see `walk`.
-        training: see `walk`.
+    up as they do in decoding. The latent that a `Split` lets out waits for the
+    way back. Call it eagerly; for the arguments see `walk`.
 
     Yields:
         From the last bijection to the first: the bijection, its input, its

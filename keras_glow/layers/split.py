@@ -4,8 +4,13 @@ import keras
 from keras import ops
 
 from keras_glow.checks import bad_input, check_boolean
-from keras_glow.layers.bijection import IMAGE, Bijection
-from keras_glow.layers.convolution import convolve, kernel_shape, pointwise
+from keras_glow.layers.bijection import IMAGE, Bijection, split_channels
+from keras_glow.layers.convolution import (
+    add_context_kernel,
+    convolve,
+    kernel_shape,
+    pointwise,
+)
 
 # sigma of a latent stays within exp(+-7): beyond it the inverse is not exact.
 MAX_LOG_SIGMA = 7.0
@@ -75,9 +80,7 @@ class Split(Bijection):
                 f"Received: shape={tuple(input_shape)}"
             )
         self.built_channels = kept + latent
-        # Splitting into two equal halves takes fewer TensorFlow operations than
-        # splitting at indices.
-        self.sections = 2 if kept == latent else [kept]
+        self.kept_channels = kept
         self.kernel = self.add_weight(
             kernel_shape(kept, 2 * latent, self.border), "zeros", name="kernel"
         )
@@ -86,7 +89,7 @@ class Split(Bijection):
             self.class_bias = self.add_weight(
                 (self.num_classes, 2 * latent), "zeros", name="class_bias"
             )
-        self._build_context(2 * latent)
+        add_context_kernel(self, 2 * latent)
 
     def _gaussian(self, kept, labels=None, context=None):
         h = ops.add(convolve(kept, self.kernel, self.border), self.bias)
@@ -99,7 +102,7 @@ class Split(Bijection):
         return mu, ops.clip(log_sigma, -MAX_LOG_SIGMA, MAX_LOG_SIGMA)
 
     def _forward(self, x, **given):
-        kept, z = ops.split(x, self.sections, axis=-1)
+        kept, z = split_channels(x, self.kept_channels)
         mu, log_sigma = self._gaussian(kept, **given)
         latent = (z - mu) * ops.exp(-log_sigma)
         return [kept, latent], -log_sigma

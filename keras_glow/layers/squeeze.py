@@ -4,16 +4,7 @@ import keras
 from keras import ops
 
 from keras_glow.checks import check_integer
-from keras_glow.layers.bijection import IMAGE, Bijection, height_and_width
-
-
-def space_to_depth(x, factor):
-    """Turns each block of pixels of an image into the channels of one pixel."""
-    height, width = height_and_width(x)
-    channels, f = x.shape[-1], factor
-    z = ops.reshape(x, (-1, height // f, f, width // f, f, channels))
-    z = ops.transpose(z, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(z, (-1, height // f, width // f, f * f * channels))
+from keras_glow.layers.bijection import IMAGE, Bijection
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -71,14 +62,15 @@ class Squeeze(Bijection):
         return self._output_spec((batch, *size, channels), log_det, inverse)
 
     def _forward(self, x):
-        return space_to_depth(x, self.factor), self.zero_log_det(x)
+        return self._move(ops.space_to_depth, x), self.zero_log_det(x)
 
     def _inverse(self, z):
-        height, width = height_and_width(z)
-        channels, f = z.shape[-1], self.factor
-        x = ops.reshape(z, (-1, height, width, f, f, channels // f**2))
-        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-        return ops.reshape(x, (-1, height * f, width * f, channels // f**2))
+        return self._move(ops.depth_to_space, z)
+
+    def _move(self, move, x):
+        if self.factor == 1:  # Keras refuses it.
+            return x
+        return move(x, self.factor, data_format="channels_last")
 
     def get_config(self):
         return {**super().get_config(), "factor": self.factor}

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from keras_glow.cli import follow
-from keras_glow.cli.curve import draw_curve
 from keras_glow.images import progress
 
 
@@ -122,7 +121,7 @@ def test_the_best_weights_are_kept(tmp_path):
 )
 def test_any_curve_can_be_drawn(tmp_path, values):
     curves = {"training": values, "validation": [np.nan] * len(values)}
-    draw_curve(curves, tmp_path / "curve.png")
+    follow.draw_curve(curves, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as image:
         colours = {colour for _, colour in image.getcolors(2**16)}
     drawn = (31, 119, 180) in colours

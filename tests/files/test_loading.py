@@ -26,7 +26,7 @@ import keras_glow
 from keras_glow import ModelFileError, load_model
 from keras_glow.files.atomic import save_atomically
 from keras_glow.files.strict_reader import training_steps
-from keras_glow.files.weights_layout import optimizer_layout, weights_layout
+from keras_glow.flow.weights_layout import optimizer_layout, weights_layout
 from keras_glow.training.optimizer import guarded
 
 MAX_SECONDS = 1.0

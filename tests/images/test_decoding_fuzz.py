@@ -15,7 +15,7 @@ import faulthandler, io, json, pathlib, re, signal, struct, sys, warnings, zlib
 import numpy as np
 from PIL import Image
 
-from keras_glow.images.decoding import BadImage, read_picture
+from keras_glow.images.decoding import BadImage, Form, read_picture
 
 warnings.simplefilter("ignore")
 faulthandler.enable()
@@ -86,7 +86,7 @@ for i in range(total):
     path.write_bytes(content)
     signal.setitimer(signal.ITIMER_PROF, 2)
     try:
-        picture = read_picture(path, 16)
+        picture = read_picture(path, Form(16))
         assert picture.pixels.shape == (16, 16, 3)
         used += 1
     except BadImage as error:

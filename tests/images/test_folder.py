@@ -25,7 +25,7 @@ from PIL import Image
 
 from keras_glow import images
 from keras_glow.images import decoding, folder, split
-from keras_glow.images.decoding import BadImage
+from keras_glow.images.decoding import BadImage, Form
 
 root = os.name == "posix" and os.geteuid() == 0
 
@@ -94,9 +94,9 @@ def check_case(parent, name, make, outcome):
     path = parent / name
     path.parent.mkdir(parents=True)
     make(path)
-    loaded, report = folder.load_folder(parent, SIZE)
+    loaded, report = folder.load_folder(parent, Form(SIZE))
     outcome.check(name, loaded, report)
-    assert folder.check_folder(parent, SIZE) == report
+    assert folder.check_folder(parent, Form(SIZE)) == report
     if isinstance(outcome, Good):
         assert_array_equal(images.load_images(parent, SIZE), loaded)
         assert_array_equal(images.load_image(path, SIZE), loaded[0])
@@ -130,7 +130,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
     (tmp_path / "face.png").write_bytes(PNG)
     (tmp_path / "face.png").chmod(0)
     (tmp_path / "more").mkdir(mode=0)
-    report = folder.check_folder(tmp_path, SIZE)
+    report = folder.check_folder(tmp_path, Form(SIZE))
     (tmp_path / "more").chmod(0o700)
     assert report.bad == [
         ("face.png", "cannot be read: Permission denied"),
@@ -141,7 +141,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
 @pytest.mark.skipif(not root, reason="only root makes devices")
 def test_devices_are_skipped(tmp_path):
     os.mknod(tmp_path / "a.png", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
-    report = folder.check_folder(tmp_path, SIZE)
+    report = folder.check_folder(tmp_path, Form(SIZE))
     assert report.skipped == [("a.png", "is a device")]
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_vanishes_or_changes_is_named(tmp_path, monkeypatch):
         return read(path, *arguments)
 
     monkeypatch.setattr(folder, "read_picture", act_and_read)
-    report = folder.check_folder(tmp_path, SIZE)
+    report = folder.check_folder(tmp_path, Form(SIZE))
     reasons = dict(report.bad)
     assert "does not exist" in reasons.pop("gone.png")
     assert "is not a regular file" in reasons.pop("pipe.png")
@@ -301,7 +301,7 @@ def test_small_images_are_enlarged_only_if_asked(tmp_path):
         images.load_images(tmp_path, 9)
     loaded = images.load_images(tmp_path, 9, upscale=True)
     assert_array_equal(loaded, np.zeros((1, 9, 9, 3)))
-    report = folder.check_folder(tmp_path, 9, upscale=True)
+    report = folder.check_folder(tmp_path, Form(9, upscale=True))
     assert report.notes == [
         ("small.png", "is 8x8: smaller than 9x9, and enlarged")
     ]

@@ -15,6 +15,7 @@ from keras_glow import images
 from keras_glow.data import ImageSequence, open_inputs
 from keras_glow.images import cache as image_cache
 from keras_glow.images import folder
+from keras_glow.images.decoding import Form
 from keras_glow.images.report import Report
 
 COUNT = 20
@@ -134,9 +135,9 @@ def test_the_report_is_kept_with_it(faces, decoded, tmp_path):
     (faces / "text.png").write_text("no image")
     (faces / "00.png").write_bytes((faces / "01.png").read_bytes())
     cache = tmp_path / "images.npy"
-    first, report = folder.load_folder(faces, 8, cache=cache)
+    first, report = folder.load_folder(faces, Form(8), cache)
     decoded.clear()
-    again, kept = folder.load_folder(faces, 8, cache=cache)
+    again, kept = folder.load_folder(faces, Form(8), cache)
     assert not decoded
     assert_array_equal(first, again)
     assert len(first) == COUNT
@@ -222,6 +223,7 @@ def test_without_locks_each_process_writes_its_own(tmp_path, monkeypatch):
 PREPARE = """
 import hashlib, os, signal, sys
 from keras_glow.images import folder
+from keras_glow.images.decoding import Form
 
 def start(killed):
     process = os.fork()
@@ -229,7 +231,7 @@ def start(killed):
         return process
     if killed:
         os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-    images, report = folder.load_folder(sys.argv[1], 8, cache=sys.argv[2])
+    images, report = folder.load_folder(sys.argv[1], Form(8), sys.argv[2])
     digest = hashlib.sha256(images.tobytes()).hexdigest()
     # At once, or the lines of two processes mix.
     os.write(1, f"{digest} {type(images).__name__}\\n".encode())

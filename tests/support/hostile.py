@@ -145,16 +145,16 @@ def argument_files(content):
     huge, large = 10**18, "bytes long, for weights of|parameters"
     most = {"image_shape": [1024, 1024, 1], "levels": 10, "depth": 1024}
     for arguments, reason in [
-        ({"depth": huge}, "depth=1000000000000000000 is over"),
+        ({"depth": huge}, "`depth`"),
         ({"depth": 1024}, large),
         (most, "steps of flow|parameters"),
         ({"width": 2**31 - 1}, large),
-        ({"width": 2**33}, "width=8589934592 is over"),
+        ({"width": 2**33}, large),
         ({"width": 4096, "depth": 256}, large),
         ({"num_classes": 10**9}, large),
         ({"image_shape": [2**16, 2**16, 1]}, large),
         ({"image_shape": [4, 4, 10**9]}, large),
-        ({"image_shape": [4, 4, huge]}, "image_shape=1000000000000000000 is"),
+        ({"image_shape": [4, 4, huge]}, large),
         ({"image_shape": [4, 4, -1]}, "`image_shape`"),
         ({"image_shape": [4, 4, 0]}, "`image_shape`"),
         ({"image_shape": [4.0, 4, 1]}, "`image_shape`"),
@@ -173,7 +173,7 @@ def argument_files(content):
         ({"levels": None}, "`levels`"),
         ({"levels": 10}, "`image_shape`"),
         ({"bits": 99}, "`bits`"),
-        ({"seed": 2**70}, "seed=1180591620717411303424 is over"),
+        ({"seed": 2**70}, "`seed`"),
         ({"seed": -1}, "`seed`"),
         ({"seed": 1.5}, "`seed`"),
         ({"num_classes": 0}, "`num_classes`"),

@@ -11,8 +11,7 @@ from keras_glow.cli.demo.directions_file import (
     read_directions,
     write_directions,
 )
-from keras_glow.cli.demo.run import serve
-from keras_glow.cli.demo.server import Server
+from keras_glow.cli.demo.server import Server, serve
 from keras_glow.cli.demo.workshop import Workshop
 
 __all__ = [

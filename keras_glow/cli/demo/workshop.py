@@ -18,7 +18,7 @@ from keras_glow.checks import (
 )
 from keras_glow.flow.noise import standard_deviations, standard_normal
 from keras_glow.flow.prediction import predict
-from keras_glow.images.decoding import decode_picture
+from keras_glow.images.decoding import Form, decode_picture
 from keras_glow.images.grid import image_grid, png_bytes
 
 SAMPLES = 12  # whole rows in 2, 3, 4 and 6 columns
@@ -132,7 +132,8 @@ class Workshop:
         ):
             refuse("crop", "three integers, or none", crop)
         labels = self._labels(None if label is None else [label], 1)
-        file = decode_picture(content, size, channels, MAX_UPLOAD_PIXELS, crop)
+        form = Form(size, channels)
+        file = decode_picture(content, form, MAX_UPLOAD_PIXELS, crop)
         side = min(file.size) if crop is None else crop[2]
         notes = list(file.notes)
         if side < size:
@@ -216,7 +217,7 @@ class Workshop:
         expected = f"a {width}x{height} PNG file in base64"
         try:
             content = base64.b64decode(png, validate=True)
-            file = decode_picture(content, None, channels, height * width)
+            file = decode_picture(content, Form(None, channels), height * width)
         except (TypeError, ValueError):
             refuse(name, expected, png)
         if file.pixels.shape != self.model.image_shape:

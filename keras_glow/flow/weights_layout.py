@@ -189,10 +189,6 @@ def warn_if_refused(model, path):
     """Warns before a file is written that the strict loader would refuse.
 
     Nothing is lost: `keras.saving.load_model` reads it.
-
-    Args:
-        model: a `Glow`.
-        path: of the file.
     """
     for weight in model.weights:
         rule = LOG_SCALES if weight.name in ("log_scale", "log_s") else FINITE
