@@ -42,7 +42,8 @@ def main():
     z = model.encode(images, **size)
     log_prob = model.log_prob(images, seed="center", **size)
     # Of these latents, before they are quantised.
-    x = predict(model.decoder, z, labels, count)
+    given = () if labels is None else (labels,)
+    x = predict(model.decoder, z, given, count)
     encoding = seconds(lambda: model.log_prob(images, seed="center", **size))
     decoding = seconds(lambda: model.decode(z, **size))
     print(f"original: {speed(encoding, decoding, count)}")

@@ -1,7 +1,8 @@
 """Pages of the site that are made of other files: a hook of mkdocs.
 
-The first page is the README, the models are their cards, the API is a list of
-public names for mkdocstrings, and the command line is its own help.
+The first page is the README, the models are their cards, the notebooks are as
+they were run last, the API is a list of public names for mkdocstrings, and the
+command line is its own help.
 """
 
 import ast
@@ -13,6 +14,7 @@ import subprocess
 import sys
 
 import griffe
+import nbconvert
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,6 +33,10 @@ MODULES = {
     "conversion": "keras_glow.conversion",
     "presets": "keras_glow.files.presets",
 }
+NOTEBOOKS = {
+    f"notebooks/{path.name}": f"notebooks/{path.stem}/index.md"
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+}
 # Files of the repository to pages of the site; links to others become text.
 PLACES = {
     "README.md": "index.md",
@@ -38,6 +44,7 @@ PLACES = {
         f"weights/{card.name}": f"models/{card.name}"
         for card in sorted((ROOT / "weights").glob("*.md"))
     },
+    **NOTEBOOKS,
 }
 
 
@@ -57,7 +64,13 @@ class FencedExamples(griffe.Extension):
 def on_files(files, config):
     """Adds the pages that are made here."""
     for source, target in PLACES.items():
-        text = (ROOT / source).read_text()
+        if source in NOTEBOOKS:
+            text, pictures = _notebook(ROOT / source)
+            for name, content in pictures.items():
+                place = posixpath.join(posixpath.dirname(target), name)
+                _add(files, config, place, content)
+        else:
+            text = (ROOT / source).read_text()
         _add(files, config, target, _relinked(text, source, target))
     for name, module in MODULES.items():
         _add(files, config, f"api/{name}.md", _api(name, module))
@@ -72,6 +85,12 @@ def on_page_markdown(markdown, page, **kwargs):
     if (ROOT / source).is_file():
         return _relinked(markdown, source, target)
     return markdown
+
+
+def _notebook(path):
+    """Returns a notebook with its outputs as Markdown, and its pictures."""
+    text, more = nbconvert.MarkdownExporter().from_filename(str(path))
+    return text, more["outputs"]
 
 
 def _add(files, config, target, text):
@@ -93,7 +112,7 @@ def _relinked(text, source, target):
         if place is None and path.startswith("docs/"):
             place = path.removeprefix("docs/")
         if place is None:
-            return label
+            return match[0] if mark else label  # pictures lie beside a page
         place = posixpath.relpath(place, posixpath.dirname(target) or ".")
         return f"{mark}[{label}]({place}{'#' if anchor else ''}{anchor})"
 

@@ -38,10 +38,13 @@ def usual_range(model):
 
 
 def to_show(model, pixels):
-    """Return images of a model as uint8, as a picture shows them."""
-    if pixels.dtype == "uint8":
-        return pixels
-    return shades(pixels, *usual_range(model))
+    """Return images of a model as uint8, with the 1 or 3 channels of a picture.
+
+    Of other numbers of channels, the first one or three are shown.
+    """
+    if pixels.dtype != "uint8":
+        pixels = shades(pixels, *usual_range(model))
+    return pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
 
 
 def span(model):

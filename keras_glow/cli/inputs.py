@@ -188,3 +188,15 @@ def labels_for(model, labels, count):
     import numpy as np
 
     return np.resize(labels, count)
+
+
+def given_for(model, options, count):
+    """Returns what `count` images are given, by `--labels` and `--context`.
+
+    It is a dict of arrays, as the methods of a model take them.
+    """
+    conditions = model.conditions
+    labels = labels_for(model, options.labels, count)
+    context = read_context(options.context)
+    arrays = conditions.check_each_or_one(labels, context, count)
+    return dict(zip(conditions.names(), arrays, strict=True))

@@ -9,6 +9,7 @@ import shlex
 from keras_glow.cli import inputs
 from keras_glow.cli.options import (
     CONTEXT,
+    CONTEXT_VALUES,
     COUNT,
     DIRECTIONS,
     LABELS,
@@ -45,16 +46,14 @@ RESULT = (
 )
 
 
-def _start(model, options, count):
-    """Returns the images that are named, or some that are drawn; and labels."""
-    if not options.images:
-        labels = inputs.labels_for(model, options.labels, count)
-        return (
-            model.sample(count, options.temperature, options.seed, labels),
-            labels,
-        )
-    images = inputs.load_files(model, options.images)
-    return images, inputs.labels_for(model, options.labels, len(images))
+def _start(model, options):
+    """Returns the images that are named, or drawn; and what they are given."""
+    if options.images:
+        start = inputs.load_files(model, options.images)
+        return start, inputs.given_for(model, options, len(start))
+    given = inputs.given_for(model, options, options.count)
+    drawn = options.count, options.temperature, options.seed
+    return model.sample(*drawn, **given), given
 
 
 def _save(frames, options, columns):
@@ -79,6 +78,7 @@ def _save(frames, options, columns):
         help="two image files or more; without any, images are drawn",
     ),
     LABELS,
+    CONTEXT_VALUES,
     option(
         "--count", type=number(int, 2), default=2, help="images that are drawn"
     ),
@@ -98,6 +98,7 @@ def interpolate(options):
     import numpy as np
 
     from keras_glow import latent
+    from keras_glow.analysis.probes import to_show
 
     if len(options.images) == 1:
         raise ValueError(
@@ -105,18 +106,17 @@ def interpolate(options):
             f"drawn. Received: {options.images[0]}"
         )
     model = inputs.load_model(options.model)
-    ends, labels = _start(model, options, options.count)
+    ends, given = _start(model, options)
     steps = options.steps or (8 if options.grid else 24)
     weights = latent.path_weights(len(ends), steps - 1, options.loop)
     if options.grid:  # a row from each image to the next, with both
         starts = np.arange(0, len(weights) - 1, steps - 1)
         weights = weights[np.add.outer(starts, np.arange(steps)).ravel()]
-    z = model.encode(ends, labels)
+    z = model.encode(ends, **given)
     between = latent.interpolate(z, weights, options.spherical)
-    # Each image has the class of the nearest one.
-    if labels is not None:
-        labels = labels[weights.argmax(axis=1)]
-    _save(model.decode(between, labels), options, steps)
+    nearest = inputs.rows(given, weights.argmax(axis=1))
+    frames = model.decode(between, **nearest)
+    _save(to_show(model, frames), options, steps)
 
 
 @command(
@@ -128,6 +128,7 @@ def interpolate(options):
         help="image files to begin with; without any, images are drawn",
     ),
     LABELS,
+    CONTEXT_VALUES,
     option("--count", type=COUNT, default=1, help="images that are drawn"),
     option("--temperature", type=number(float, 1e-3), default=0.7),
     option("--seed", type=SEED, default=0),
@@ -160,25 +161,27 @@ def walk(options):
     import numpy as np
 
     from keras_glow import images, latent
+    from keras_glow.analysis.probes import to_show
 
     model = inputs.load_model(options.model)
     if options.along:
         direction = _direction(model, options)
-    start, labels = _start(model, options, options.count)
+    start, given = _start(model, options)
     if options.along:
         strengths = np.linspace(-1, 1, options.steps) * options.strength
         frames = latent.apply_direction(
-            model, start, direction, strengths, labels
+            model, start, direction, strengths, **given
         )
     else:
         z = latent.random_walk(
-            model.encode(start, labels),
+            model.encode(start, **given),
             options.steps - 1,
             options.angle,
             options.temperature,
             options.seed,
         )
-        frames = np.stack([model.decode(step, labels) for step in z])
+        frames = np.stack([model.decode(step, **given) for step in z])
+    frames = to_show(model, frames)
     if options.grid:  # a row for each image
         frames = np.concatenate(frames.swapaxes(0, 1))
     else:

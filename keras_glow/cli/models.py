@@ -16,6 +16,7 @@ from keras_glow.cli import inputs
 from keras_glow.cli.options import (
     BITS,
     CONTEXT,
+    CONTEXT_VALUES,
     COUNT,
     DIRECTIONS,
     JSON,
@@ -52,12 +53,7 @@ EXPORT_FORMATS = {
     TEMPERATURE,
     option("--seed", type=SEED, default=0),
     LABELS,
-    option(
-        "--context",
-        metavar="NUMBERS|FILE.npy",
-        help="of a model with a context: for all images, joined by commas, or "
-        "an array for all or for each",
-    ),
+    CONTEXT_VALUES,
     one_of(
         grid(help="one picture of all"),
         option("--out", metavar="DIR", help="a PNG for each image"),
@@ -124,8 +120,8 @@ def _save_map(model, data, given, options):
         **inputs.rows(given, few),
     )
     shown = to_show(model, data[few])
-    pairs = np.stack([shown, heat_map(-maps, data.shape[-1])], axis=1)
-    save_grid(pairs.reshape(-1, *data.shape[1:]), options.map, columns=8)
+    pairs = np.stack([shown, heat_map(-maps, shown.shape[-1])], axis=1)
+    save_grid(pairs.reshape(-1, *shown.shape[1:]), options.map, columns=8)
 
 
 @command(
@@ -194,7 +190,8 @@ def score(options):
     Writes a table (CSV) with a row for each file: bits_per_dim, under the
     model; typicality, how far they are from the mean of typical images; and
     complexity, bits_per_dim minus the bits of the image as a PNG file, by which
-    it is sorted. See keras_glow.latent.anomaly_score.
+    it is sorted. See keras_glow.latent.anomaly_score. No PNG file holds floats:
+    their table has nats_per_dim, and is sorted by typicality.
     """
     from keras_glow.files.atomic import atomic_file
     from keras_glow.latent.anomaly import png_bits_per_dim
@@ -202,36 +199,39 @@ def score(options):
     model = inputs.load_model(options.model)
     data, given, names = inputs.load_data(model, options)
     quiet = options.csv is None
-    png_bits = png_bits_per_dim(model, data)
-    bits = _per_dim(model, data, given, options, quiet)
-    typical = bits
+    values = _per_dim(model, data, given, options, quiet)
+    typical = values
     if options.typical:
         typical, given, _ = inputs.load_data(model, options, options.typical)
         typical = _per_dim(model, typical, given, options, quiet)
     mean = statistics.fmean(typical)
-    names = names or range(len(data))
-    rows = [
-        (name, value, abs(value - mean), value - png)
-        for name, value, png in zip(names, bits, png_bits, strict=True)
-    ]
+    columns = {
+        "file": names or range(len(data)),
+        model.per_dim: values,
+        "typicality": [abs(value - mean) for value in values],
+    }
+    if model.bits is not None:
+        columns["complexity"] = values - png_bits_per_dim(model, data)
+    rows = list(zip(*columns.values(), strict=True))
     # What is not a number is worst.
     rows.sort(key=lambda row: (math.isnan(row[-1]), row[-1]), reverse=True)
-    head = "file", "bits_per_dim", "typicality", "complexity"
-    table = [[name, *(f"{n:.4f}" for n in scores)] for name, *scores in rows]
+    rows = [[name, *(f"{n:.4f}" for n in scores)] for name, *scores in rows]
+    table = [columns, *rows]
     if quiet:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([head, *table])
+        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
         return
     with (
         atomic_file(options.csv) as partial,
         open(partial, "w", -1, "utf-8", "surrogateescape", "") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows([head, *table])
+        csv.writer(file, lineterminator="\n").writerows(table)
     print(options.csv)
 
 
 @command(
     MODEL,
     LABELS,
+    CONTEXT_VALUES,
     option("images", nargs="+", metavar="IMAGE"),
     grid(help="both, as a picture"),
 )
@@ -244,11 +244,11 @@ def reconstruct(options):
 
     model = inputs.load_model(options.model)
     originals = inputs.load_files(model, options.images)
-    labels = inputs.labels_for(model, options.labels, len(originals))
-    decoded = model.decode(model.encode(originals, labels), labels)
+    given = inputs.given_for(model, options, len(originals))
+    decoded = model.decode(model.encode(originals, **given), **given)
     quantized = model.quantize(model.dequantize(originals, seed="center"))
     wrong = np.sum(decoded != quantized, axis=(1, 2, 3))
-    bits = model.bits_per_dim(originals, seed=0, labels=labels)
+    bits = model.bits_per_dim(originals, seed=0, **given)
     for file, count, value in zip(options.images, wrong, bits, strict=True):
         verdict = "exact" if not count else f"{count} values differ"
         print(f"{file}: {verdict}, {value:.3f} bits/dim")

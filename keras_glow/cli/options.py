@@ -137,6 +137,12 @@ CONTEXT = option(
     help="what is known of each image: an array in the .npz file or, for a "
     "folder, a table of file names and numbers",
 )
+CONTEXT_VALUES = option(
+    "--context",
+    metavar="NUMBERS|FILE.npy",
+    help="of a model with a context: for all images, joined by commas, or an "
+    "array for all or for each",
+)
 DIRECTIONS = option(
     "--directions",
     metavar="FILE.npz",

@@ -112,7 +112,8 @@ def _encoder(flow):
     encode = _Constant(keras.Model(flow.encoder.input, outputs))
     shape, dtype = flow.image_shape, flow.image_format.dtype
     inputs = {"images": keras.Input(shape, dtype=dtype, name="images")}
-    centre = ops.convert_to_tensor(0.5, flow.dtype)
+    # What tensors outside the graph give would be an input of it in ONNX.
+    centre = ops.full_like(inputs["images"], 0.5, dtype=flow.dtype)
     x = dequantize(inputs["images"], centre, flow.bits)
     z, log_prob = encode(_with_conditions(flow, x, inputs))
     outputs = {"z": z, "log_prob": log_prob - flow.bin_nats}

@@ -78,7 +78,7 @@ def load_images(
             with `path`.
     """
     check_choice("on_bad", on_bad, ("error", "skip"))
-    _check_size(size, channels)
+    _check_size(size)
     path = pathlib.Path(path)
     if not path.is_dir():
         images = load_npz(path, size, keys, bits)
@@ -117,7 +117,7 @@ def load_image(
     Raises:
         ValueError: naming the file, if it cannot be used.
     """
-    _check_size(size, channels)
+    _check_size(size)
     read: typing.Any = read_picture
     shown = file
     if hasattr(file, "read"):
@@ -156,7 +156,7 @@ def check_data(
         ValueError: if `path` is neither a folder nor an `.npz` file of images,
             or if its images cannot be resized.
     """
-    _check_size(size, channels)
+    _check_size(size)
     path = pathlib.Path(path)
     if path.is_dir():
         form = _form_of_files(path, size, channels, bits, upscale)
@@ -190,8 +190,9 @@ def channels_of_folder(bits: int | None, grey: bool = False) -> int:
 
 
 def _form_of_files(path, size, channels, bits, upscale=False):
+    check_choice("channels", channels, (1, 3))
     if bits is None or (bits > 8 and channels != 1):
-        expected = "an .npy or .npz file of floats"
+        expected = "an .npy or .npz file: image files hold no floats"
         if bits:
             expected = "read with 1 channel: files of more than 8 bits are grey"
         raise ValueError(
@@ -201,7 +202,6 @@ def _form_of_files(path, size, channels, bits, upscale=False):
     return Form(size, channels, bits, upscale)
 
 
-def _check_size(size, channels):
-    check_choice("channels", channels, (1, 3))
+def _check_size(size):
     if size is not None:
         check_integer("size", size, 1)

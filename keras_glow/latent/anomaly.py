@@ -28,12 +28,13 @@ def anomaly_score(
 
     Args:
         model: a `Glow`.
-        images: integers 0..255, `(batch, height, width, channels)`.
-        method: the score, all of them in bits/dim:
+        images: `(batch, height, width, channels)`, as of `Glow.log_prob`.
+        method: the score, all of them in bits/dim, or nats/dim of floats:
 
             - `"complexity"`: bits under the model minus bits of the image as a
               lossless PNG file. It tells how much worse the model predicts the
-              image than a program that knows no images in particular.
+              image than a program that knows no images in particular. Not for
+              floats.
             - `"ratio"`: bits under the model minus bits under `background`: a
               log likelihood ratio.
             - `"typicality"`: distance of the bits under the model, to either
@@ -44,7 +45,7 @@ def anomaly_score(
         typical: images like the training images, preferably not among them; for
             `"typicality"` only.
         seed: as in `Glow.log_prob`.
-        **kwargs: other arguments of `Glow.bits_per_dim`, for `images` only.
+        **kwargs: other arguments of `Glow.log_prob`, for `images` only.
 
     Returns:
         float64 array `(batch,)`.
@@ -61,6 +62,8 @@ def anomaly_score(
         Generative Models Using Typicality, https://arxiv.org/abs/1906.02994
     """
     check_choice("method", method, METHODS)
+    if method == "complexity" and model.bits is None:
+        refuse("method", "another for floats, which no PNG file holds", method)
     for name, value, owner in (
         ("background", background, "ratio"),
         ("typical", typical, "typicality"),
@@ -69,8 +72,9 @@ def anomaly_score(
             expected = "given" if method == owner else "None"
             refuse(name, f"{expected} for method={method!r}", value)
 
-    def bits(model, images, **kwargs):
-        return model.bits_per_dim(images, seed=seed, **kwargs).astype("float64")
+    def bits(model, images, **kwargs):  # or nats/dim of floats
+        log_prob = model.log_prob(images, seed=seed, **kwargs)
+        return -log_prob.astype("float64") / model.nats_of_one
 
     score = bits(model, images, **kwargs)
     if method == "complexity":
@@ -85,8 +89,9 @@ def anomaly_score(
 def png_bits_per_dim(model, images):
     """Return the bits of a PNG file of each image, per value of the image."""
     images = model.quantize(model.dequantize(images, seed="center"))
-    if images.shape[-1] != 3:
-        # A PNG file holds colours or one channel: the others stand beside it.
+    if images.shape[-1] != 3 or images.dtype != "uint8":
+        # A PNG file holds colours of 8 bits or one channel: more of them stand
+        # side by side.
         shape = (*images.shape[:2], -1, 1)
         images = images.transpose(0, 1, 3, 2).reshape(shape)
     sizes = [len(png_bytes(image, compress_level=9)) for image in images]

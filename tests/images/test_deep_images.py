@@ -1,5 +1,6 @@
 """Images of more than 8 bits, and of floats: from files to a model and back."""
 
+import csv
 import json
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_files_of_16_bits_are_taken_as_they_are(folder, tmp_path):
 def test_what_a_folder_cannot_hold_is_told(folder, tmp_path):
     with pytest.raises(ValueError, match="read with 1 channel.*bits=12"):
         images.load_images(folder, 8, bits=12)
-    with pytest.raises(ValueError, match=r"\.npy or \.npz file of floats"):
+    with pytest.raises(ValueError, match="image files hold no floats"):
         images.load_images(folder, 8, bits=None)
     with pytest.raises(ValueError, match=r"up to|expected 0\.\.1023"):
         images.load_images(folder, 8, 1, bits=10)
@@ -132,14 +133,17 @@ def test_a_folder_of_16_bits_trains_from_the_command_line(
             np.asarray(image)[..., None],
             keras_glow.load_model(model).sample(1, seed=0)[0],
         )
+    assert main(["score", model, str(folder)]) == 0
+    assert "complexity" in capsys.readouterr().out
     grid = tmp_path / "map.png"
+    assert main(["interpolate", model, f"--grid={grid}"]) == 0
     assert main(["evaluate", model, str(folder), f"--map={grid}"]) == 0
     assert grid.exists()
 
 
 def test_an_array_of_floats_trains_from_the_command_line(tmp_path, capsys):
     run, data = tmp_path / "run", tmp_path / "floats.npy"
-    floats = np.random.default_rng(0).normal(9, 2, size=(8, 4, 4, 3))
+    floats = np.random.default_rng(0).normal(9, 2, size=(8, 4, 4, 5))
     np.save(data, floats.astype("float32"))
     other = tmp_path / "other.npy"
     np.save(other, floats.astype("float32") + 1)
@@ -162,5 +166,18 @@ def test_an_array_of_floats_trains_from_the_command_line(tmp_path, capsys):
     assert main(["evaluate", model, str(data), f"--map={grid}"]) == 0
     assert main(["doctor", model, str(data)]) == 0
     assert "come back to rounding" in capsys.readouterr().out
+    assert main(["score", model, str(data)]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert set(rows[0]) == {"file", "nats_per_dim", "typicality"}
+    worst = [float(row["typicality"]) for row in rows]
+    assert worst == sorted(worst, reverse=True)
+    found = keras_glow.latent.anomaly_score(
+        keras_glow.load_model(model), floats, "likelihood"
+    )
+    by_row = {int(row["file"]): float(row["nats_per_dim"]) for row in rows}
+    assert_allclose([by_row[i] for i in range(8)], found, atol=1e-4)
+    for command in ("interpolate", "walk"):
+        animation = tmp_path / f"{command}.webp"
+        assert main([command, model, "--steps=2", f"--out={animation}"]) == 0
     assert main(["info", model]) == 0
     assert "bits: None" in capsys.readouterr().out
