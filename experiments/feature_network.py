@@ -25,7 +25,7 @@ import numpy as np
 from keras import layers, ops
 
 import keras_glow
-from keras_glow.files.atomic import save_atomically
+from keras_glow.files.atomic import atomic_file
 
 WEIGHTS = pathlib.Path(__file__).parents[1] / "weights" / "face_features.keras"
 BATCH_SIZE = 128
@@ -230,7 +230,8 @@ def main():
             options.learning_rate,
             options.seed,
         )
-        save_atomically(model, options.out)
+        with atomic_file(options.out) as partial:
+            model.save(partial)
         print(
             f"{options.out.name}: {model.count_params():,} parameters, "
             f"{options.out.stat().st_size / 1e6:.2f} MB"

@@ -22,7 +22,7 @@ from keras_glow.files.strict_reader import (
     read_model,
     refusing,
 )
-from keras_glow.flow.architecture import assemble, build_flow, context_networks
+from keras_glow.flow.architecture import assemble, build_flow
 from keras_glow.flow.arguments import (
     ARGUMENTS,
     OLDER,
@@ -203,7 +203,9 @@ class Glow(TrainableFlow):
         # alphabetical order, that leads to their layer: `bijections` has to
         # sort before `decoder` and `encoder` (test_loading.py holds it).
         self.bijections = [part for level in flow for part in level.parts()]
-        self.context_networks = context_networks(flow)
+        self.context_networks = [
+            level.context for level in flow if level.context
+        ]
         self.encoder, self.scorer, self.decoder = assemble(flow, self)
         share_traces(self.encoder, not self.encoder.jit_compile)
 

@@ -215,15 +215,16 @@ def score(options):
     rows = list(zip(*columns.values(), strict=True))
     # What is not a number is worst.
     rows.sort(key=lambda row: (math.isnan(row[-1]), row[-1]), reverse=True)
-    table = [[name, *(f"{n:.4f}" for n in scores)] for name, *scores in rows]
+    rows = [[name, *(f"{n:.4f}" for n in scores)] for name, *scores in rows]
+    table = [columns, *rows]
     if quiet:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *table])
+        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
         return
     with (
         atomic_file(options.csv) as partial,
         open(partial, "w", -1, "utf-8", "surrogateescape", "") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows([columns, *table])
+        csv.writer(file, lineterminator="\n").writerows(table)
     print(options.csv)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import zipfile
 
 from keras_glow.checks import printable_path
 
@@ -109,20 +108,6 @@ def _partial_file(path, shared=False):
         raise OSError(line) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def save_atomically(model, path, members=None, previous=None):
-    """Save a keras.Model as an `atomic_file`, with more members if asked.
-
-    `members` is a dict of names and texts to add to the `.keras` file.
-    """
-    import keras  # The other functions do without.
-
-    with atomic_file(path, previous) as partial:
-        keras.Model.save(model, partial)
-        with zipfile.ZipFile(partial, "a") as archive:
-            for name, text in (members or {}).items():
-                archive.writestr(name, text)
 
 
 def _sync(path):

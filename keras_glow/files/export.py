@@ -7,26 +7,18 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_glow.backend.keras_internals import all_layers
 from keras_glow.checks import check_choice, refuse
 from keras_glow.files.atomic import atomic_folder
-from keras_glow.flow.architecture import (
-    Level,
-    build_decoder,
-    build_encoder,
-    condition_inputs,
-)
+from keras_glow.flow.architecture import condition_inputs
 from keras_glow.flow.pixels import dequantize, to_bins
 from keras_glow.flow.prediction import with_conditions
-from keras_glow.layers.bijection import (
-    Bijection,
-    forward_in_turn,
-    inverse_in_turn,
-    pixel_count,
-)
+from keras_glow.layers.bijection import Bijection, pixel_count
+from keras_glow.layers.chain import share_traces
 from keras_glow.layers.convolution import pointwise
+from keras_glow.layers.flow_step import FlowStep
 from keras_glow.layers.invertible_conv import InvertibleConv1x1
 from keras_glow.layers.shuffle import Shuffle
-from keras_glow.losses import LogProb
 
 # Formats of `keras.Model.export`, and the suffixes of their files; a SavedModel
 # is a folder.
@@ -105,46 +97,38 @@ def standalone(model):
           `Glow.decode` returns them for `z * temperature`, and to `x`, the same
           images before they were quantised.
     """
-    flow, first = [], ()
-    bijections = list(model.bijections)
-    contexts = [_Constant(network) for network in model.context_networks]
-    if model.bits is None:
-        first = (_Row(bijections.pop(0)),)
-    size = len(bijections) // model.levels  # Levels have equally many.
-    for start in range(0, len(bijections), size):
-        squeeze, *steps, prior = bijections[start : start + size]
-        parts = [_fixed(part) for step in steps for part in step.parts()]
-        context = contexts.pop(0) if contexts else None
-        row = _Row(squeeze), _Row(*parts), _Row(prior)
-        flow, first = [*flow, Level(*row, context, first)], ()
-    return _encoder(flow, model), _decoder(flow, model)
+    flow = model.with_arguments(memory="store")  # the model stays as it is
+    share_traces(flow.encoder, False)
+    for layer in all_layers(flow.encoder):
+        if isinstance(layer, FlowStep):
+            parts = tuple(map(_fixed, layer.parts()))
+            # A built layer takes no other layers, but it takes functions.
+            layer.parts = lambda parts=parts: parts
+    return _encoder(flow), _decoder(flow)
 
 
-def _encoder(flow, model):
-    image, z, log_det = build_encoder(flow, model)
-    encode = keras.Model(image, [z, log_det])
-    shape = model.image_shape
-    dtype = model.image_format.dtype
+def _encoder(flow):
+    outputs = [flow.encoder.output, flow.scorer.output]
+    encode = _Constant(keras.Model(flow.encoder.input, outputs))
+    shape, dtype = flow.image_shape, flow.image_format.dtype
     inputs = {"images": keras.Input(shape, dtype=dtype, name="images")}
     # What tensors outside the graph give would be an input of it in ONNX.
-    centre = ops.full_like(inputs["images"], 0.5, dtype=model.dtype)
-    x = dequantize(inputs["images"], centre, model.bits)
-    z, log_det = encode(_with_conditions(model, x, inputs))
-    log_det = log_det - model.bin_nats
-    log_prob = LogProb(dtype=model.dtype)(z, log_det)
-    return keras.Model(inputs, {"z": z, "log_prob": log_prob}, name="encoder")
+    centre = ops.full_like(inputs["images"], 0.5, dtype=flow.dtype)
+    x = dequantize(inputs["images"], centre, flow.bits)
+    z, log_prob = encode(_with_conditions(flow, x, inputs))
+    outputs = {"z": z, "log_prob": log_prob - flow.bin_nats}
+    return keras.Model(inputs, outputs, name="encoder")
 
 
-def _decoder(flow, model):
-    decode = keras.Model(*build_decoder(flow, model))
-    shapes = {"z": (None, model.dimensions), "temperature": ()}
+def _decoder(flow):
+    shapes = {"z": (None, flow.dimensions), "temperature": ()}
     inputs = {
-        name: keras.Input(batch_shape=shape, dtype=model.dtype, name=name)
+        name: keras.Input(batch_shape=shape, dtype=flow.dtype, name=name)
         for name, shape in shapes.items()
     }
     z = inputs["z"] * inputs["temperature"]
-    x = decode(_with_conditions(model, z, inputs))
-    images = ops.cast(to_bins(x, model.bits), model.image_format.dtype)
+    x = _Constant(flow.decoder)(_with_conditions(flow, z, inputs))
+    images = ops.cast(to_bins(x, flow.bits), flow.image_format.dtype)
     return keras.Model(inputs, {"images": images, "x": x}, name="decoder")
 
 
@@ -167,54 +151,23 @@ def _fixed(bijection):
     return _Fixed(bijection, matrix)
 
 
-class _Row(Bijection):
-    """A row of bijections with all of their weights as constants.
-
-    It is a layer of its own, and no part of the model that they belong to.
-    """
-
-    def __init__(self, *bijections):
-        super().__init__(dtype=bijections[0].dtype)
-        # A coupling is the last of its row, a prior is alone.
-        self.conditioned_on = bijections[-1].conditioned_on
-        self.level = bijections[-1].level
-        self.parts = lambda: bijections
-        self.constants = _constants(bijections)
-
-    def _forward(self, x, **given):
-        with self.constants():
-            return forward_in_turn(self.parts(), x, given)
-
-    def _inverse(self, z, **given):
-        with self.constants():
-            return inverse_in_turn(self.parts(), z, given)
-
-
 class _Constant(keras.layers.Layer):
-    """A layer with all of its weights as constants."""
+    """A model with all of its weights as constants of the graph."""
 
-    def __init__(self, layer):
-        super().__init__(name=layer.name, dtype=layer.dtype)
-        self.layer = lambda: layer
-        self.constants = _constants([layer])
+    def __init__(self, model):
+        super().__init__(dtype=model.dtype)
+        weights = [(v, ops.convert_to_numpy(v)) for v in model.variables]
+
+        def run(inputs):
+            with keras.StatelessScope(weights):
+                return model(inputs)
+
+        # Keras does not look into functions: it would find the variables, and
+        # write them beside the graph.
+        self.run = run
 
     def call(self, inputs):
-        with self.constants():
-            return self.layer()(inputs)
-
-
-def _constants(layers):
-    """Return a function that makes a context in which weights are constants.
-
-    Keras does not look into functions: it would find the variables, and write
-    them beside the graph.
-    """
-    weights = [
-        (variable, ops.convert_to_numpy(variable))
-        for layer in layers
-        for variable in layer.variables
-    ]
-    return lambda: keras.StatelessScope(weights)
+        return self.run(inputs)
 
 
 class _Fixed(Bijection):

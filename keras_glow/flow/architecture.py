@@ -97,7 +97,7 @@ def build_encoder(flow, model):
     dtype = model.dtype
     image = keras.Input(model.image_shape, dtype=dtype, name="image")
     inputs = condition_inputs(model)
-    given = given_to(context_networks(flow), model.conditions, inputs)
+    given = given_to(model.context_networks, model.conditions, inputs)
     layers_in_order = (layer for level in flow for layer in level.bijections)
     *lower, (_, _, top, log_det) = walk(layers_in_order, image, given)
     latents = [z[1] for _, _, z, _ in lower if isinstance(z, list)]
@@ -116,7 +116,7 @@ def build_decoder(flow, model):
     """Returns symbolic inputs and the image, through the same layers."""
     z = keras.Input((model.dimensions,), dtype=model.dtype, name="z")
     inputs = condition_inputs(model)
-    given = given_to(context_networks(flow), model.conditions, inputs)
+    given = given_to(model.context_networks, model.conditions, inputs)
     shapes = model.latent_shapes
     latents = [
         keras.layers.Reshape(shape, dtype=model.dtype)(z[:, part])
@@ -139,11 +139,6 @@ def condition_inputs(model):
     if shape:
         inputs.append(keras.Input(shape, dtype=model.dtype, name="context"))
     return inputs
-
-
-def context_networks(flow):
-    """Returns the `ContextNetwork` of each level, if there is a context."""
-    return [level.context for level in flow if level.context]
 
 
 def given_to(networks, conditions, values):

@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.checks import one_line
-from keras_glow.files.atomic import remove_partial, save_atomically
+from keras_glow.files.atomic import atomic_file, remove_partial
 
 MEMBER = "run.json"
 
@@ -57,7 +57,10 @@ def save_checkpoint(model, path, epoch, batch=0, settings=None, seconds=0.0):
     ]
     progress = Progress(epoch, batch, metrics, settings or {}, seconds)
     text = json.dumps(progress._asdict(), indent=2)
-    save_atomically(model, path, {MEMBER: text}, previous_path(path))
+    with atomic_file(path, previous_path(path)) as partial:
+        keras.Model.save(model, partial)
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr(MEMBER, text)
 
 
 def load_checkpoint(path):

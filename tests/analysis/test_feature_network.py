@@ -8,8 +8,6 @@ import pytest
 from helpers import data_file, load_experiment, random_images
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_glow.files.atomic import save_atomically
-
 FACES = data_file("faces32_valid.npz")
 
 
@@ -44,7 +42,7 @@ def test_training_and_loading(experiment, tmp_path):
     images = random_images(96, (8, 8, 3))
     bright = images.mean(axis=(1, 2)) > 128
     model = experiment.train(images, bright, 1, 1e-3, seed=0)
-    save_atomically(model, tmp_path / "features.keras")
+    model.save(tmp_path / "features.keras")
     values = experiment.load_features(tmp_path / "features.keras")(images)
     expected = keras.Model(model.input, model.get_layer("features").output)
     assert_allclose(values, expected.predict(images, verbose=0), atol=1e-5)

@@ -24,9 +24,9 @@ from numpy.testing import assert_array_equal
 
 import keras_glow
 from keras_glow import ModelFileError, load_model
-from keras_glow.files.atomic import save_atomically
 from keras_glow.files.strict_reader import training_steps
 from keras_glow.flow.weights_layout import optimizer_layout, weights_layout
+from keras_glow.training.checkpoint import save_checkpoint
 from keras_glow.training.optimizer import guarded
 
 MAX_SECONDS = 1.0
@@ -297,9 +297,9 @@ def test_every_way_to_save_and_load(name, model, tmp_path, record_property):
     np.save(tmp_path / "images.npy", images)
     log_prob, samples = model.log_prob(images, seed=0), model.sample(4, seed=0)
     model.save(tmp_path / "save.keras")
-    save_atomically(model, tmp_path / "atomic.keras")
+    save_checkpoint(model, tmp_path / "checkpoint.keras", epoch=0)
     count = 0
-    for file, loader in itertools.product(("save", "atomic"), LOADERS):
+    for file, loader in itertools.product(("save", "checkpoint"), LOADERS):
         path = tmp_path / f"{file}.keras"
         loaded = LOADERS[loader](path)
         assert same(loaded, model)
