@@ -16,16 +16,14 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 # The whole suite on TensorFlow; then, where there is no TensorFlow, the core of
-# it on Torch and on JAX. JAX compiles without optimisation, since compiling
-# takes most of the time there. float32 and mixed policies of the layers are
-# tested on TensorFlow only.
+# it on Torch and on JAX. float32 and mixed policies of the layers are tested on
+# TensorFlow only.
 test: $(VENV)/.installed $(OTHERS)/.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
 		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
 		-m "every_backend and not slow"
-	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 \
-		$(OTHERS)/bin/python -m pytest $(PARALLEL) \
+	KERAS_BACKEND=jax $(OTHERS)/bin/python -m pytest $(PARALLEL) \
 		-m "every_backend and not slow and not slow_on_jax"
 
 slow: $(VENV)/.installed

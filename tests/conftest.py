@@ -2,12 +2,22 @@
 
 import gc
 import os
+import pathlib
 import random
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # As `keras-glow train` sets it, which the processes that tests start inherit:
 # all of them compute alike.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# Compiling takes most of the time of what XLA runs here.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# JAX compiles what many tests have alike but once, in any process.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parents[1] / "build" / "jax"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras
 import numpy as np

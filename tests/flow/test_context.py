@@ -3,7 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from helpers import jacobians, move_weights, random_images, to_numpy
+from helpers import (
+    EAGERLY,
+    jacobians,
+    move_weights,
+    random_images,
+    to_numpy,
+    untraced,
+)
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -24,7 +31,7 @@ pytestmark = pytest.mark.every_backend
 
 def small(context_shape=(3,), **kwargs):
     arguments = {"levels": 2, "depth": 1, "width": 4, **kwargs}
-    return Glow((4, 4, 3), context_shape=context_shape, **arguments)
+    return untraced(Glow((4, 4, 3), context_shape=context_shape, **arguments))
 
 
 def moved(*args, **kwargs):
@@ -93,7 +100,7 @@ def test_every_way_to_hand_it_in_trains_alike(num_classes):
         ((pair for pair in [(IMAGES, targets)]),),
     ):
         model = small(num_classes=num_classes)
-        model.compile(keras.optimizers.SGD(1e-3))
+        model.compile(keras.optimizers.SGD(1e-3), run_eagerly=EAGERLY)
         history = model.fit(
             *data,
             batch_size=6,
@@ -117,7 +124,7 @@ def test_datasets_of_tensorflow_are_taken():
     import tensorflow as tf
 
     model = small()
-    model.compile(keras.optimizers.SGD(1e-3))
+    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=EAGERLY)
     data = tf.data.Dataset.from_tensor_slices((IMAGES, CONTEXTS[3,])).batch(3)
     assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
     with pytest.raises(ValueError, match=r"^`y` is expected.*\(batch, 3\)"):
@@ -130,7 +137,7 @@ def test_it_learns_what_the_context_tells():
     context = rng.integers(0, 2, (64, 1)).astype(bool)
     noise = rng.integers(0, 40, (64, 4, 4, 3))
     images = (noise + 200 * context[:, :, None, None]).astype("uint8")
-    model = small((1,))
+    model = small((1,), levels=1)
     model.compile(keras.optimizers.Adam(0.02))
     model.fit(images, context, epochs=20, verbose=0)
     told = model.bits_per_dim(images, context=context, seed=0).mean()
@@ -143,14 +150,14 @@ def test_files_keep_it(model, tmp_path):
     model.save(path)
     z = model.encode(IMAGES, context=CONTEXTS[3,])
     for load in (keras_glow.load_model, keras.saving.load_model):
-        loaded = load(path)
+        loaded = untraced(load(path))
         assert_array_equal(loaded.encode(IMAGES, context=CONTEXTS[3,]), z)
         assert loaded.context_shape == (3,)
 
 
 def test_a_trained_model_may_begin_to_take_a_context():
     model = moved(None)
-    other = model.with_arguments(context_shape=(3, 5, 2))
+    other = untraced(model.with_arguments(context_shape=(3, 5, 2)))
     given = {"context": CONTEXTS[3, 5, 2]}
     z = model.encode(IMAGES)
     assert_allclose(other.encode(IMAGES, **given), z, atol=1e-6)
@@ -169,7 +176,7 @@ def test_the_doctor_and_callbacks_take_it(model, tmp_path):
     context = CONTEXTS[3,]
     assert model.diagnose(IMAGES, context=context).values_lost == 0
     fitted = small()
-    fitted.compile(keras.optimizers.SGD(1e-4))
+    fitted.compile(keras.optimizers.SGD(1e-4), run_eagerly=EAGERLY)
     history = fitted.fit(
         IMAGES,
         context,

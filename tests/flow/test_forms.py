@@ -6,7 +6,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import move_weights, random_images, to_numpy
+from helpers import (
+    EAGERLY,
+    move_weights,
+    random_images,
+    to_numpy,
+    untraced,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
@@ -146,10 +152,10 @@ def model():
     model = keras_glow.Glow(
         SHAPE, levels=1, depth=1, width=4, num_classes=3, seed=1
     )
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=EAGERLY)
     model.fit(IMAGES, LABELS, verbose=0)
     move_weights(model, 0.05)
-    return model
+    return untraced(model)
 
 
 def doors(model, form=np.asarray):
@@ -221,7 +227,8 @@ def keras_config():
 
 
 def new_model():
-    return keras_glow.Glow((8, 8, 3), levels=2, depth=1, width=4)
+    model = keras_glow.Glow((8, 8, 3), levels=2, depth=1, width=4)
+    return untraced(model)
 
 
 @pytest.mark.every_backend
@@ -230,7 +237,8 @@ def test_latents_do_not_depend_on_the_image_data_format(keras_config, tmp_path):
     z = model.encode(images)
     model.save(tmp_path / "model.keras")
     keras_config.set_image_data_format("channels_first")
-    for other in (new_model(), keras_glow.load_model(tmp_path / "model.keras")):
+    loaded = keras_glow.load_model(tmp_path / "model.keras")
+    for other in (new_model(), untraced(loaded)):
         assert_allclose(other.encode(images), z, atol=1e-5)
         assert_array_equal(other.decode(z), images)
 
@@ -261,7 +269,7 @@ def test_a_floatx_of_half_precision_is_refused_in_one_line(keras_config, half):
 def test_a_float32_encoder_trains_under_a_floatx_of_float64(keras_config):
     keras_config.set_floatx("float64")
     model = new_model()
-    model.encoder.compile("sgd", StandardNormalNLL())
+    model.encoder.compile("sgd", StandardNormalNLL(), run_eagerly=EAGERLY)
     x = model.dequantize(random_images(4, (8, 8, 3)), seed=0)
     losses = model.encoder.fit(x, np.zeros(4), verbose=0).history["loss"]
     assert np.isfinite(losses).all()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import move_weights, random_images, to_numpy
+from helpers import move_weights, random_images, to_numpy, untraced
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -12,7 +12,7 @@ from keras_glow.flow.log_prob_map import LogProbMap
 SHAPE = (8, 16, 3)
 MODELS = {
     "one level": {"levels": 1},
-    "three levels": {"levels": 3, "depth": 2},
+    "three levels": {"levels": 3},
     "shuffle": {"permutation": "shuffle", "scale": "exp"},
     "reverse": {"permutation": "reverse", "border": True, "bits": 5},
     "additive": {"coupling": "additive", "network": "residual"},
@@ -24,7 +24,7 @@ def model_of(name, shape=SHAPE):
     arguments = {"levels": 2, "depth": 1, "width": 4, **MODELS[name]}
     model = Glow(shape, **arguments)
     move_weights(model, 0.1)
-    return model
+    return untraced(model)
 
 
 @pytest.mark.every_backend

@@ -313,8 +313,12 @@ def test_symbolic_tensors_are_like_those_they_stand_for(case):
     keras.backend.backend() == "torch", reason="torch.compile is not XLA"
 )
 def test_both_directions_run_under_xla():
-    """All in one program, which takes a sixth of the time of one for each."""
-    cases = {name: Case(name, "float32") for name in CASES}
+    """All in one program, which takes a sixth of the time of one for each.
+
+    Steps are left out, whose parts are there: `fit` of a model runs them.
+    """
+    names = [name for name in CASES if not name.startswith("step")]
+    cases = {name: Case(name, "float32") for name in names}
     images = {name: case.x for name, case in cases.items()}
     latents = {
         name: case.layer(case.inputs(case.x)) for name, case in cases.items()

@@ -15,6 +15,10 @@ WITHOUT_BACKEND = dict(os.environ)
 if importlib.util.find_spec("jax"):
     WITHOUT_BACKEND["KERAS_BACKEND"] = "numpy"
 
+# Whether a fit of a few steps had better be run eagerly: on TensorFlow tracing
+# takes most of its time; on JAX each operation would be compiled by itself.
+EAGERLY = keras.backend.backend() == "tensorflow"
+
 
 def load_experiment(name):
     """A script of `experiments` as a module."""
@@ -87,6 +91,13 @@ def move_weights(layer, size=0.3):
     rng = np.random.default_rng(0)
     for weight in layer.trainable_weights:
         weight.assign(weight + size * rng.normal(size=weight.shape))
+
+
+def untraced(model):
+    """The model, whose parts run eagerly for what does not ask for a trace."""
+    for part in (model.encoder, model.scorer, model.decoder):
+        part.run_eagerly = EAGERLY
+    return model
 
 
 def data_file(name):
