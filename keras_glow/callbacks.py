@@ -34,8 +34,7 @@ class SampleGrid(keras.callbacks.Callback):
     The latents are the same each time, so the pictures show one set of images
     coming into being: a row for each temperature, a column for each latent.
     With `use_ema=True` the averaged weights draw them. Samples that are not
-    finite, channels that no PNG has and a file that cannot be written are no
-    error: they warn.
+    finite and a file that cannot be written are no error: they warn.
 
     Args:
         directory: where to write; it is made if it is missing.

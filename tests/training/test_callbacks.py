@@ -40,14 +40,22 @@ def test_sample_grids(model, images, tmp_path):
     assert_array_equal(picture[8:12, 26:30], expected[4])
 
 
-def test_images_that_are_no_picture_do_not_end_training(tmp_path):
+def test_samples_that_are_not_finite_do_not_end_training(tmp_path):
     model = Glow((4, 4, 5), levels=1, depth=1, width=8)
-    model.compile("adam")
-    images = random_images(16, (4, 4, 5))
-    with pytest.warns(UserWarning, match="1, 3 or 4 channels"):
-        model.fit(images, verbose=0, callbacks=[SampleGrid(tmp_path)])
-    assert not list(tmp_path.iterdir())
+    grid = SampleGrid(tmp_path)
+    grid.set_model(model)
+    grid.set_params({"epochs": 2})
+    grid.on_epoch_end(0)
+    with Image.open(tmp_path / "epoch_0001.png") as image:
+        assert image.mode == "RGB"  # the first three of five channels
+    mu = model.bijections[-1].mu
+    mu.assign(mu + np.nan)
+    with pytest.warns(UserWarning, match="expected to be finite"):
+        grid.on_epoch_end(1)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch_0001.png"]
     with pytest.raises(ValueError, match="`temperatures`.*0.7"):
+        images = random_images(16, (4, 4, 5))
+        model.compile("adam")
         model.fit(images, callbacks=[SampleGrid(tmp_path, temperatures=0.7)])
 
 
