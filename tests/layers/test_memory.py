@@ -46,7 +46,11 @@ def density_gradients(model, x, *context):
 
 @pytest.mark.parametrize("memory", ["remat", "reversible"])
 @pytest.mark.parametrize(
-    "dtype, tolerance", [("float32", 1e-4), ("float64", 1e-9)]
+    "dtype, tolerance",
+    [
+        pytest.param("float32", 1e-4, marks=pytest.mark.slow),
+        ("float64", 1e-9),
+    ],
 )
 @pytest.mark.parametrize(
     "kwargs",
