@@ -100,12 +100,14 @@ def resized(images, height, width):
     resizing of `keras.ops` is not.
     """
     _, rows, columns, _ = images.shape
-    there, across = (
-        ops.convert_to_tensor(_resizing(old, new), images.dtype)
-        for old, new in ((rows, height), (columns, width))
-    )
-    images = ops.einsum("bhwc,hk->bkwc", images, there)
-    return ops.einsum("bkwc,wl->bklc", images, across)
+    for old, new, product in (
+        (rows, height, "bhwc,hk->bkwc"),
+        (columns, width, "bhwc,wk->bhkc"),
+    ):
+        if old != new:
+            matrix = ops.convert_to_tensor(_resizing(old, new), images.dtype)
+            images = ops.einsum(product, images, matrix)
+    return images
 
 
 def _resizing(old, new):
