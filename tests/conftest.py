@@ -59,6 +59,22 @@ def seeds():
         global_state.set_global_attribute(name, value)
 
 
+@pytest.fixture(scope="module")
+def untraced_module():
+    """Runs TensorFlow eagerly, for tests that make many models for few steps.
+
+    Tracing each of them would take most of their time.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture
 def float64():
     """Lets JAX compute in float64 for the length of a test."""

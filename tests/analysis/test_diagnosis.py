@@ -16,6 +16,7 @@ from keras_glow.cli.main import main
 from keras_glow.flow.initialization import initialize
 from keras_glow.layers import InvertibleConv1x1
 
+pytestmark = pytest.mark.usefixtures("untraced_module")
 SHAPE = (8, 8, 3)
 
 

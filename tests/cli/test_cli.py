@@ -39,6 +39,7 @@ from keras_glow.layers.chain import MEMORY
 from keras_glow.layers.coupling import NETWORK_DTYPES, NETWORKS
 from keras_glow.training.checkpoint import read_progress
 
+pytestmark = pytest.mark.usefixtures("untraced_module")
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 TRAIN = [
     "--levels=2",

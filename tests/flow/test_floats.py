@@ -70,7 +70,6 @@ def test_floats_come_back_to_rounding(trained, record_property):
     error = np.max(np.abs(decoded - images) / DEVIATIONS)
     record_property("floats: largest error, in deviations", f"{error:.0e}")
     assert error < 1e-4
-    assert not model.diagnose(images[:4]).problems
     samples = model.sample(64, temperature=1.0, seed=0)
     assert samples.dtype == "float32"
     assert_allclose(samples.std((0, 1, 2)), DEVIATIONS, rtol=0.3)
@@ -99,6 +98,10 @@ def test_the_loss_is_in_nats_of_the_units(trained):
     assert_allclose(log_prob_map, log_prob, rtol=1e-4, atol=1e-2)
 
 
+def test_the_doctor_takes_floats(trained):
+    assert not trained[0].diagnose(floats(4)).problems
+
+
 def test_log_prob_is_that_of_the_jacobian_in_units(float64):
     model = Glow(
         (4, 4, 2), bits=None, levels=1, depth=1, width=4, dtype="float64"
@@ -125,6 +128,7 @@ def test_a_channel_that_does_not_vary_is_only_shifted():
 
 
 @pytest.mark.every_backend
+@pytest.mark.slow_on_jax
 def test_sequences_and_callbacks_take_floats(trained, tmp_path):
     model, _ = trained
     images = floats(16)

@@ -12,6 +12,7 @@ import keras_glow
 from keras_glow import images
 from keras_glow.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("untraced_module")
 TRAIN = ["--epochs=1", "--levels=1", "--depth=1", "--width=4", "--warmup=0"]
 
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import random_images, to_numpy
+from helpers import EAGERLY, random_images, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_glow
@@ -14,10 +14,11 @@ VALIDATION = random_images(8, (4, 4, 3), seed=1)
 CALLBACKS = keras.callbacks
 
 
-def new_model(optimizer=None):
+def new_model(optimizer=None, **arguments):
     model = keras_glow.Glow((4, 4, 3), levels=1, depth=1, width=4)
     averages = {"use_ema": True, "ema_momentum": 0.8}
-    model.compile(optimizer or keras.optimizers.Adam(3e-2, **averages))
+    optimizer = optimizer or keras.optimizers.Adam(3e-2, **averages)
+    model.compile(optimizer, **arguments)
     return model
 
 
@@ -143,7 +144,8 @@ def test_what_is_kept_is_what_was_validated(model, keep, tmp_path):
 
 def test_averages_behind_a_loss_scale(tmp_path):
     inner = keras.optimizers.Adam(3e-2, use_ema=True, ema_momentum=0.8)
-    model = new_model(keras.optimizers.LossScaleOptimizer(inner))
+    optimizer = keras.optimizers.LossScaleOptimizer(inner)
+    model = new_model(optimizer, run_eagerly=EAGERLY)
     kept, history = best_file(model, tmp_path / "a.keras")
     loss = kept.evaluate(VALIDATION, verbose=0)[0]
     assert_allclose(loss, min(history["val_loss"]), rtol=1e-6)
@@ -173,7 +175,8 @@ def test_a_file_of_any_epoch_goes_on_to_the_same_bits(model, tmp_path):
 
 def test_averages_need_use_ema(model):
     with pytest.raises(ValueError, match="use_ema=True"):
-        fit(new_model("adam"), CALLBACKS.SwapEMAWeights())
+        eager = new_model("adam", run_eagerly=EAGERLY)
+        fit(eager, CALLBACKS.SwapEMAWeights(), epochs=1)
 
 
 class Killed(CALLBACKS.Callback):

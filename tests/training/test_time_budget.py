@@ -43,9 +43,14 @@ def fit(budget):
     return rates.rates
 
 
+@pytest.fixture(scope="module")
+def whole():
+    return fit(TimeBudget(0.6, 4e-3))
+
+
 @pytest.mark.every_backend
-def test_the_rate_rises_falls_and_ends_the_training():
-    rates = fit(TimeBudget(1.0, 4e-3))
+def test_the_rate_rises_falls_and_ends_the_training(whole):
+    rates = whole
     peak = int(np.argmax(rates))
     assert_allclose(rates[peak], 4e-3, rtol=0.02)
     assert 0 < peak < 0.1 * len(rates)
@@ -57,11 +62,11 @@ def test_the_rate_rises_falls_and_ends_the_training():
     assert_allclose(middle, 2e-3, rtol=0.1)
 
 
-def test_it_goes_on_from_the_time_that_is_spent():
-    whole, half = fit(TimeBudget(1.0, 4e-3)), fit(TimeBudget(1.0, 4e-3, 30))
+def test_it_goes_on_from_the_time_that_is_spent(whole):
+    half = fit(TimeBudget(0.6, 4e-3, 18))
     assert_allclose(len(half), len(whole) / 2, rtol=0.1)
     assert_allclose(half[0], 2e-3, rtol=0.1)
-    assert TimeBudget(1.0, 4e-3, 60).over
+    assert TimeBudget(0.6, 4e-3, 36).over
 
 
 @pytest.mark.parametrize(
