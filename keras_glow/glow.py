@@ -445,6 +445,8 @@ class Glow(TrainableFlow):
         if skip_mismatch is not False:
             expected = "False: all weights are loaded, or none"
             refuse("skip_mismatch", expected, skip_mismatch)
+        if self.compiled:
+            self._build_optimizer()
         load_weights(self, filepath, sha256)
 
     def save_own_variables(self, store):
