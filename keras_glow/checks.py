@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import reprlib
+import types
 import typing
 
 import numpy as np
@@ -449,9 +450,9 @@ def plain_arrays(nested, name="inputs", tensors=False):
     from keras import ops, tree
 
     def plain(value):
-        if not isinstance(value, (np.ndarray, str)):
+        if not isinstance(value, (np.ndarray, str, types.NoneType)):
             return value
-        array = None if isinstance(value, str) else as_array(value)
+        array = as_array(value) if isinstance(value, np.ndarray) else None
         if array is None:
             refuse(name, "arrays of numbers, none of them masked", value)
         if tensors and array.dtype.kind in "iuf":

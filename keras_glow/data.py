@@ -165,7 +165,7 @@ def plain_batch(batch):
     """Returns a batch as the tuple that Keras wants, its arrays plain."""
     if not isinstance(batch, (list, tuple)):
         batch = (batch,)
-    return plain_arrays(tuple(batch), "x")
+    return tuple(a if a is None else plain_arrays(a, "x") for a in batch)
 
 
 def plain_data(x):

@@ -126,9 +126,10 @@ def test_outputs_and_losses_are_those_of_the_formula(build):
 
 
 def test_a_layer_that_was_frozen_before_it_was_built_is_not_trained():
-    for step in (layers.FlowStep(width=4), layers.FlowStep(trainable=False)):
-        step.trainable = False
-        image = keras.Input(SHAPE)
+    before = layers.FlowStep(width=4)
+    before.trainable = False
+    image = keras.Input(SHAPE)
+    for step in (before, layers.FlowStep(width=4, trainable=False)):
         assert not keras.Model(image, step(image)).trainable_weights
     inside = layers.FlowStep(width=4)
     inside.coupling.trainable = False
