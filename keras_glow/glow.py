@@ -281,10 +281,11 @@ class Glow(TrainableFlow):
             **kwargs: other arguments of `keras.Model.save`.
 
         Raises:
-            ValueError: if it ends in `.h5`, which Keras writes and cannot load.
+            ValueError: if it ends in `.h5` or `.hdf5`, which Keras writes and
+                cannot load.
             OSError: naming the file and the reason; the previous file is left.
         """
-        if str(filepath).endswith(".h5"):
+        if str(filepath).endswith((".h5", ".hdf5")):
             refuse("filepath", "a path that ends in .keras", filepath)
         warn_if_refused(self, filepath)
         self._save(super().save, filepath, overwrite, ".keras", kwargs)

@@ -64,6 +64,9 @@ class FlowModel(keras.Model):
             if own.ndim > 1 and not shape_fits(shape, own.shape):
                 shape = ", ".join(map(str, ("batch", *own.shape[1:])))
                 refuse(own.name, f"floats of shape ({shape})", tensor)
+        sizes = {shape_of(tensor)[:1] for tensor in tensors} - {(None,)}
+        if len(sizes) > 1:
+            refuse("inputs", "of one batch size", tensors)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")

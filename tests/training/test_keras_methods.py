@@ -172,6 +172,7 @@ def test_arguments_without_meaning_are_refused(model, method, name):
         (lambda model: model.fit(IMAGES, workers=2), "argument 'workers'"),
         (lambda model: model.save("a.keras", zipped=False), "filepath=a.keras"),
         (lambda model: model.save("a.h5"), "ends in .keras"),
+        (lambda model: model.save("a.hdf5"), "ends in .keras"),
         (lambda model: model.fit(IMAGES, callbacks="History"), "`callbacks`"),
         (lambda model: model.fit(IMAGES, callbacks=[1]), "`callbacks`"),
     ],
