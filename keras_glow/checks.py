@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import reprlib
+import types
 import typing
 
 import numpy as np
@@ -433,21 +434,24 @@ def as_array(value):
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def plain_arrays(nested, name="inputs"):
-    """Returns nested tensors with their numpy arrays made plain."""
+def plain_arrays(nested, name="inputs", tensors=False):
+    """Returns nested tensors with their numpy arrays made plain.
+
+    With `tensors` these become tensors too: Keras takes no mixture.
+    """
+    from keras import ops, tree
 
     def plain(value):
-        if isinstance(value, np.ndarray):
-            array = as_array(value)
-        else:
-            array = None if isinstance(value, str) else value
+        if not isinstance(value, (np.ndarray, str, types.NoneType)):
+            return value
+        array = as_array(value) if isinstance(value, np.ndarray) else None
         if array is None:
             refuse(name, "arrays of numbers, none of them masked", value)
+        if tensors and array.dtype.kind in "iuf":
+            return ops.convert_to_tensor(array)
         return array
 
-    import keras
-
-    return keras.tree.map_structure(plain, nested)
+    return tree.map_structure(plain, nested)
 
 
 def _is_tensor(value):

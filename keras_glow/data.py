@@ -138,6 +138,45 @@ class ImageSequence(keras.utils.PyDataset):
             self._start(self.epoch + 1, batch=0)
 
 
+class _Plain(keras.utils.PyDataset):
+    """The batches of another `PyDataset`, see `plain_batch`."""
+
+    def __init__(self, data):
+        super().__init__(
+            data.workers, data.use_multiprocessing, data.max_queue_size
+        )
+        self.data = data
+
+    @property
+    def num_batches(self):
+        return self.data.num_batches
+
+    def __getitem__(self, index):
+        return plain_batch(self.data[index])
+
+    def on_epoch_begin(self):
+        self.data.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.data.on_epoch_end()
+
+
+def plain_batch(batch):
+    """Returns a batch as the tuple that Keras wants, its arrays plain."""
+    if not isinstance(batch, (list, tuple)):
+        batch = (batch,)
+    return tuple(a if a is None else plain_arrays(a, "x") for a in batch)
+
+
+def plain_data(x):
+    """Returns any data with plain arrays, which Keras hands to the backend."""
+    if isinstance(x, types.GeneratorType):
+        return (plain_batch(batch) for batch in x)
+    if isinstance(x, keras.utils.PyDataset):
+        return x if isinstance(x, ImageSequence) else _Plain(x)
+    return plain_arrays(x, "x")
+
+
 class _Filled(ImageSequence):
     """Fills the last batch up, for `evaluate`, which leaves these images out.
 
@@ -175,10 +214,7 @@ class Source:
     count = None  # how many images there are, if that is known
 
     def __init__(self, data, image_format=None, conditions=NO_CONDITIONS):
-        if isinstance(data, types.GeneratorType):
-            # Keras hands the arrays on to the backend as they are.
-            data = (plain_arrays(batch, "x") for batch in data)
-        self.data = data
+        self.data = plain_data(data)
         self.image_format, self.conditions = image_format, conditions
 
     def _check(self, batch):

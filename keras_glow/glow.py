@@ -263,10 +263,11 @@ class Glow(TrainableFlow):
             **kwargs: other arguments of `keras.Model.save`.
 
         Raises:
-            ValueError: if it ends in `.h5`, which Keras writes and cannot load.
+            ValueError: if it ends in `.h5` or `.hdf5`, which Keras writes and
+                cannot load.
             OSError: naming the file and the reason; the previous file is left.
         """
-        if str(filepath).endswith(".h5"):
+        if str(filepath).endswith((".h5", ".hdf5")):
             refuse("filepath", "a path that ends in .keras", filepath)
         warn_if_refused(self, filepath)
         self._save(super().save, filepath, overwrite, ".keras", kwargs)
@@ -427,6 +428,8 @@ class Glow(TrainableFlow):
         if skip_mismatch is not False:
             expected = "False: all weights are loaded, or none"
             refuse("skip_mismatch", expected, skip_mismatch)
+        if self.compiled:
+            self._build_optimizer()
         load_weights(self, filepath, sha256)
 
     def save_own_variables(self, store):

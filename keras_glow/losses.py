@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_glow.backend.keras_internals import may_clear_losses
 from keras_glow.checks import refuse
 
 LOG_2PI = math.log(2 * math.pi)
@@ -32,6 +33,16 @@ def flow_dtype(dtype=None):
         refuse("keras.config.floatx()", "float32 or float64", floatx, hint)
     variable_dtype = keras.dtype_policies.get(dtype).variable_dtype
     return "float64" if variable_dtype == "float64" else "float32"
+
+
+def _refuse_policy(layer, policy):
+    own = layer.dtype_policy
+    if keras.dtype_policies.get(policy) != own:
+        refuse("dtype_policy", f"{own.name}, as it was created", policy)
+
+
+# Keras would round what goes through a layer that was built for another dtype.
+settled_policy = property(keras.Layer.dtype_policy.fget, _refuse_policy)
 
 
 def standard_normal_log_prob(z):
@@ -102,9 +113,15 @@ class LogDetLoss(keras.layers.Layer):
             call of the encoder.
     """
 
+    dtype_policy = settled_policy
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._register_call_context_args("counted")
+
+    def _clear_losses(self):
+        if may_clear_losses(self):
+            super()._clear_losses()
 
     def call(self, z, log_det, counted=None):
         self.add_loss(negative_mean(log_det, counted))

@@ -22,7 +22,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "keras_glow"
 # Lowest first: a room imports from the rooms before it. `__init__` is the file
 # at the top, which imports what is public and so nothing of `cli`.
 ORDER = (
-    "checks losses backend layers data flow files images analysis training "
+    "checks backend losses layers data flow files images analysis training "
     "schedules callbacks glow latent conversion __init__ cli __main__"
 ).split()
 OPEN_TO_ALL = ("checks", "files.atomic")  # modules that any room may import

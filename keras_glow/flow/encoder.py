@@ -3,6 +3,7 @@
 import keras
 
 from keras_glow.backend.keras_internals import (
+    may_clear_losses,
     only_calls_of,
     restore_weights_on_error,
 )
@@ -13,20 +14,26 @@ from keras_glow.checks import (
     shape_fits,
     shape_of,
 )
-from keras_glow.data import open_inputs
+from keras_glow.data import open_inputs, plain_data
 from keras_glow.flow.initialization import INITIALIZATION_IMAGES, initialize
-from keras_glow.losses import flow_dtype
+from keras_glow.losses import flow_dtype, settled_policy
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
 class FlowModel(keras.Model):
     """A functional model that refuses inputs of another shape in one line."""
 
+    dtype_policy = settled_policy
+
     def __call__(self, inputs, *args, **kwargs):
-        inputs = plain_arrays(inputs)
+        inputs = plain_arrays(inputs, tensors=True)
         if not isinstance(inputs, dict):  # Keras takes one by its names.
             self._check_inputs(keras.tree.flatten(inputs))
         return super().__call__(inputs, *args, **kwargs)
+
+    def _clear_losses(self):
+        if may_clear_losses(self):
+            super()._clear_losses()
 
     def summary(self, *args, **kwargs):
         with only_calls_of(self, self.operations):
@@ -34,14 +41,18 @@ class FlowModel(keras.Model):
 
     def predict(self, x, *args, **kwargs):
         with restore_weights_on_error(self):
-            return super().predict(plain_arrays(x, "x"), *args, **kwargs)
+            return super().predict(plain_data(x), *args, **kwargs)
 
     def predict_on_batch(self, x):
         return super().predict_on_batch(plain_arrays(x, "x"))
 
     def evaluate(self, x=None, *args, **kwargs):
         with restore_weights_on_error(self):
-            return super().evaluate(plain_arrays(x, "x"), *args, **kwargs)
+            return super().evaluate(plain_data(x), *args, **kwargs)
+
+    def test_on_batch(self, x, *args, **kwargs):
+        with restore_weights_on_error(self):
+            return super().test_on_batch(plain_arrays(x, "x"), *args, **kwargs)
 
     def _check_inputs(self, tensors):
         if len(tensors) != len(self.inputs):
@@ -53,6 +64,9 @@ class FlowModel(keras.Model):
             if own.ndim > 1 and not shape_fits(shape, own.shape):
                 shape = ", ".join(map(str, ("batch", *own.shape[1:])))
                 refuse(own.name, f"floats of shape ({shape})", tensor)
+        sizes = {shape_of(tensor)[:1] for tensor in tensors} - {(None,)}
+        if len(sizes) > 1:
+            refuse("inputs", "of one batch size", tensors)
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
@@ -82,3 +96,10 @@ class Encoder(FlowModel):
         initialize(self, first)
         with restore_weights_on_error(self):
             return super().fit(x, *args, **kwargs)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        flow_dtype()
+        x = plain_arrays(x, "x")
+        initialize(self, x)
+        with restore_weights_on_error(self):
+            return super().train_on_batch(x, *args, **kwargs)

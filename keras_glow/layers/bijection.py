@@ -17,7 +17,7 @@ from keras_glow.checks import (
     plain_arrays,
     refuse,
 )
-from keras_glow.losses import flow_dtype, negative_mean
+from keras_glow.losses import flow_dtype, negative_mean, settled_policy
 
 IMAGE, LABELS = 4, 1  # numbers of dimensions
 WORDS = {IMAGE: "(batch, height, width, channels)", LABELS: "(batch,)"}
@@ -153,6 +153,7 @@ class Bijection(keras.layers.Layer):
     conditioned_on = ()
     context_channels = None
     level = 0  # in the flow: which level's features of a context it takes
+    dtype_policy = settled_policy
 
     def __init__(self, **kwargs):
         kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
@@ -163,7 +164,9 @@ class Bijection(keras.layers.Layer):
         # Keras makes several lines of an error that `call` raises.
         if isinstance(inputs, dict):
             refuse("inputs", "a tensor, or a list of them", inputs)
-        inputs = keras.tree.map_structure(self._numbers, plain_arrays(inputs))
+        inputs = keras.tree.map_structure(
+            self._numbers, plain_arrays(inputs, tensors=True)
+        )
         shapes = [tuple(np.shape(t)) for t in keras.tree.flatten(inputs)]
         self._check_shapes(shapes, kwargs.get("inverse", False))
         return super().__call__(inputs, *args, **kwargs)
@@ -253,6 +256,11 @@ class Bijection(keras.layers.Layer):
         if len(own) == 1:
             (own,) = own
         return own, dict(zip(self.conditioned_on, given, strict=True))
+
+    def _post_build(self):
+        super()._post_build()
+        if not self.trainable:  # nor are the layers that `build` has made
+            self.trainable = False
 
     def _clear_losses(self):
         if may_clear_losses(self):

@@ -12,6 +12,7 @@ from keras_glow.layers.convolution import (
     normalized,
     pointwise,
 )
+from keras_glow.losses import settled_policy
 
 
 class Network(keras.layers.Layer):
@@ -45,6 +46,8 @@ class Network(keras.layers.Layer):
     Returns:
         Float tensor `(batch, height, width, channels)`.
     """
+
+    dtype_policy = settled_policy
 
     def __init__(
         self,

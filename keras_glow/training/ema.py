@@ -11,6 +11,7 @@ import contextlib
 import keras
 
 from keras_glow.backend.keras_internals import nested_optimizers
+from keras_glow.checks import refuse
 
 
 def _guard(model):
@@ -64,6 +65,10 @@ def without_swaps(model, callbacks):
     then that it needs `use_ema=True`.
     """
     callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
+    kinds = keras.callbacks.Callback, keras.callbacks.CallbackList
+    for callback in callbacks:
+        if not isinstance(callback, kinds):
+            refuse("callbacks", "a list of keras.callbacks.Callback", callback)
     guard = _guard(model)
     if guard is None or not guard.keeps_averages:
         return callbacks, False

@@ -1,5 +1,6 @@
 """What a flow minimises, and what Keras runs on one batch."""
 
+import contextlib
 import math
 
 import keras
@@ -20,6 +21,7 @@ from keras_glow.losses import (
     batch_mean,
     count_of,
     negative_mean,
+    settled_policy,
     standard_normal_log_prob,
 )
 from keras_glow.training.arguments import refuse_arguments
@@ -36,7 +38,8 @@ class FlowLoss(ImageFlow):
     `keras_glow.Glow`; then it calls `_build_state`.
     """
 
-    _in_step = False
+    dtype_policy = settled_policy
+    _step = None  # "train" or "test" within one of Keras' steps
 
     def _build_state(self):
         # It draws dequantisation noise. Its state is a counter that files hold.
@@ -69,7 +72,9 @@ class FlowLoss(ImageFlow):
             )
 
     def __call__(self, inputs, *args, **kwargs):
-        return super().__call__(plain_arrays(inputs), *args, **kwargs)
+        return super().__call__(
+            plain_arrays(inputs, tensors=True), *args, **kwargs
+        )
 
     def call(self, inputs, training=None):
         """Dequantises images at random and encodes them: `(batch, D)`.
@@ -111,9 +116,14 @@ class FlowLoss(ImageFlow):
         )
 
     def _image_numbers(self, images):
-        """Returns numbers of images since evaluation began, and which count."""
-        state = self.test_count.state
+        """Returns numbers of images since evaluation began, and which count.
+
+        Outside of Keras' steps nothing begins: a batch is numbered by itself.
+        """
         count = ops.shape(images)[0]
+        if self._step is None:
+            return ops.arange(count, dtype="int32"), None
+        state = self.test_count.state
         total, first = ops.unstack(ops.convert_to_tensor(state), 2)
         one = ops.convert_to_tensor([0, 1], state.dtype)
         replica, replicas = replica_of_strategy()  # each has its own part
@@ -186,19 +196,24 @@ class FlowLoss(ImageFlow):
 
     def train_step(self, *args):
         batch = self._conditions_to_inputs(args[-1])
-        self._in_step = True
-        try:
+        with self._within("train"):
             logs = super().train_step(*args[:-1], batch)
-        finally:
-            self._in_step = False
         return add_skipped_to_logs(self, logs)
+
+    @contextlib.contextmanager
+    def _within(self, step):
+        self._step = step
+        try:
+            yield
+        finally:
+            self._step = None
 
     @property
     def trainable_weights(self):
         # On Torch a step asks for them three times. To look for them in all
         # layers would take longer than the optimiser does.
         known = None
-        if self._in_step:
+        if self._step == "train":
             known = keras_internals.optimized(self.optimizer)
         if known is None:
             return super().trainable_weights
@@ -206,7 +221,12 @@ class FlowLoss(ImageFlow):
 
     def test_step(self, *args):
         batch = self._conditions_to_inputs(args[-1])
-        return super().test_step(*args[:-1], batch)
+        with self._within("test"):
+            return super().test_step(*args[:-1], batch)
+
+    def predict_step(self, *args):
+        with self._within("test"):
+            return super().predict_step(*args)
 
     def _conditions_to_inputs(self, batch):
         # A conditional model takes them as inputs, an unconditional one none.

@@ -22,7 +22,7 @@ from keras_glow.checks import (
     plain_arrays,
     refuse,
 )
-from keras_glow.data import open_images, open_validation_data
+from keras_glow.data import open_images, open_validation_data, plain_data
 from keras_glow.flow.initialization import (
     INITIALIZATION_IMAGES,
     initialize,
@@ -307,7 +307,7 @@ class TrainableFlow(FlowLoss):
     def predict(self, x: typing.Any, *args, **kwargs) -> typing.Any:
         """Returns latents, as `keras.Model.predict` does; see `call`."""
         with restore_weights_on_error(self):
-            return super().predict(plain_arrays(x, "x"), *args, **kwargs)
+            return super().predict(plain_data(x), *args, **kwargs)
 
     def predict_on_batch(self, x: typing.Any) -> np.ndarray:
         """Returns the latents of a batch; see `call`."""

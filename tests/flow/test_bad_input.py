@@ -11,6 +11,8 @@ from numpy.testing import assert_array_equal
 import keras_glow
 
 X = np.zeros((2, 4, 4, 1), "float32")
+HALF = "mixed_float16"
+CLASSES = keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=2, num_classes=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,18 @@ def flow():
         lambda flow: flow.bijections[1](X),
         lambda flow: flow.bijections[1].inverse(X[0]),
         lambda flow: flow.bijections[0](X[:, :3]),
+        lambda flow: CLASSES.encoder([X, np.zeros(3, "int32")]),
+        lambda flow: flow.bijections[0](np.full((2, 4, 4, 1), "1")),
+        *(
+            lambda flow, part=part: setattr(part(flow), "dtype_policy", HALF)
+            for part in (
+                lambda flow: flow,
+                lambda flow: flow.encoder,
+                lambda flow: flow.encoder.layers[-1],
+                lambda flow: flow.bijections[1],
+                lambda flow: flow.bijections[1].coupling.network,
+            )
+        ),
     ],
 )
 def test_bad_input_is_told_in_one_line(flow, call):

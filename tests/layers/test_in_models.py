@@ -80,6 +80,21 @@ def nested_twice(step):
     return pair, outputs, [x, y], z, log_det1 + log_det2
 
 
+def encoder_twice(step):
+    """The encoder of a Glow for each of two images."""
+    glow = keras_glow.Glow(SHAPE, levels=1, depth=1, width=4)
+    move_weights(glow, 0.2)
+    pair = [keras.Input(SHAPE), keras.Input(SHAPE)]
+    outputs = keras.layers.Concatenate()([glow.encoder(x) for x in pair])
+    x, y = batch(), batch(seed=1)
+    (z1, log_det1), (z2, log_det2) = (
+        forward(x, *glow.bijections),
+        forward(y, *glow.bijections),
+    )
+    z = np.concatenate([flat(z1), flat(z2)], axis=-1)
+    return pair, outputs, [x, y], z, log_det1 + log_det2
+
+
 def in_sequential(step):
     model = keras.Sequential([keras.Input(SHAPE), layers.Reverse(), step])
     x = batch()
@@ -88,7 +103,15 @@ def in_sequential(step):
 
 
 @pytest.mark.parametrize(
-    "build", [over_time, called_twice, shared, nested_twice, in_sequential]
+    "build",
+    [
+        over_time,
+        called_twice,
+        shared,
+        nested_twice,
+        encoder_twice,
+        in_sequential,
+    ],
 )
 def test_outputs_and_losses_are_those_of_the_formula(build):
     inputs, outputs, x, z, log_det = build(new_step())
@@ -100,6 +123,43 @@ def test_outputs_and_losses_are_those_of_the_formula(build):
     assert_allclose(loss, nll(z, log_det), rtol=1e-5)
     history = model.fit(x, targets, verbose=0).history
     assert_allclose(history["loss"], [loss], rtol=1e-5)
+
+
+def test_a_layer_that_was_frozen_before_it_was_built_is_not_trained():
+    before = layers.FlowStep(width=4)
+    before.trainable = False
+    image = keras.Input(SHAPE)
+    for step in (before, layers.FlowStep(width=4, trainable=False)):
+        assert not keras.Model(image, step(image)).trainable_weights
+    inside = layers.FlowStep(width=4)
+    inside.coupling.trainable = False
+    model = keras.Model(image, inside(image))
+    assert len(model.trainable_weights) == 5  # ActNorm, LU
+
+
+def test_a_glow_inside_a_model_repeats_itself():
+    glow = keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=4)
+    images = np.arange(96, dtype="uint8").reshape(6, 4, 4, 1)
+    expected = glow.predict(images, verbose=0)
+    image = keras.Input((4, 4, 1), dtype="uint8")
+    model = keras.Model(image, glow(image))
+    for _ in range(2):
+        assert_allclose(to_numpy(glow(images)), expected, atol=1e-4)
+        assert_allclose(model.predict(images, verbose=0), expected, atol=1e-4)
+
+
+def test_tensors_and_arrays_go_together():
+    step = layers.FlowStep(width=4, seed=0, context_channels=2)
+    x, context = batch(), batch()[..., :2]
+    expected = to_numpy(step([x, context]))
+    tensor = ops.convert_to_tensor
+    for pair in ([tensor(x), context], [x, tensor(context)]):
+        assert_array_equal(to_numpy(step(pair)), expected)
+    glow = keras_glow.Glow((4, 4, 1), 1, 1, 4, num_classes=3)
+    labels = np.arange(6) % 3
+    z = glow.encoder([tensor(x[..., :1]), labels])
+    glow.decoder([z, labels])
+    glow((tensor(x[..., :1].astype("uint8")), labels))
 
 
 def test_a_deep_copy_is_a_layer_of_its_own():

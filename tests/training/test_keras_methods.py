@@ -172,6 +172,9 @@ def test_arguments_without_meaning_are_refused(model, method, name):
         (lambda model: model.fit(IMAGES, workers=2), "argument 'workers'"),
         (lambda model: model.save("a.keras", zipped=False), "filepath=a.keras"),
         (lambda model: model.save("a.h5"), "ends in .keras"),
+        (lambda model: model.save("a.hdf5"), "ends in .keras"),
+        (lambda model: model.fit(IMAGES, callbacks="History"), "`callbacks`"),
+        (lambda model: model.fit(IMAGES, callbacks=[1]), "`callbacks`"),
     ],
 )
 def test_what_means_nothing_is_said_in_one_line(model, call, words):
@@ -321,6 +324,15 @@ def test_files_keep_what_is_frozen(tmp_path):
     for names in (["step_9_9"], "prior", [1]):
         with pytest.raises(ValueError, match="`frozen` is expected to be"):
             keras_glow.Glow((4, 4, 1), 1, 1, 4, frozen=names)
+
+
+def test_weights_bring_the_state_of_the_optimizer(model, tmp_path):
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = new_model()
+    other.compile(keras.optimizers.Adam(1e-2))
+    other.load_weights(tmp_path / "a.weights.h5")
+    steps = int(model.optimizer.iterations)
+    assert int(other.optimizer.iterations) == steps > 0
 
 
 def test_an_optimizer_is_used_again():
