@@ -24,7 +24,6 @@ FILES = {  # what each promises to write
     "convergence",
     "06_context": "answers",
 }
-QUICK = ("03_train_faces",)  # the others are slow tests
 SIZE_LIMIT = 1.5 * 2**20  # bytes
 
 
@@ -37,13 +36,8 @@ def test_every_notebook_is_tested():
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="one backend runs them"
 )
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in FILES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
 def test_notebook_runs(name, tmp_path):
     run = subprocess.run(
         [sys.executable, FOLDER / f"{name}.py"],
