@@ -14,7 +14,7 @@ from keras_glow.flow import pixels
 from keras_glow.flow.initialization import initialize
 
 SHAPE = (8, 8, 2)
-SMALL = {"levels": 2, "depth": 1, "width": 8}
+SMALL = {"levels": 2, "depth": 2, "width": 8}
 
 
 def every_value(bits, shape=SHAPE):
