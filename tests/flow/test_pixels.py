@@ -53,6 +53,7 @@ def test_every_value_comes_back(bits, float64):
 
 
 @pytest.mark.every_backend
+@pytest.mark.slow_on_jax
 def test_images_of_12_bits_train_like_others(tmp_path):
     images = every_value(12)
     model = untraced(Glow(SHAPE, bits=12, **{**SMALL, "levels": 1}))

@@ -49,6 +49,7 @@ def whole():
 
 
 @pytest.mark.every_backend
+@pytest.mark.slow_on_jax
 def test_the_rate_rises_falls_and_ends_the_training(whole):
     rates = whole
     peak = int(np.argmax(rates))
