@@ -16,7 +16,6 @@ import numpy as np
 MAX_SEED = 2**32 - 1
 
 MAX_LINE = 500  # characters of another library's error
-
 _short = reprlib.Repr()
 _short.maxother = _short.maxstring = 80
 
@@ -420,6 +419,8 @@ def as_array(value):
         if not isinstance(value, np.ndarray):
             from keras import ops  # A file is read and checked without Keras.
 
+            if hasattr(value, "nested_row_splits"):
+                return None  # Keras would fill it up with zeros.
             value = ops.convert_to_numpy(value)
         if np.ma.is_masked(value):
             return None

@@ -1,9 +1,9 @@
 """Every private name of Keras that this package uses.
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
-looks for each. Six more uses are where a class of Keras is extended:
-`_clear_losses` of `Bijection`, `LogDetLoss` and `FlowModel`; `_post_build` of
-`Bijection`; `LogDetLoss`, which uses `_register_call_context_args`;
+looks for each. Five more uses are where a class of Keras is extended:
+`_clear_losses` of `Bijection`, `LogDetLoss` and `FlowModel`; `LogDetLoss`,
+which uses `_register_call_context_args`;
 `TrainableFlow.compile`, `_compile_loss`; `TrainableFlow.fit`, `_initial_epoch`;
 and `GuardedOptimizer`, which is an
 optimiser with its `_variables`, `_trainable_variables` and

@@ -78,11 +78,18 @@ class Encoder(FlowModel):
     ignored. ActNorm is set before the first step, as in `Glow.fit`.
     """
 
+    def _check_floatx(self):
+        flow_dtype()  # Keras would round x to half precision.
+        # On TensorFlow it cannot add its loss, in floatx, to those of layers.
+        floatx, own = keras.config.floatx(), self.inputs[0].dtype
+        if floatx != own:
+            refuse("keras.config.floatx()", f"{own}, as this model", floatx)
+
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         return super().compute_loss(x, y_pred, y_pred, *args, **kwargs)
 
     def fit(self, x=None, *args, **kwargs):
-        flow_dtype()  # Keras would round x to half precision.
+        self._check_floatx()
         x = plain_arrays(x, "x")
         if isinstance(x, (list, tuple)):  # the same rows of each
             first = [
@@ -98,7 +105,7 @@ class Encoder(FlowModel):
             return super().fit(x, *args, **kwargs)
 
     def train_on_batch(self, x, *args, **kwargs):
-        flow_dtype()
+        self._check_floatx()
         x = plain_arrays(x, "x")
         initialize(self, x)
         with restore_weights_on_error(self):

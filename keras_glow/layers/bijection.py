@@ -257,11 +257,6 @@ class Bijection(keras.layers.Layer):
             (own,) = own
         return own, dict(zip(self.conditioned_on, given, strict=True))
 
-    def _post_build(self):
-        super()._post_build()
-        if not self.trainable:  # nor are the layers that `build` has made
-            self.trainable = False
-
     def _clear_losses(self):
         if may_clear_losses(self):
             super()._clear_losses()

@@ -312,5 +312,16 @@ def test_a_float32_encoder_trains_under_a_floatx_of_float64(keras_config):
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.every_backend
+def test_an_encoder_is_not_trained_under_another_floatx(keras_config):
+    model = new_model()
+    model.encoder.compile("sgd", StandardNormalNLL())
+    x = model.dequantize(random_images(4, (8, 8, 3)), seed=0)
+    keras_config.set_floatx("float64")
+    for train in (model.encoder.fit, model.encoder.train_on_batch):
+        with pytest.raises(ValueError, match="^`keras.*float32, as this"):
+            train(x, np.zeros(4))
+
+
 def test_plain_arrays_are_not_copied():
     assert as_array(IMAGES) is IMAGES

@@ -125,18 +125,6 @@ def test_outputs_and_losses_are_those_of_the_formula(build):
     assert_allclose(history["loss"], [loss], rtol=1e-5)
 
 
-def test_a_layer_that_was_frozen_before_it_was_built_is_not_trained():
-    before = layers.FlowStep(width=4)
-    before.trainable = False
-    image = keras.Input(SHAPE)
-    for step in (before, layers.FlowStep(width=4, trainable=False)):
-        assert not keras.Model(image, step(image)).trainable_weights
-    inside = layers.FlowStep(width=4)
-    inside.coupling.trainable = False
-    model = keras.Model(image, inside(image))
-    assert len(model.trainable_weights) == 5  # ActNorm, LU
-
-
 def test_a_glow_inside_a_model_repeats_itself():
     glow = keras_glow.Glow((4, 4, 1), levels=1, depth=1, width=4)
     images = np.arange(96, dtype="uint8").reshape(6, 4, 4, 1)
