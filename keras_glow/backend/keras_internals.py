@@ -30,6 +30,21 @@ def inner_layers(layer):
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
+class PassesTrainableOn:
+    """A layer whose `trainable` always reaches the layers inside it.
+
+    On TensorFlow, Keras ignores an attribute that is set to what it is: a layer
+    inside would stay frozen at `model.trainable = True` if the model was not.
+    """
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "trainable":
+            for layer in all_layers(self):
+                if layer is not self:
+                    layer.trainable = value
+
+
 @contextlib.contextmanager
 def only_calls_of(model, layers):
     """Hides the calls of layers that are not part of a functional model.

@@ -3,6 +3,7 @@
 import keras
 
 from keras_glow.backend.keras_internals import (
+    PassesTrainableOn,
     may_clear_losses,
     only_calls_of,
     restore_weights_on_error,
@@ -20,7 +21,7 @@ from keras_glow.losses import flow_dtype, settled_policy
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
-class FlowModel(keras.Model):
+class FlowModel(PassesTrainableOn, keras.Model):
     """A functional model that refuses inputs of another shape in one line."""
 
     dtype_policy = settled_policy

@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from keras_glow.backend.keras_internals import only_calls_of
+from keras_glow.backend.keras_internals import (
+    PassesTrainableOn,
+    only_calls_of,
+)
 from keras_glow.checks import (
     Conditions,
     ImageFormat,
@@ -46,7 +49,7 @@ class _Listed:
         return getattr(self._model, name)
 
 
-class ImageFlow(keras.Model):
+class ImageFlow(PassesTrainableOn, keras.Model):
     """Encodes, decodes, scores and draws integer images by a flow.
 
     A subclass builds the flow and sets the attributes. `keras_glow.Glow` says

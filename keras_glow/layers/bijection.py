@@ -7,7 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_glow.backend.keras_internals import may_clear_losses
+from keras_glow.backend.keras_internals import (
+    PassesTrainableOn,
+    may_clear_losses,
+)
 from keras_glow.backend.process import flow_precision, turn_off_tf32
 from keras_glow.checks import (
     bad_input,
@@ -90,7 +93,7 @@ def weights_generator(seed):
     )
 
 
-class Bijection(keras.layers.Layer):
+class Bijection(PassesTrainableOn, keras.layers.Layer):
     """An invertible map `x -> z` that knows its log-determinant.
 
     Subclass it with two methods:

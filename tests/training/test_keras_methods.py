@@ -305,6 +305,18 @@ def test_layers_are_frozen_and_unfrozen_by_compile():
         model.fit(IMAGES, verbose=0)
 
 
+@pytest.mark.parametrize("whole", ["model", "encoder", "step"])
+def test_all_is_trained_again_though_only_a_part_was_frozen(whole):
+    model = new_model()
+    step, count = model.bijections[1], len(model.trainable_weights)
+    whole = {"model": model, "encoder": model.encoder, "step": step}[whole]
+    for part in (step.actnorm, step.coupling.network, step.coupling):
+        part.trainable = False
+        assert len(model.trainable_weights) < count
+        whole.trainable = True
+        assert len(model.trainable_weights) == count
+
+
 def test_files_keep_what_is_frozen(tmp_path):
     model = new_model()
     step = model.bijections[1]
