@@ -40,7 +40,10 @@ def test_noise_leaves_every_value_of_16_bits_in_its_bin_in_float64():
 
 
 @pytest.mark.every_backend
-@pytest.mark.parametrize("bits", [9, 12, 16])
+@pytest.mark.parametrize(
+    "bits",
+    [*(pytest.param(n, marks=pytest.mark.slow_on_jax) for n in (9, 12)), 16],
+)
 def test_every_value_comes_back(bits, float64):
     model = Glow(SHAPE, bits=bits, **SMALL)
     assert model.dtype == ("float64" if bits > 12 else "float32")

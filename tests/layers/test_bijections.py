@@ -309,7 +309,7 @@ def test_symbolic_tensors_are_like_those_they_stand_for(case):
 
 
 @pytest.mark.every_backend
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="torch.compile is not XLA"
 )
