@@ -68,7 +68,9 @@ def load_data(model, options, path=None):
     if bool(model.context_shape) != bool(options.context):
         word = "given" if model.context_shape else "left out"
         raise ValueError(f"--context is expected to be {word} for this model")
-    known = read_classes(model_file(options.model).parent)
+    known = None
+    if model.num_classes:
+        known = read_classes(model_file(options.model).parent)
     given, classes = load_given(
         path, names, keys, model.num_classes, known, options.context
     )
