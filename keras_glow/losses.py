@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_glow.backend.keras_internals import may_clear_losses
+from keras_glow.backend.keras_internals import KeepsLosses
 from keras_glow.checks import refuse
 
 LOG_2PI = math.log(2 * math.pi)
@@ -103,7 +103,7 @@ class StandardNormalNLL(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
-class LogDetLoss(keras.layers.Layer):
+class LogDetLoss(KeepsLosses, keras.layers.Layer):
     """Ends an encoder: passes z on and adds the loss `-mean(log_det)`.
 
     Call arguments:
@@ -118,10 +118,6 @@ class LogDetLoss(keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._register_call_context_args("counted")
-
-    def _clear_losses(self):
-        if may_clear_losses(self):
-            super()._clear_losses()
 
     def call(self, z, log_det, counted=None):
         self.add_loss(negative_mean(log_det, counted))

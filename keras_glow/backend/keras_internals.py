@@ -1,12 +1,10 @@
 """Every private name of Keras that this package uses.
 
 Keras may change them in any release: `tests/backend/test_keras_internals.py`
-looks for each. Five more uses are where a class of Keras is extended:
-`_clear_losses` of `Bijection`, `LogDetLoss` and `FlowModel`; `LogDetLoss`,
-which uses `_register_call_context_args`;
-`TrainableFlow.compile`, `_compile_loss`; `TrainableFlow.fit`, `_initial_epoch`;
-and `GuardedOptimizer`, which is an
-optimiser with its `_variables`, `_trainable_variables` and
+looks for each. Four more uses are where a class of Keras is extended:
+`LogDetLoss`, which uses `_register_call_context_args`; `TrainableFlow.compile`,
+`_compile_loss`; `TrainableFlow.fit`, `_initial_epoch`; and `GuardedOptimizer`,
+which is an optimiser with its `_variables`, `_trainable_variables` and
 `_model_variables_moving_average`. The errors of `checks` bear
 `_keras_call_info_injected`.
 """
@@ -85,6 +83,14 @@ def may_clear_losses(layer):
     first = id(layer) not in cleared
     cleared.add(id(layer))
     return first
+
+
+class KeepsLosses:
+    """A layer that keeps the losses of its calls: see `may_clear_losses`."""
+
+    def _clear_losses(self):
+        if may_clear_losses(self):
+            super()._clear_losses()
 
 
 def iterations(optimizer):

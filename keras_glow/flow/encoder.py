@@ -3,8 +3,8 @@
 import keras
 
 from keras_glow.backend.keras_internals import (
+    KeepsLosses,
     PassesTrainableOn,
-    may_clear_losses,
     only_calls_of,
     restore_weights_on_error,
 )
@@ -21,7 +21,7 @@ from keras_glow.losses import flow_dtype, settled_policy
 
 
 @keras.saving.register_keras_serializable(package="keras_glow")
-class FlowModel(PassesTrainableOn, keras.Model):
+class FlowModel(PassesTrainableOn, KeepsLosses, keras.Model):
     """A functional model that refuses inputs of another shape in one line."""
 
     dtype_policy = settled_policy
@@ -31,10 +31,6 @@ class FlowModel(PassesTrainableOn, keras.Model):
         if not isinstance(inputs, dict):  # Keras takes one by its names.
             self._check_inputs(keras.tree.flatten(inputs))
         return super().__call__(inputs, *args, **kwargs)
-
-    def _clear_losses(self):
-        if may_clear_losses(self):
-            super()._clear_losses()
 
     def summary(self, *args, **kwargs):
         with only_calls_of(self, self.operations):

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_glow.backend.keras_internals import (
+    KeepsLosses,
     PassesTrainableOn,
-    may_clear_losses,
 )
 from keras_glow.backend.process import flow_precision, turn_off_tf32
 from keras_glow.checks import (
@@ -93,7 +93,7 @@ def weights_generator(seed):
     )
 
 
-class Bijection(PassesTrainableOn, keras.layers.Layer):
+class Bijection(PassesTrainableOn, KeepsLosses, keras.layers.Layer):
     """An invertible map `x -> z` that knows its log-determinant.
 
     Subclass it with two methods:
@@ -259,10 +259,6 @@ class Bijection(PassesTrainableOn, keras.layers.Layer):
         if len(own) == 1:
             (own,) = own
         return own, dict(zip(self.conditioned_on, given, strict=True))
-
-    def _clear_losses(self):
-        if may_clear_losses(self):
-            super()._clear_losses()
 
     def compute_output_spec(self, inputs, **kwargs):
         # By itself Keras would ask `compute_output_shape`, which knows of no
