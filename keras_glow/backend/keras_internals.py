@@ -42,6 +42,11 @@ class PassesTrainableOn:
                 if layer is not self:
                     layer.trainable = value
 
+    def _post_build(self):
+        super()._post_build()
+        if not self.trainable:  # nor are the layers that it has by now
+            self.trainable = False
+
 
 @contextlib.contextmanager
 def only_calls_of(model, layers):

@@ -269,3 +269,16 @@ def test_layers_without_a_seed_follow_that_of_keras(create):
     keras.utils.set_random_seed(7)
     assert_array_equal(start(), first)
     assert np.abs(second - first).max() > 0
+
+
+@pytest.mark.parametrize("how", ["argument", "before it is built"])
+def test_what_is_in_a_frozen_layer_is_not_trained(how):
+    step = layers.FlowStep(width=4, trainable=how != "argument")
+    if how != "argument":
+        step.trainable = False
+    image = keras.Input((4, 4, 4))
+    model = keras.Model(image, step(image))
+    assert not model.trainable_variables
+    assert not step.trainable_weights
+    step.trainable = True
+    assert len(model.trainable_variables) == len(step.trainable_weights) > 9
