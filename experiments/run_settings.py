@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import typing
 
+from keras_glow.cli.options import DEPTH
 from keras_glow.cli.settings import Settings, default_settings
 
 # Of reading images, and of beginning with another model.
@@ -18,6 +19,8 @@ def add_settings(parser, *left_out):
         name = "--" + field.name.replace("_", "-")
         if field.type is bool:
             kind = {"action": "store_true"}
+        elif field.name == "depth":
+            kind = {"type": DEPTH}
         else:
             kind = {"type": (*typing.get_args(field.type), field.type)[0]}
         parser.add_argument(name, default=argparse.SUPPRESS, **kind)

@@ -71,7 +71,8 @@ class Glow(TrainableFlow):
         image_shape: (height, width, channels); height and width multiples of
             `2**levels`, channels 1 or more.
         levels: int 1..30, L in the paper.
-        depth: int 1..1024, steps of flow in each level, K in the paper.
+        depth: int 1..1024, steps of flow in each level, K in the paper; or a
+            sequence of as many as there are levels, that of the finest first.
         width: int >= 1, hidden channels of a coupling network.
         permutation: `"invertible_conv"`, `"shuffle"` or `"reverse"`.
         coupling: `"affine"` or `"additive"`.
@@ -150,7 +151,7 @@ class Glow(TrainableFlow):
         self,
         image_shape: Sequence[int],
         levels: int = 3,
-        depth: int = 10,
+        depth: int | Sequence[int] = 10,
         width: int = 512,
         permutation: str = "invertible_conv",
         coupling: str = "affine",

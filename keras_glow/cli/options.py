@@ -68,10 +68,14 @@ def number(kind, low, high=math.inf):
     return parse
 
 
-def temperature(text):
-    """Parses one number, or several joined by commas, one per level."""
-    values = [number(float, 0)(part) for part in text.split(",")]
-    return values[0] if len(values) == 1 else values
+def per_level(parse):
+    """Returns an argparse type: one value, or one per level, with commas."""
+
+    def parse_all(text):
+        values = [parse(part) for part in text.split(",")]
+        return values[0] if len(values) == 1 else values
+
+    return parse_all
 
 
 def classes(text):
@@ -121,6 +125,7 @@ ANY_BITS = {
     "hold in grey; none for floats of an .npy or .npz file",
 }
 COUNT = number(int, 1)
+DEPTH = per_level(COUNT)
 SEED = number(int, 0, MAX_WEIGHTS_SEED)
 BITS = number(int, 1, 8)
 
@@ -169,7 +174,7 @@ ON_BAD = option(
 )
 TEMPERATURE = option(
     "--temperature",
-    type=temperature,
+    type=per_level(number(float, 0)),
     default=0.7,
     help="a number, or one per level joined by commas, finest first",
 )

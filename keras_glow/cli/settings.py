@@ -38,7 +38,7 @@ class Settings:
     flip: bool = False
     held_out: float = 0.0
     levels: int = 3
-    depth: int = 4
+    depth: int | list = 4
     width: int = 128
     network: str = "paper"
     blocks: int = 2

@@ -14,6 +14,7 @@ import time
 from keras_glow.cli.options import (
     ANY_BITS,
     COUNT,
+    DEPTH,
     JSON,
     ON_BAD,
     SEED,
@@ -122,7 +123,11 @@ def _setting(flag, **arguments):
     UPSCALE,
     _setting("--flip", action="store_true", help="mirror half of the images"),
     _setting("--levels", type=COUNT),
-    _setting("--depth", type=COUNT, help="steps of flow in a level"),
+    _setting(
+        "--depth",
+        type=DEPTH,
+        help="steps of flow in a level, or in each, as in 6,4,2",
+    ),
     _setting("--width", type=COUNT, help="of the coupling networks"),
     _setting("--network", choices=NETWORKS, help="kind of coupling network"),
     _setting("--blocks", type=COUNT, help="of residual networks"),

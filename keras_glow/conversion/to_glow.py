@@ -19,9 +19,9 @@ def to_glow(description, bits, input_scale, input_bias, dtype):
         ValueError: if no `Glow` is like this.
     """
     levels, splits = description.levels, description.splits
-    depths = {len(steps) for steps in levels}
-    if len(depths) != 1 or 0 in depths:
-        raise ValueError("its levels are expected to have as many steps each")
+    depths = [len(steps) for steps in levels]
+    if 0 in depths:
+        raise ValueError("each of its levels is expected to have steps")
     network = levels[0][0].network
     half = levels[0][0].matrix.shape[0] // 2
     border = any(conv.border is not None for conv in network)
@@ -29,7 +29,7 @@ def to_glow(description, bits, input_scale, input_bias, dtype):
     model = Glow(
         description.image_shape,
         levels=len(levels),
-        depth=len(levels[0]),
+        depth=depths[0] if len(set(depths)) == 1 else depths,
         width=network[0].bias.size,
         coupling="additive" if network[2].bias.size == half else "affine",
         bits=bits,

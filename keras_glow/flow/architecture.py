@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_glow import layers
 from keras_glow.flow.encoder import Encoder, FlowModel
-from keras_glow.flow.levels import latent_slices, level_shapes
+from keras_glow.flow.levels import latent_slices, level_depths, level_shapes
 from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.chain import Chain
 from keras_glow.layers.context_network import FEATURE_CHANNELS, ContextNetwork
@@ -46,17 +46,19 @@ class Level(typing.NamedTuple):
 
 def build_flow(model):
     """Builds all layers of a Glow: a list of `Level`, finest first."""
-    levels, depth, dtype = model.levels, model.depth, model.dtype
+    levels, dtype = model.levels, model.dtype
+    depths = level_depths(levels, model.depth)
     num_classes, context_shape = model.conditions
     split_classes = num_classes if model.class_priors == "all" else None
     context, context_channels = None, context_shape and FEATURE_CHANNELS
     # One seed gives independent seeds for all steps, and then for the networks
     # of a context.
-    count = levels * depth
+    count = sum(depths)
     seeds = np.random.SeedSequence(model.seed).generate_state(count + levels)
     seeds, more = iter(seeds[:count].tolist()), iter(seeds[count:].tolist())
     flow = []
-    for level, shape in enumerate(level_shapes(model.image_shape, levels), 1):
+    shapes = level_shapes(model.image_shape, levels)
+    for level, (shape, depth) in enumerate(zip(shapes, depths, strict=True), 1):
         squeeze = layers.Squeeze(name=f"squeeze_{level}", dtype=dtype)
         steps = [
             layers.FlowStep(

@@ -17,8 +17,10 @@ from keras_glow.checks import (
     refuse,
 )
 from keras_glow.flow import choices
+from keras_glow.flow.levels import level_depths
 from keras_glow.flow.weights_layout import weights_layout
 
+MAX_DEPTH = 1024  # steps of flow, of a level
 MAX_STEPS = 2048  # steps of flow, of all levels together
 MAX_PARAMETERS = 2**31
 # What these are mostly asked for by.
@@ -60,6 +62,15 @@ def _image_shape(name, value):
     return sizes
 
 
+def _depth(name, value):
+    if not is_sequence(value):
+        return check_integer(name, value, 1, MAX_DEPTH)
+    depths = _sizes(value, MAX_DEPTH)
+    if not depths:
+        refuse(name, f"an integer 1..{MAX_DEPTH}, or one for each level", value)
+    return depths
+
+
 def _context_shape(name, value):
     sizes = _sizes(value, MAX_CONTEXT_SIZE)
     if len(sizes) not in (1, 3):
@@ -86,7 +97,7 @@ def _names(name, value):
 ARGUMENTS = {
     "image_shape": _image_shape,
     "levels": _integer(1, 30),
-    "depth": _integer(1, 1024),
+    "depth": _depth,
     "width": _integer(1),
     "permutation": _choice(*choices.PERMUTATIONS),
     "coupling": _choice(*choices.COUPLINGS),
@@ -180,7 +191,10 @@ def _check_together(
             f"2**levels = {multiple}. Received: "
             f"image_shape={describe(image_shape)}"
         )
-    if levels * depth > MAX_STEPS:
+    depths = level_depths(levels, depth)
+    if len(depths) != levels:
+        refuse("depth", f"a number for each of {levels} levels", depth)
+    if sum(depths) > MAX_STEPS:
         raise ValueError(
             f"`levels` and `depth` are expected to ask for at most {MAX_STEPS} "
             f"steps of flow. Received: levels={levels}, depth={depth}"

@@ -35,6 +35,11 @@ def level_shapes(image_shape, levels):
     return shapes
 
 
+def level_depths(levels, depth):
+    """Returns the steps of flow of every level, finest first."""
+    return (depth,) * levels if isinstance(depth, int) else tuple(depth)
+
+
 def latent_shapes(image_shape, levels):
     """Returns the shape of each level's latent, finest first."""
     return [level.latent_shape for level in level_shapes(image_shape, levels)]

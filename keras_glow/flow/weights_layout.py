@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 
 from keras_glow.flow.choices import CONTEXT_CHANNELS
-from keras_glow.flow.levels import level_shapes
+from keras_glow.flow.levels import level_depths, level_shapes
 
 MAX_STORED_LOG_SCALE = 20.0
 MAX_STORED_LOG_UNIT = 45.0  # of data in units of their own
@@ -68,8 +68,9 @@ def weights_layout(config):
     splits = _numbered("bijections/split")
     contexts = _numbered("context_networks/context_network")
     levels = level_shapes(config["image_shape"], config["levels"])
-    for level in levels:
-        for step in itertools.islice(steps, config["depth"]):
+    depths = level_depths(len(levels), config["depth"])
+    for level, depth in zip(levels, depths, strict=True):
+        for step in itertools.islice(steps, depth):
             layout.add_step(step, level.channels)
         if level is not levels[-1]:
             layout.add_split(next(splits), level)

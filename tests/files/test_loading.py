@@ -195,6 +195,7 @@ def test_it_loads_what_was_saved(folder, model, content):
         {"network": "residual", "blocks": 3, "border": True, "dropout": 0.1},
         {"bits": None, "image_shape": (4, 4, 5)},
         {"bits": 16},
+        {"depth": (1, 2)},
     ],
 )
 def test_the_layout_is_that_of_the_files_that_keras_writes(

@@ -667,6 +667,10 @@ def test_anything_at_all_is_taken_or_refused(models, record_property, examples):
     ("arguments", "expected"),
     [
         ({"levels": 3, "depth": 700}, "at most 2048 steps of flow"),
+        ({"levels": 3, "depth": (1024, 1024, 1)}, "at most 2048 steps of flow"),
+        ({"levels": 2, "depth": (1, 2, 3)}, "a number for each of 2 levels"),
+        ({"levels": 2, "depth": (1, 0)}, "1..1024, or one for each level"),
+        ({"levels": 2, "depth": ()}, "1..1024, or one for each level"),
         ({"name": "x" * 101}, "a printable string of at most 100"),
         ({"name": "red\x1b[31m"}, "a printable string of at most 100"),
     ],

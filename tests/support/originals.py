@@ -77,6 +77,7 @@ class Flow:
         self.w = weights
         self.levels = levels
         self.depth = depth
+        self.depths = np.broadcast_to(depth, levels)
         self.additive = additive
 
     def run(self, x, labels=None):
@@ -86,7 +87,7 @@ class Flow:
         for level in range(self.levels):
             x = squeeze(x)
             pixels = x.shape[2] * x.shape[3]
-            for step in range(self.depth):
+            for step in range(self.depths[level]):
                 name = self.step_name(level, step)
                 x, log_scale = self.actnorm(name, x)
                 log_prob += pixels * log_scale.sum()
@@ -159,7 +160,7 @@ class Rosinality(Flow):
         add = self.w.add
         for level in range(self.levels):
             c = 4 * channels * 2**level
-            for step in range(self.depth):
+            for step in range(self.depths[level]):
                 name = self.step_name(level, step)
                 add(f"{name}actnorm.loc", (1, c, 1, 1))
                 add(f"{name}actnorm.scale", (1, c, 1, 1), 0.2, mean=1.0)
