@@ -39,6 +39,7 @@ relu = _best("relu")
 exact_products = _best("exact_products")
 expected_retracing = _best("expected_retracing")
 has_gpu = _best("has_gpu")
+computes_bfloat16 = _best("computes_bfloat16")
 set_tf32 = _best("set_tf32")
 
 

@@ -56,3 +56,7 @@ def exact_products():
 
 def has_gpu():
     return jax.default_backend() == "gpu"
+
+
+def computes_bfloat16():
+    return has_gpu() and float(jax.devices()[0].compute_capability) >= 8

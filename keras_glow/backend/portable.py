@@ -90,6 +90,14 @@ def has_gpu():
     return False
 
 
+def computes_bfloat16():
+    """Returns whether the device has instructions for bfloat16.
+
+    Elsewhere it is emulated, which is slower than float32.
+    """
+    return False
+
+
 def concatenate(tensors):
     """Returns all tensors as one row."""
     return ops.concatenate([_shaped(tensor, (-1,)) for tensor in tensors])

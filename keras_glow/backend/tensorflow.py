@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import pathlib
 
 import tensorflow as tf
 
 from keras_glow.backend.portable import is_float
+
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
 
 def custom_gradient(forward, backward, tensors):
@@ -62,6 +65,17 @@ def set_tf32(allowed):
 
 def has_gpu():
     return bool(tf.config.get_visible_devices("GPU"))
+
+
+def computes_bfloat16():
+    for gpu in tf.config.get_visible_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpu)
+        return details.get("compute_capability", (0,)) >= (8,)
+    try:
+        flags = CPU_INFO.read_text().split()
+    except OSError:  # not Linux
+        return False
+    return bool({"avx512_bf16", "amx_bf16"}.intersection(flags))
 
 
 @contextlib.contextmanager

@@ -132,3 +132,8 @@ def set_tf32(allowed):
 def has_gpu():
     """See `keras_glow.backend`."""
     return torch.cuda.is_available()
+
+
+def computes_bfloat16():
+    """See `keras_glow.backend`."""
+    return has_gpu() and torch.cuda.get_device_capability() >= (8,)

@@ -64,38 +64,68 @@ class Settings:
 LENGTH = ("epochs", "minutes")
 
 
-def default_settings(minutes=None):
-    """Returns the settings of a new run, chosen by the time that it has.
+# What runs of minutes do best with, on a CPU and on a GPU: see docs/results.md,
+# "Likelihood for each minute".
+ON_CPU = {
+    "batch_size": 16,
+    "learning_rate": 5e-3,
+    "beta_2": 0.99,
+    "clip": 100.0,
+    "width": 48,
+}
+ON_GPU = {
+    "batch_size": 64,
+    "learning_rate": 1.2e-3,
+    "clip": 20.0,
+    "ema": 0.999,
+    "depth": 7,
+    "width": 96,
+    "dropout": 0.2,
+}
 
-    For those of a budget see docs/results.md, "Likelihood for each minute".
+
+def default_settings(minutes=None, gpu=False, bfloat16=False):
+    """Returns the settings of a new run.
+
+    Args:
+        minutes: float, the time that it has, or None.
+        gpu: bool, whether it is on a GPU.
+        bfloat16: bool, whether the device has instructions for that.
     """
     if minutes is None:
         return Settings()
     return Settings(
         epochs=100_000,
         minutes=minutes,
-        batch_size=16,
-        learning_rate=5e-3,
-        beta_2=0.99,
-        clip=100.0,
         network="residual",
-        width=48,
+        network_dtype="bfloat16" if bfloat16 else None,
+        **(ON_GPU if gpu else ON_CPU),
     )
 
 
 # Share of all steps that the rate rises for, if that is not given.
 WARMUP = 0.1
+# The least steps of a new run whose epochs are not given; see docs/results.md,
+# "From few images".
+LEAST_STEPS = 200
 
 
 def fitted_to(settings, given, count):
     """Returns the settings of a new run, as far as they follow from its images.
 
-    Few images make few steps, and the rate does not rise for all of them. A
-    time has a warm-up of its own. `given` has the names of those settings that
-    the user wants as they are, `count` says how many images there are.
+    Few images make few steps, so they are seen more often, and the rate does
+    not rise for all of them. A time has a warm-up of its own. Networks without
+    dropout do without. `given` has the names of those settings that the user
+    wants as they are, `count` says how many images there are.
     """
-    if settings.minutes or "warmup" in given:
+    if settings.network != "residual" and "dropout" not in given:
+        settings = dataclasses.replace(settings, dropout=0.0)
+    if settings.minutes:
         return settings
-    steps = settings.epochs * -(-count // settings.batch_size)
-    warmup = min(settings.warmup, round(WARMUP * steps))
-    return dataclasses.replace(settings, warmup=warmup)
+    epochs, warmup = settings.epochs, settings.warmup
+    steps = -(-count // settings.batch_size)  # of an epoch
+    if "epochs" not in given:
+        epochs = max(epochs, -(-LEAST_STEPS // steps))
+    if "warmup" not in given:
+        warmup = min(warmup, round(WARMUP * epochs * steps))
+    return dataclasses.replace(settings, epochs=epochs, warmup=warmup)

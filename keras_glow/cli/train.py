@@ -107,12 +107,16 @@ def _setting(flag, **arguments):
         help="begin with the weights and the architecture of a .keras file or "
         "a preset; --size may be another",
     ),
-    _setting("--epochs", type=COUNT),
+    _setting(
+        "--epochs",
+        type=COUNT,
+        help="default: 20, or as many as 200 steps take",
+    ),
     _setting(
         "--minutes",
         type=number(float, 0.01),
-        help="train for this time instead, with other defaults than these: "
-        "smaller batches, a higher rate, residual networks",
+        help="train for this time instead, with other defaults than these, "
+        "chosen for a CPU or a GPU",
     ),
     _setting("--batch-size", type=COUNT),
     _setting("--size", type=COUNT, help="height and width to resize to"),
@@ -209,7 +213,11 @@ def train(options):
     if begun:
         settings = run.earlier_settings(out)
     else:
-        settings = default_settings(given.get("minutes"))
+        from keras_glow.backend import computes_bfloat16, has_gpu
+
+        settings = default_settings(
+            given.get("minutes"), has_gpu(), computes_bfloat16()
+        )
         if "start" in given:
             settings = run.started_settings(settings, given)
     settings = dataclasses.replace(settings, **given)

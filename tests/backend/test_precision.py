@@ -89,6 +89,30 @@ def test_a_gpu_that_is_hidden_is_none(monkeypatch):
     assert not backend.has_gpu()
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="it looks at the CPU too")
+def test_bfloat16_is_computed_where_there_are_instructions_for_it(
+    tmp_path, monkeypatch
+):
+    import tensorflow as tf
+
+    from keras_glow.backend import tensorflow
+
+    cpu = tmp_path / "cpuinfo"
+    monkeypatch.setattr(tensorflow, "CPU_INFO", cpu)
+    assert not backend.computes_bfloat16()
+    for flags, computes in {"avx2 fma": False, "avx512_bf16 fma": True}.items():
+        cpu.write_text(f"flags\t\t: fpu {flags}\n")
+        assert backend.computes_bfloat16() == computes
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"])
+    for version, computes in {(7, 5): False, (8, 0): True}.items():
+        monkeypatch.setattr(
+            tf.config.experimental,
+            "get_device_details",
+            lambda gpu, version=version: {"compute_capability": version},
+        )
+        assert backend.computes_bfloat16() == computes
+
+
 def test_it_stays_as_it_was_set(gpu):
     keras_glow.allow_tf32()
     layers.Squeeze()

@@ -22,7 +22,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import keras_glow
-from keras_glow import Glow, latent, load_model
+from keras_glow import Glow, backend, latent, load_model
 from keras_glow.callbacks import SampleGrid
 from keras_glow.cli import inputs, models
 from keras_glow.cli import main as main_module
@@ -917,7 +917,9 @@ def test_every_command_fails_in_one_line(
         (24_000, {}, 20, 300),
         (300, {"epochs": 200}, 200, 200),
         (300, {"warmup": 50}, 20, 50),
-        (300, {"batch_size": 100}, 20, 6),  # 3 steps each
+        (300, {"batch_size": 100}, 67, 20),  # 3 steps each
+        (50, {}, 100, 20),
+        (50, {"epochs": 20}, 20, 4),
         (300, {"start": "faces32"}, 20, 20),
         (300, {"minutes": 5}, 100_000, 300),
         (2, {"epochs": 1}, 1, 0),
@@ -932,13 +934,41 @@ def test_the_settings_of_a_run_follow_from_its_images(
     assert (settings.epochs, settings.warmup) == (epochs, warmup)
 
 
-def test_a_new_run_has_them(run, tmp_path, monkeypatch):
+@pytest.fixture
+def settings_of(run, tmp_path, monkeypatch):
+    """Returns the `Settings` of a new run with some options."""
     trained = []
     monkeypatch.setattr(cli_run, "train", lambda *a: trained.append(a))
-    data = str(run[0] / "test.npz")
-    assert main(["train", data, f"--out={tmp_path / 'run'}"]) == 0
-    settings = trained[0][3]
-    assert (settings.epochs, settings.warmup) == (20, 2)
+
+    def settings_of(*options):
+        data = str(run[0] / "test.npz")
+        out = f"--out={tmp_path / 'run'}"
+        assert main(["train", data, out, *options]) == 0
+        return trained.pop()[3]
+
+    return settings_of
+
+
+def test_a_new_run_has_them(settings_of):
+    settings = settings_of()
+    assert (settings.epochs, settings.warmup) == (200, 20)
+
+
+def test_the_settings_of_a_run_of_minutes_follow_from_the_device(
+    settings_of, monkeypatch
+):
+    monkeypatch.setattr(backend, "computes_bfloat16", lambda: False)
+    settings = settings_of("--minutes=8")
+    assert (settings.width, settings.network_dtype) == (48, None)
+    monkeypatch.setattr(backend, "computes_bfloat16", lambda: True)
+    assert settings_of().network_dtype is None
+    settings = settings_of("--minutes=8")
+    assert (settings.width, settings.network_dtype) == (48, "bfloat16")
+    monkeypatch.setattr(backend, "has_gpu", lambda: True)
+    settings = settings_of("--minutes=8", "--depth=9")
+    assert (settings.width, settings.depth, settings.dropout) == (96, 9, 0.2)
+    settings = settings_of("--minutes=8", "--network=paper")
+    assert (settings.network, settings.dropout) == ("paper", 0.0)
 
 
 def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
