@@ -124,6 +124,10 @@ class Glow(TrainableFlow):
             `"step_1_2"`, or inside them, such as `"step_1_2/coupling"`. It is
             the `trainable` of Keras, which can be set later too, and files
             keep it.
+        whiten: bool, whether 1x1 convolutions start with what takes the
+            correlations out of their inputs, from the images that initialise
+            ActNorm, and then rotate; training then starts much further on. The
+            paper's start as rotations alone.
         name: of the keras.Model, or None for one of its own.
         dtype: dtype or policy of the keras.Model; None for the global one.
 
@@ -169,6 +173,7 @@ class Glow(TrainableFlow):
         dropout: float = 0.0,
         frozen: Sequence[str] = (),
         context_shape: Sequence[int] | None = None,
+        whiten: bool = False,
         *,
         name: str | None = None,
         dtype: typing.Any = None,
@@ -331,10 +336,11 @@ class Glow(TrainableFlow):
         export(self, filepath, format, verbose)
 
     def get_config(self) -> dict[str, typing.Any]:
-        arguments = {name: getattr(self, name) for name in ARGUMENTS}
-        for name in ("image_shape", "context_shape"):
-            arguments[name] = arguments[name] and list(arguments[name])
-        return {"name": self.name, "dtype": self.dtype, **arguments}
+        config = {"name": self.name, "dtype": self.dtype}
+        for name in ARGUMENTS:
+            value = getattr(self, name)
+            config[name] = list(value) if isinstance(value, tuple) else value
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, typing.Any]) -> typing.Self:

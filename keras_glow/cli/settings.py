@@ -58,6 +58,7 @@ class Settings:
     beta_2: float = 0.999
     clip: float = 1e5
     ema: float = 0.0
+    whiten: bool = False
 
 
 # They may change when a run goes on.
@@ -98,6 +99,7 @@ def default_settings(minutes=None, gpu=False, bfloat16=False):
         epochs=100_000,
         minutes=minutes,
         network="residual",
+        whiten=True,
         network_dtype="bfloat16" if bfloat16 else None,
         **(ON_GPU if gpu else ON_CPU),
     )

@@ -141,6 +141,12 @@ def _setting(flag, **arguments):
         help="in residual networks, while training",
     ),
     _setting("--permutation", choices=PERMUTATIONS),
+    _setting(
+        "--whiten",
+        action=argparse.BooleanOptionalAction,
+        help="start 1x1 convolutions with what takes the correlations out of "
+        "the images (default: with --minutes)",
+    ),
     _setting("--coupling", choices=COUPLINGS),
     _setting("--bits", **ANY_BITS),
     _setting(

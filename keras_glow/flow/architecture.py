@@ -17,7 +17,7 @@ from keras_glow.losses import LogDetLoss, LogProb
 # Arguments of `Glow` that each step of flow gets.
 OF_A_STEP = (
     *("permutation", "coupling", "width", "scale", "network_dtype"),
-    *("network", "blocks", "dropout", "border"),
+    *("network", "blocks", "dropout", "border", "whiten"),
 )
 
 

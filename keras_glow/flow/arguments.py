@@ -115,6 +115,7 @@ ARGUMENTS = {
     "dropout": check_fraction,
     "frozen": _names,
     "context_shape": _or_none(_context_shape),
+    "whiten": check_boolean,
 }
 # The values of arguments that older files do not mention.
 OLDER = {
@@ -126,6 +127,7 @@ OLDER = {
     "dropout": 0.0,
     "frozen": (),
     "context_shape": None,
+    "whiten": False,
 }
 
 

@@ -1,4 +1,4 @@
-"""Sets ActNorm from data, and checks inverses, once before training."""
+"""Sets layers from data, and checks inverses, once before training."""
 
 import keras
 
@@ -6,6 +6,7 @@ from keras_glow.backend import compile_function
 from keras_glow.backend.keras_internals import all_layers
 from keras_glow.layers.actnorm import ActNorm, adapting
 from keras_glow.layers.chain import checking_inverses
+from keras_glow.layers.flow_step import FlowStep
 
 INITIALIZATION_IMAGES = 256  # as in openai/glow
 CHECKED_IMAGES = 4
@@ -19,6 +20,16 @@ def _uninitialized(model):
     ]
 
 
+def _to_whiten(model):
+    return [
+        layer.permutation
+        for layer in all_layers(model)
+        if isinstance(layer, FlowStep)
+        and layer.whiten
+        and not layer.actnorm.is_set()
+    ]
+
+
 def is_initialized(model):
     """Returns whether every ActNorm of a model, at any depth, is set."""
     return not _uninitialized(model)
@@ -29,7 +40,8 @@ def initialize(model, inputs):
 
     It takes one pass: each layer is set from the outputs of the layers before
     it, which are set already. ActNorm inside coupling networks is included;
-    layers that training or a file has set before are left alone.
+    layers that training or a file has set before are left alone. Steps of flow
+    with `whiten` have their 1x1 convolutions set too.
 
     It has to be a pass of its own: on JAX, Keras discards values that are
     assigned to a trainable weight inside `fit`.
@@ -39,7 +51,7 @@ def initialize(model, inputs):
     """
     layers = _uninitialized(model)
     if layers:
-        with adapting(layers):
+        with adapting([*layers, *_to_whiten(model)]):
             if keras.backend.backend() == "jax":
                 _run_compiled(model, inputs)
             else:

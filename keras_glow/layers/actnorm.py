@@ -132,7 +132,7 @@ class ActNorm(Bijection):
 
 @contextlib.contextmanager
 def adapting(layers):
-    """Makes ActNorms set their weights from their inputs in this context."""
+    """Makes layers set their weights from their inputs in this context."""
     for layer in layers:
         layer.adapting = True
     try:

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_glow.checks import check_choice
+from keras_glow.checks import check_boolean, check_choice
 from keras_glow.layers.actnorm import ActNorm
 from keras_glow.layers.additive_coupling import AdditiveCoupling
 from keras_glow.layers.affine_coupling import AffineCoupling
@@ -41,6 +41,8 @@ class FlowStep(Bijection):
         border: see `Coupling`.
         network: `"paper"` or `"residual"`, see `Coupling`.
         blocks, dropout, context_channels: see `Coupling`.
+        whiten: bool, whether an invertible 1x1 convolution first whitens its
+            inputs, from the data that initialises ActNorm.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -69,9 +71,11 @@ class FlowStep(Bijection):
         blocks: int = 2,
         dropout: float = 0.0,
         context_channels: int | None = None,
+        whiten: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
+        self.whiten = check_boolean("whiten", whiten)
         self._take_context(context_channels)
         check_choice("permutation", permutation, sorted(PERMUTATIONS))
         check_choice("coupling", coupling, sorted(COUPLINGS))
@@ -103,6 +107,7 @@ class FlowStep(Bijection):
             "coupling": coupling,
             "scale": scale,
             "network_dtype": self.coupling.network_dtype,
+            "whiten": self.whiten,
             **network_args,
         }
 

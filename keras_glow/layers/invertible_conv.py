@@ -18,6 +18,10 @@ from keras_glow.layers.bijection import (
 )
 from keras_glow.layers.convolution import pointwise
 
+# Variance that whitening adds to that of the data, so that nothing is scaled by
+# more than the root of its inverse, 100.
+WHITENING_VARIANCE = 1e-4
+
 
 def plu_decomposition(matrix):
     """Returns P, L, U with `matrix = P @ L @ U`.
@@ -93,6 +97,7 @@ class InvertibleConv1x1(Bijection):
         super().__init__(**kwargs)
         self.lu = check_boolean("lu", lu)
         self.seed = check_seed(seed)
+        self.adapting = False  # if True, each call whitens its inputs first
 
     def build(self, input_shape):
         channels = self.built_channels = input_shape[-1]
@@ -132,6 +137,26 @@ class InvertibleConv1x1(Bijection):
         half = ops.solve_triangular(lower, ops.transpose(self.p), lower=True)
         return ops.solve_triangular(upper, half)
 
+    def whiten(self, x: typing.Any) -> None:
+        """Lets W first take the correlations out of the channels of x.
+
+        `x`, a float tensor `(batch, height, width, channels)`, then leaves with
+        uncorrelated channels of variance 1, if W is a rotation as at first.
+        """
+        x = ops.reshape(x, (-1, self.built_channels))
+        x = x - ops.mean(x, axis=0)
+        eye = ops.eye(self.built_channels, dtype=x.dtype)
+        covariance = ops.matmul(ops.transpose(x), x) / ops.shape(x)[0]
+        # Of all matrices that whiten, the triangular one leaves P and L alone.
+        root = ops.cholesky(ops.flip(covariance + WHITENING_VARIANCE * eye))
+        white = ops.flip(ops.solve_triangular(root, eye, lower=True))
+        if not self.lu:
+            self.kernel.assign(self.kernel @ white)
+            return
+        _, upper = self._triangles()
+        self.upper.assign(upper @ white)
+        self.log_s.assign(self.log_s + ops.log(ops.diagonal(white)))
+
     def _triangles(self):
         # The weights are masked at every call, because the optimiser also moves
         # the unused entries. The masks are constants, because `ops.tril` takes
@@ -147,6 +172,8 @@ class InvertibleConv1x1(Bijection):
         )
 
     def _forward(self, x):
+        if self.adapting:
+            self.whiten(x)
         if self.lu:
             log_det = ops.sum(self.log_s)
         else:

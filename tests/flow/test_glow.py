@@ -242,6 +242,36 @@ def test_actnorm_is_set_from_data_once(images, tmp_path):
             assert_array_equal(bias, expected)
 
 
+def convolutions(model):
+    steps = (b for b in model.bijections if hasattr(b, "permutation"))
+    return [to_numpy(step.permutation.matrix()) for step in steps]
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("whiten", [False, True])
+def test_convolutions_are_set_from_data_once(images, tmp_path, whiten):
+    # Neighbours are alike, so the channels of a squeezed image are too.
+    smooth = np.cumsum(images.astype("int32"), axis=1).astype("uint8") // 4
+    model = small(depth=2, whiten=whiten)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=EAGERLY)
+    model.fit(smooth, batch_size=150, verbose=0)
+    first = convolutions(model)
+    for matrix in first:
+        rotates = np.allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-4)
+        assert rotates != whiten
+    squeeze, step = model.bijections[:2]
+    x = squeeze(model.dequantize(smooth, seed=0))
+    rows = to_numpy(step.permutation(step.actnorm(x))).reshape(-1, 12)
+    alike = np.abs(np.corrcoef(rows.T) - np.eye(12)).max()
+    assert alike < 0.05 if whiten else alike > 0.2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for other in (model, loaded):
+        other.fit(images, batch_size=150, verbose=0)
+        for matrix, expected in zip(convolutions(other), first, strict=True):
+            assert_allclose(matrix, expected, atol=1e-6)
+
+
 def test_using_a_new_model_does_not_initialize_it(images):
     model = untraced(small())
     model.encode(images[:2])

@@ -59,6 +59,18 @@ def standardize(**dtype):
     return layer
 
 
+def whitened(**kwargs):
+    layer = layers.InvertibleConv1x1(seed=1, **kwargs)
+    layer.build((None, 4, 2, 4))
+    layer.whiten(ops.cast(WHITENED, layer.dtype))
+    return layer
+
+
+WHITENED = np.cumsum(
+    np.random.default_rng(2).normal(3, 2, (99, 4, 2, 4)), axis=-1
+).astype("float32")
+
+
 # Most have the shape of others, so that JAX compiles their operations once.
 CASES = {  # id: (layer of a dtype, shape of one example)
     "actnorm": (layers.ActNorm, (4, 2, 4)),
@@ -66,6 +78,8 @@ CASES = {  # id: (layer of a dtype, shape of one example)
     "reverse": (layers.Reverse, (4, 2, 4)),
     "shuffle": (lambda **k: layers.Shuffle(seed=1, **k), (4, 2, 8)),
     "conv_lu": (lambda **k: layers.InvertibleConv1x1(seed=1, **k), (4, 2, 4)),
+    "conv_lu_whitened": (whitened, (4, 2, 4)),
+    "conv_whitened": (lambda **k: whitened(lu=False, **k), (4, 2, 4)),
     "conv": (
         lambda **k: layers.InvertibleConv1x1(lu=False, seed=1, **k),
         (4, 2, 4),
