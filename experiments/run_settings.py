@@ -18,7 +18,7 @@ def add_settings(parser, *left_out):
             continue
         name = "--" + field.name.replace("_", "-")
         if field.type is bool:
-            kind = {"action": "store_true"}
+            kind = {"action": argparse.BooleanOptionalAction}
         elif field.name == "depth":
             kind = {"type": DEPTH}
         else:
