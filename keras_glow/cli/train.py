@@ -13,9 +13,10 @@ import time
 
 from keras_glow.cli.options import (
     ANY_BITS,
+    ANY_ON_BAD,
+    ANY_UPSCALE,
     COUNT,
     JSON,
-    ON_BAD,
     SEED,
     TRAIN_DATA,
     UPSCALE,
@@ -23,7 +24,12 @@ from keras_glow.cli.options import (
     number,
     option,
 )
-from keras_glow.cli.settings import Settings, default_settings, fitted_to
+from keras_glow.cli.settings import (
+    Settings,
+    check_size,
+    default_settings,
+    fitted_to,
+)
 from keras_glow.cli.training_data import (
     VALIDATION,
     load_training_data,
@@ -106,22 +112,26 @@ def _setting(flag, **arguments):
         help="begin with the weights and the architecture of a .keras file or "
         "a preset; --size may be another",
     ),
-    _setting("--epochs", type=COUNT),
+    _setting("--epochs", type=COUNT, help="times that each image is seen"),
     _setting(
         "--minutes",
         type=number(float, 0.01),
         help="train for this time instead, with other defaults than these: "
         "smaller batches, a higher rate, residual networks",
     ),
-    _setting("--batch-size", type=COUNT),
+    _setting("--batch-size", type=COUNT, help="images in a step"),
     _setting("--size", type=COUNT, help="height and width to resize to"),
     _setting(
         "--grey", action="store_true", help="read a folder as grey images"
     ),
-    ON_BAD,
-    UPSCALE,
+    _setting("--on-bad", **ANY_ON_BAD),
+    _setting("--upscale", **ANY_UPSCALE),
     _setting("--flip", action="store_true", help="mirror half of the images"),
-    _setting("--levels", type=COUNT),
+    _setting(
+        "--levels",
+        type=number(int, 1, 30),
+        help="times that the size is halved",
+    ),
     _setting("--depth", type=COUNT, help="steps of flow in a level"),
     _setting("--width", type=COUNT, help="of the coupling networks"),
     _setting("--network", choices=NETWORKS, help="kind of coupling network"),
@@ -131,8 +141,12 @@ def _setting(flag, **arguments):
         type=number(float, 0, 0.99),
         help="in residual networks, while training",
     ),
-    _setting("--permutation", choices=PERMUTATIONS),
-    _setting("--coupling", choices=COUPLINGS),
+    _setting(
+        "--permutation", choices=PERMUTATIONS, help="what mixes the channels"
+    ),
+    _setting(
+        "--coupling", choices=COUPLINGS, help="with a scale, or without one"
+    ),
     _setting("--bits", **ANY_BITS),
     _setting(
         "--learning-rate",
@@ -156,7 +170,7 @@ def _setting(flag, **arguments):
         choices=["float32", "bfloat16", "float16"],
         help="of the coupling networks while training",
     ),
-    _setting("--seed", type=SEED),
+    _setting("--seed", type=SEED, help="of weights and order of the images"),
     option(
         "--tensorboard",
         action="store_true",
@@ -208,6 +222,7 @@ def train(options):
         if "start" in given:
             settings = run.started_settings(settings, given)
     settings = dataclasses.replace(settings, **given)
+    check_size(settings)
     data, settings = load_training_data(options, settings, out)
     if not begun:
         settings = fitted_to(settings, given, len(data.images))
