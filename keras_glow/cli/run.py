@@ -205,9 +205,7 @@ def train(
             # an epoch, that epoch is trained once more.
             checkpoint,
         ]
-        print(f"{model.count_params():,} parameters", flush=True)
-        if progress.epoch >= epochs or (budget and budget.over):
-            print("Finished already: more --epochs or --minutes go on")
+        _tell_what_is_there(model, progress.epoch >= epochs, budget)
         while not (budget and budget.over):
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
@@ -233,6 +231,12 @@ def train(
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
+
+
+def _tell_what_is_there(model, finished, budget):
+    print(f"{model.count_params():,} parameters", flush=True)
+    if finished or (budget and budget.over):
+        print("Finished already: more --epochs or --minutes go on")
 
 
 def _sequence(images, targets, settings, progress, model):
