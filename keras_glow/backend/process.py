@@ -2,15 +2,14 @@
 
 | effect | where | from | until |
 |---|---|---|---|
-| TensorFlow logs warnings only | TensorFlow | import | - |
 | no TensorFloat-32 | TensorFlow, Torch; GPU | first layer | `allow_tf32()` |
 | freed memory is kept | TensorFlow; Linux, CPU | `fit` | end of `fit` |
 
-Importing only sets `TF_CPP_MIN_LOG_LEVEL`, unless it is set. Without a GPU,
-building a model does nothing. At the end of `fit` the kept memory goes back to
-the kernel, but glibc's settings stay: it no longer adapts them by itself. The
-command line does more, as a program may: it handles signals, escapes what the
-console cannot print, and `train` sets `TF_ENABLE_ONEDNN_OPTS`.
+Importing does nothing, nor does building a model without a GPU. At the end of
+`fit` the kept memory goes back to the kernel, but glibc's settings stay: it no
+longer adapts them by itself. The command line does more, as a program may: it
+handles signals, escapes what the console cannot print, sets
+`TF_CPP_MIN_LOG_LEVEL`, and for `train` `TF_ENABLE_ONEDNN_OPTS`.
 """
 
 import contextlib

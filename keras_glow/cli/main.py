@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import re
 import sys
 import warnings
 
@@ -70,13 +71,23 @@ def main(arguments=None):
         from keras_glow.checks import one_line  # which imports NumPy
 
         # Pillow, h5py and the backends fail with many types of exception.
-        text = one_line(error).replace('on_bad="skip"', "--on-bad skip")
+        text = _with_options(one_line(error), options)
         print(f"keras-glow: error: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"keras-glow: interrupted. {interrupt}", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_options(text, options):
+    """Returns an error of Python's with the options of the command instead."""
+    command = options.run.__name__.replace("_", "-")
+    usage = options.commands[command].format_usage()
+    for flag in re.findall("--[a-z][a-z-]*", usage):
+        argument = flag[2:].replace("-", "_")
+        text = text.replace(f"`{argument}`", flag)
+    return text.replace('on_bad="skip"', "--on-bad skip")
 
 
 class _Parser(argparse.ArgumentParser):

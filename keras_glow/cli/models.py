@@ -374,12 +374,7 @@ def doctor(options):
         default=8000,
         help="of 127.0.0.1; 0 for any that is free",
     ),
-    option(
-        "--no-browser",
-        dest="browser",
-        action="store_false",
-        help="open no browser",
-    ),
+    option("--no-browser", action="store_true", help="open no browser"),
 )
 def demo(options):
     """Serve a page to this computer's browser: draw images, edit and blend."""
@@ -394,7 +389,7 @@ def demo(options):
         model if model in PRESETS else pathlib.Path(model).name,
         directions,
         options.port,
-        options.browser,
+        not options.no_browser,
         inputs.read_classes(file.parent),
     )
 

@@ -166,12 +166,11 @@ TRAIN_DATA, TEST_DATA = (
     )
     for key in ("x_train", "x_test")
 )
-ON_BAD = option(
-    "--on-bad",
-    choices=["error", "skip"],
-    default="error",
-    help="what to do about images of a folder that cannot be used",
-)
+ANY_ON_BAD = {
+    "choices": ["error", "skip"],
+    "help": "what to do about images of a folder that cannot be used",
+}
+ON_BAD = option("--on-bad", default="error", **ANY_ON_BAD)
 TEMPERATURE = option(
     "--temperature",
     type=per_level(number(float, 0)),
@@ -182,8 +181,8 @@ NOISE = (
     option("--draws", type=COUNT, default=1, help="of noise for each image"),
     option("--seed", type=SEED, default=0),
 )
-UPSCALE = option(
-    "--upscale",
-    action="store_true",
-    help="enlarge images of a folder that are too small",
-)
+ANY_UPSCALE = {
+    "action": "store_true",
+    "help": "enlarge images of a folder that are too small",
+}
+UPSCALE = option("--upscale", **ANY_UPSCALE)

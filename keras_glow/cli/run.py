@@ -21,7 +21,7 @@ from keras_glow.cli.inputs import (
     load_model,
     model_file,
 )
-from keras_glow.cli.settings import LENGTH, Settings
+from keras_glow.cli.settings import LENGTH, READING, Settings
 from keras_glow.data import ImageSequence, count_batches
 from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.files.presets import preset_sha256
@@ -133,7 +133,7 @@ def resume(folder, identity):
     for name in sorted({*before, *identity}):
         was, now = before.get(name), identity.get(name)
         longer = name in LENGTH and bool(was) == bool(now)
-        if was != now and not longer:
+        if was != now and not longer and name not in READING:
             different.append(f"{name} (was {was}, is {now})")
     if different:
         raise ValueError(
@@ -205,7 +205,7 @@ def train(
             # an epoch, that epoch is trained once more.
             checkpoint,
         ]
-        print(f"{model.count_params():,} parameters", flush=True)
+        _tell_what_is_there(model, progress.epoch >= epochs, budget)
         while not (budget and budget.over):
             # Keras counts the batches of an epoch once per `fit`, so an epoch
             # that was cut short gets a `fit` of its own. `fit` ends by moving
@@ -231,6 +231,12 @@ def train(
         with averaged_weights(model):
             model.save(folder / "model.keras")
     return model
+
+
+def _tell_what_is_there(model, finished, budget):
+    print(f"{model.count_params():,} parameters", flush=True)
+    if finished or (budget and budget.over):
+        print("Finished already: more --epochs or --minutes go on")
 
 
 def _sequence(images, targets, settings, progress, model):

@@ -21,6 +21,7 @@ class Settings:
         learning_rate, warmup: see `schedules.warmup_cosine`; `minutes` have a
             warm-up of their own.
         context: what it was read from, see `images.load_context`.
+        on_bad, upscale: how a folder is read, see `images.load_images`.
         held_out: float, part of the images that validates, see
             `images.split.held_out`.
         clip: float, largest norm of the gradient; 0 for no limit.
@@ -35,6 +36,8 @@ class Settings:
     batch_size: int = 32
     size: int | None = None
     grey: bool = False
+    on_bad: str = "error"
+    upscale: bool = False
     flip: bool = False
     held_out: float = 0.0
     levels: int = 3
@@ -61,8 +64,9 @@ class Settings:
     whiten: bool = False
 
 
-# They may change when a run goes on.
+# They may change when a run goes on, the latter if the images are the same.
 LENGTH = ("epochs", "minutes")
+READING = ("on_bad", "upscale")
 
 
 # What runs of minutes do best with, on a CPU and on a GPU: see docs/results.md,
@@ -103,6 +107,17 @@ def default_settings(minutes=None, gpu=False, bfloat16=False):
         network_dtype="bfloat16" if bfloat16 else None,
         **(ON_GPU if gpu else ON_CPU),
     )
+
+
+def check_size(settings):
+    """Refuses a size that the levels cannot halve, before images are read."""
+    multiple = 2**settings.levels
+    size = settings.size or multiple
+    if size % multiple:
+        raise ValueError(
+            f"--size is expected to be a multiple of 2**levels = {multiple}, "
+            f"such as {-(-size // multiple) * multiple}. Received: {size}"
+        )
 
 
 # Share of all steps that the rate rises for, if that is not given.

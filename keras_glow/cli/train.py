@@ -13,10 +13,11 @@ import time
 
 from keras_glow.cli.options import (
     ANY_BITS,
+    ANY_ON_BAD,
+    ANY_UPSCALE,
     COUNT,
     DEPTH,
     JSON,
-    ON_BAD,
     SEED,
     TRAIN_DATA,
     UPSCALE,
@@ -24,7 +25,12 @@ from keras_glow.cli.options import (
     number,
     option,
 )
-from keras_glow.cli.settings import Settings, default_settings, fitted_to
+from keras_glow.cli.settings import (
+    Settings,
+    check_size,
+    default_settings,
+    fitted_to,
+)
 from keras_glow.cli.training_data import (
     VALIDATION,
     load_training_data,
@@ -110,7 +116,8 @@ def _setting(flag, **arguments):
     _setting(
         "--epochs",
         type=COUNT,
-        help="default: 20, or as many as 200 steps take",
+        help="times that each image is seen; default: 20, or as many as 200 "
+        "steps take",
     ),
     _setting(
         "--minutes",
@@ -118,15 +125,19 @@ def _setting(flag, **arguments):
         help="train for this time instead, with other defaults than these, "
         "chosen for a CPU or a GPU",
     ),
-    _setting("--batch-size", type=COUNT),
+    _setting("--batch-size", type=COUNT, help="images in a step"),
     _setting("--size", type=COUNT, help="height and width to resize to"),
     _setting(
         "--grey", action="store_true", help="read a folder as grey images"
     ),
-    ON_BAD,
-    UPSCALE,
+    _setting("--on-bad", **ANY_ON_BAD),
+    _setting("--upscale", **ANY_UPSCALE),
     _setting("--flip", action="store_true", help="mirror half of the images"),
-    _setting("--levels", type=COUNT),
+    _setting(
+        "--levels",
+        type=number(int, 1, 30),
+        help="times that the size is halved",
+    ),
     _setting(
         "--depth",
         type=DEPTH,
@@ -140,14 +151,18 @@ def _setting(flag, **arguments):
         type=number(float, 0, 0.99),
         help="in residual networks, while training",
     ),
-    _setting("--permutation", choices=PERMUTATIONS),
+    _setting(
+        "--permutation", choices=PERMUTATIONS, help="what mixes the channels"
+    ),
     _setting(
         "--whiten",
         action=argparse.BooleanOptionalAction,
         help="start 1x1 convolutions with what takes the correlations out of "
         "the images (default: with --minutes)",
     ),
-    _setting("--coupling", choices=COUPLINGS),
+    _setting(
+        "--coupling", choices=COUPLINGS, help="with a scale, or without one"
+    ),
     _setting("--bits", **ANY_BITS),
     _setting(
         "--learning-rate",
@@ -171,7 +186,7 @@ def _setting(flag, **arguments):
         choices=["float32", "bfloat16", "float16"],
         help="of the coupling networks while training",
     ),
-    _setting("--seed", type=SEED),
+    _setting("--seed", type=SEED, help="of weights and order of the images"),
     option(
         "--tensorboard",
         action="store_true",
@@ -227,6 +242,7 @@ def train(options):
         if "start" in given:
             settings = run.started_settings(settings, given)
     settings = dataclasses.replace(settings, **given)
+    check_size(settings)
     data, settings = load_training_data(options, settings, out)
     if not begun:
         settings = fitted_to(settings, given, len(data.images))

@@ -70,8 +70,8 @@ def load_training_data(options, settings, out):
     load = functools.partial(
         images.load_images,
         channels=images.channels_of_folder(settings.bits, settings.grey),
-        on_bad=options.on_bad,
-        upscale=options.upscale,
+        on_bad=settings.on_bad,
+        upscale=settings.upscale,
         verbose=1,
         return_names=True,
         bits=settings.bits,

@@ -186,12 +186,13 @@ def _check_together(
         )
     if dropout and network != "residual":
         refuse("dropout", f"0, for network={network!r}", dropout)
-    multiple = 2**levels
-    if image_shape[0] % multiple or image_shape[1] % multiple:
+    multiple, common = 2**levels, math.gcd(*image_shape[:2])
+    if common % multiple:
+        most = (common & -common).bit_length() - 1
         raise ValueError(
             "Height and width in `image_shape` are expected to be multiples of "
             f"2**levels = {multiple}. Received: "
-            f"image_shape={describe(image_shape)}"
+            f"image_shape={describe(image_shape)}, for levels of {most} at most"
         )
     depths = level_depths(levels, depth)
     if len(depths) != levels:

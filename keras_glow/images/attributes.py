@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,9 +62,10 @@ def load_attributes(
 
     A text file has a head with the names of the columns, and values that are
     separated by commas, semicolons or tabs. The first column names the image:
-    the name of its file, or its whole path in the folder. An `.npz` file has
-    the arrays `attributes`, numbers `(count, k)`, in the order of the images,
-    and `attribute_names`, strings `(k,)`.
+    the name of its file, or its whole path in the folder. Columns without any
+    number are left out, with a warning. An `.npz` file has the arrays
+    `attributes`, numbers `(count, k)`, in the order of the images, and
+    `attribute_names`, strings `(k,)`.
 
     Args:
         path: of the file.
@@ -142,7 +144,10 @@ def _of_npz(path, count):
 
 
 def _read_table(path):
-    """Return the head of a text file, and a dict of names to numbers."""
+    """Return the head of a text file, and a dict of names to numbers.
+
+    Columns of words alone are left out of both, with a warning.
+    """
     shown = printable_path(path)
     try:
         text = path.read_text("utf-8-sig", "surrogateescape")
@@ -157,15 +162,31 @@ def _read_table(path):
             f"{shown} is expected to begin with different names of two columns "
             f"or more. Received: {first[:80]!r}"
         )
-    table = {}
+    table, lines = {}, {}
+    blank = [None] * (len(head) - 1)
     for name, *row in filter(None, reader):
-        try:
-            table[name.strip()] = [float(value) for value in row]
-        except ValueError:
-            row = []
-        if len(row) != len(head) - 1 or name.strip() not in table:
+        row = list(map(_number, row))
+        table[name.strip()] = row if len(row) == len(blank) else blank
+        lines[name.strip()] = reader.line_num
+    columns = range(len(blank))
+    kept = [i for i in columns if any(r[i] is not None for r in table.values())]
+    kept = kept or columns
+    words = [head[i + 1] for i in columns if i not in kept]
+    if words:
+        names = ", ".join(map(printable_path, words))
+        warnings.warn(f"{shown}: no numbers in {names}", stacklevel=3)
+    for name, row in table.items():
+        table[name] = numbers = [row[i] for i in kept]
+        if None in numbers:
             raise ValueError(
-                f"{shown} is expected to have {len(head) - 1} numbers after "
-                f"the name in line {reader.line_num}"
+                f"{shown} is expected to have {len(kept)} numbers after the "
+                f"name in line {lines[name]}"
             )
-    return head, table
+    return [head[0], *(head[i + 1] for i in kept)], table
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None

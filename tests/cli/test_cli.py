@@ -395,6 +395,13 @@ def test_own_directions(run, tmp_path, capsys):
     check(sliders["Warm"], plain)
     said, sliders = directions(*labels, "--orthogonal")
     check(sliders["Warm"], apart)
+    # A column of words says nothing of the others.
+    lines = [f"{row[:-2]};album" for row in rows]
+    table.write_text("\n".join(["file;Warm;Odd;source", *lines]))
+    with pytest.warns(UserWarning, match="no numbers in source"):
+        said, sliders = directions(*labels)
+    assert list(sliders) == ["Warm", "Odd"]
+    check(sliders["Warm"], plain)
     table.write_text("\n".join(["file;Warm", *(r[:-4] for r in rows[1:])]))
     said, _ = directions(*labels)
     assert any(s.startswith("1 images left out") for s in said)
@@ -409,6 +416,7 @@ def test_own_directions(run, tmp_path, capsys):
     before = found.read_bytes()
     (tmp_path / "short.csv").write_text("file,a\n00.png,1,2\n")
     (tmp_path / "words.csv").write_text("file,a\n\n00.png,yes\n")
+    (tmp_path / "mixed.csv").write_text("file,a\n00.png,1\n01.png,yes\n")
     (tmp_path / "other.csv").write_text("file,a\nother.png,1\n")
     (tmp_path / "head.csv").write_text("file\n00.png\n")
     (tmp_path / "many.csv").write_text("file,a\n00.png,7\n")
@@ -427,6 +435,7 @@ def test_own_directions(run, tmp_path, capsys):
             for name, message in (
                 ("short.csv", "1 numbers.* line 2"),
                 ("words.csv", "1 numbers.* line 3"),
+                ("mixed.csv", "1 numbers.* line 3"),
                 ("other.csv", "rows.*such as.*png.*other.png"),
                 ("head.csv", "two columns"),
                 ("many.csv", "0 and 1"),
@@ -477,10 +486,13 @@ def test_folders_are_classes_if_asked(animals, tmp_path, capsys):
     assert "--labels 0" in said
     model = load_model(f"{out}/model.keras")
     assert model.num_classes == 2
-    # A run that goes on has its classes and its part for validation.
+    # A run that goes on has its classes, its part for validation, and leaves
+    # out the same files.
     again = [*train[:3], f"--out={out}", "--resume", "--epochs=2"]
-    assert main([*again, "--on-bad=skip"]) == 0
+    assert main(again) == 0
     assert "2 images for validation" in capsys.readouterr().out
+    assert main(again) == 0
+    assert "Finished already" in capsys.readouterr().out
     # Labels follow the names of the folders, in whatever folder they are.
     shutil.move(f"{animals}/cats", tmp_path / "others" / "cats")
     evaluate = ["evaluate", f"{out}/model.keras", "--json"]
@@ -499,7 +511,7 @@ def test_folders_are_classes_if_asked(animals, tmp_path, capsys):
     for arguments, message in (
         ([*evaluate, str(tmp_path / "others")], "birds.*classes cats, dogs"),
         ([*evaluate, str(tmp_path / "others/birds")], "folder of its class"),
-        ([*again, "--validation=20%", "--on-bad=skip"], "held_out|cats"),
+        ([*again, "--validation=20%"], "held_out|cats"),
     ):
         assert main(arguments) == 1
         assert re.search(message, capsys.readouterr().err)
@@ -806,6 +818,7 @@ WRONG_USE = [
     (["train", "{faces}", "--size=0"], "--size.*'0'"),
     (["train", "{faces}", "--bits=17"], "--bits.*'17'"),
     (["train", "{faces}", "--levels=0"], "--levels.*'0'"),
+    (["train", "{faces}", "--levels=31"], "--levels.*'31'"),
     (["train", "{faces}", "--depth=deep"], "--depth.*'deep'"),
     (["train", "{faces}", "--width=-8"], "--width.*'-8'"),
     (["train", "{faces}", "--batch-size=0"], "--batch-size.*'0'"),
@@ -831,7 +844,7 @@ FAILURES = [
     (["sample", "{model}", FOLDER], "folder.png"),
     (["sample", "{model}", "--grid=text.txt/new.png"], "text.txt"),
     (["sample", "{model}", "--out=text.txt"], "text.txt"),
-    (["sample", "{model}", "--grid=new.png", f"--count={10**9}"], "`count`"),
+    (["sample", "{model}", "--grid=new.png", f"--count={10**9}"], "--count"),
     (["sample", "{model}", "--grid=new.png", "--temperature=1,1,1"], "2, one"),
     (["evaluate", "{model}", "absent"], "absent"),
     (["score", "{model}", "absent"], "absent"),
@@ -858,8 +871,10 @@ FAILURES = [
     (["train", "broken.npz"], "broken.npz"),
     (["train", "{faces}", "--size=8", "--out=text.txt"], "text.txt"),
     (["train", "{faces}", "--size=8", "--out=text.txt/new"], "text.txt"),
-    (["train", "{faces}", "--size=8", "--levels=4"], "multiples of"),
-    (["train", "{faces}", "--size=8", f"--width={10**9}"], "`width`"),
+    (["train", "{faces}", "--size=8", "--levels=4"], "multiple of .*16"),
+    (["train", "absent", "--size=30"], "--size.* multiple of .* 32"),
+    (["train", "{faces}", "--out=new"], "--size is expected"),
+    (["train", "{faces}", "--size=8", f"--width={10**9}"], "--width"),
     (["train", "{faces}", "--size=8", "--validation=absent"], "absent"),
 ]
 

@@ -137,6 +137,13 @@ function slider(label, { min = 0, max, step, value, set, digits = 2 }) {
   const box = document.createElement("div");
   box.className = "slider";
   box.append(name, output, input);
+  if (min < 0) { // a mark where it changes nothing
+    const marks = document.createElement("datalist");
+    marks.id = `${input.id}-marks`;
+    marks.append(new Option("", 0));
+    input.setAttribute("list", marks.id);
+    box.append(marks);
+  }
   // Moved by the page, it looks and answers as if moved by hand.
   box.move = (number) => { input.value = number; print(); set(input.valueAsNumber); };
   return box;
