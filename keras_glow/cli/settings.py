@@ -76,7 +76,9 @@ ON_CPU = {
     "learning_rate": 5e-3,
     "beta_2": 0.99,
     "clip": 100.0,
+    "depth": [8, 6, 4],  # and 4 in further levels
     "width": 48,
+    "blocks": 1,
 }
 ON_GPU = {
     "batch_size": 64,
@@ -131,10 +133,15 @@ def fitted_to(settings, given, count):
     """Returns the settings of a new run, as far as they follow from its images.
 
     Few images make few steps, so they are seen more often, and the rate does
-    not rise for all of them. A time has a warm-up of its own. Networks without
-    dropout do without. `given` has the names of those settings that the user
-    wants as they are, `count` says how many images there are.
+    not rise for all of them. A time has a warm-up of its own. Depths become as
+    many as the levels, and networks without dropout do without. `given` has the
+    names of those settings that the user wants as they are, `count` says how
+    many images there are.
     """
+    depth = settings.depth
+    if isinstance(depth, list) and "depth" not in given:
+        depth = [*depth, *depth[-1:] * settings.levels][: settings.levels]
+        settings = dataclasses.replace(settings, depth=depth)
     if settings.network != "residual" and "dropout" not in given:
         settings = dataclasses.replace(settings, dropout=0.0)
     if settings.minutes:

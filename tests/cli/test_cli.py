@@ -975,6 +975,11 @@ def test_the_settings_of_a_run_of_minutes_follow_from_the_device(
     monkeypatch.setattr(backend, "computes_bfloat16", lambda: False)
     settings = settings_of("--minutes=8")
     assert (settings.width, settings.network_dtype) == (48, None)
+    assert settings.depth == [8, 6, 4]
+    assert settings_of("--minutes=8", "--levels=2").depth == [8, 6]
+    assert settings_of("--minutes=8", "--depth=2").depth == 2
+    more = settings_of("--minutes=8", "--levels=5", "--size=32").depth
+    assert more == [8, 6, 4, 4, 4]
     monkeypatch.setattr(backend, "computes_bfloat16", lambda: True)
     assert settings_of().network_dtype is None
     settings = settings_of("--minutes=8")
