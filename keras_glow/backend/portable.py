@@ -51,6 +51,11 @@ def compile_function(function):
     return function
 
 
+def compiles_operations(tensors):
+    """Returns whether each operation on tensors is compiled by itself."""
+    return False
+
+
 def materialize(tensor):
     """Returns the tensor; XLA does not compute it again for each reader."""
     return tensor
