@@ -71,6 +71,28 @@ def constant(array, like):
     return ops.convert_to_tensor(array, like.dtype)
 
 
+def convolution(x, kernel, bias, padding):
+    """Applies a convolution to images `(batch, height, width, channels)`.
+
+    A bias, unless it is None, is added in its own dtype.
+    """
+    x = ops.conv(x, kernel, padding=padding, data_format="channels_last")
+    return plus(x, bias)
+
+
+def product(x, kernel, bias):
+    """Multiplies two matrices; for the bias see `convolution`."""
+    # `ops.matmul` would round float64 to float32 on Torch.
+    return plus(x @ kernel, bias)
+
+
+def plus(x, bias):
+    """Adds a bias, unless it is None, in its own dtype."""
+    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
+    # need x, so half of all activations need not be kept.
+    return x if bias is None else ops.add(ops.cast(x, bias.dtype), bias)
+
+
 def relu(x):
     """Returns `max(x, 0)`, and keeps its output alone for the backward pass."""
     return ops.relu(x)
