@@ -8,6 +8,7 @@ convolution, and a permutation that is learned, but for FrEIA's rotation.
 """
 
 import math
+import os
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class _Torch:
     def __init__(self, depth, width, batch_size):
         import torch
 
-        torch.set_num_threads(2)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.torch = torch
         self.batch_size = batch_size

@@ -18,6 +18,9 @@ products is measured in the same rounds: it tells what the machine could do.
 Where there is a GPU, all work on it, the ports at their own settings of
 precision. `--backend` is that of keras_glow, `--contenders` says whom to
 compare, and `--batches 30` or so that there is to be more to do.
+
+On a machine that other work shares, `OMP_NUM_THREADS=1` gives all of them one
+thread, and rates by seconds of the processor.
 """
 
 import argparse
@@ -53,6 +56,8 @@ WORK = ("train", "score", "sample")
 def child(name, configuration, times):
     """Starts one contender, then does each line of input, and times it."""
     start = time.perf_counter()
+    shared = "OMP_NUM_THREADS" in os.environ
+    clock = time.process_time if shared else time.perf_counter
     depth, width, batch_size, batches = CONFIGURATIONS[configuration]
     batches *= times
     rng = np.random.default_rng(0)
@@ -72,9 +77,9 @@ def child(name, configuration, times):
     report(parameters=contender.parameters(), start=started)
     for line in sys.stdin:
         work = line.strip()
-        before = time.perf_counter()
+        before = clock()
         getattr(contender, work)(count if work == "sample" else images)
-        seconds = time.perf_counter() - before
+        seconds = clock() - before
         report(rate=count / seconds, peak=peak() - after_import)
 
 

@@ -34,6 +34,7 @@ from keras_glow.flow.pixels import dtype_for
 from keras_glow.flow.transfer import transfer
 from keras_glow.flow.weights_layout import warn_if_refused
 from keras_glow.layers.chain import networks_with_dropout, share_traces
+from keras_glow.layers.programs import shared_programs
 from keras_glow.layers.sequence import named_layers
 from keras_glow.training.trainable_flow import TrainableFlow
 
@@ -251,7 +252,8 @@ class Glow(TrainableFlow):
         Returns:
             A `keras_glow.analysis.diagnosis.Diagnosis`; print it.
         """
-        return diagnosis.diagnose(self, images, labels, batch_size, context)
+        with shared_programs(self):
+            return diagnosis.diagnose(self, images, labels, batch_size, context)
 
     def save(
         self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs

@@ -14,7 +14,9 @@ from keras_glow.analysis.report import Diagnosis, LayerReport, LevelReport
 from keras_glow.checks import check_integer
 from keras_glow.flow.initialization import is_initialized
 from keras_glow.flow.levels import latent_slices
+from keras_glow.flow.prediction import whole_batches
 from keras_glow.layers import ActNorm, AffineCoupling, InvertibleConv1x1
+from keras_glow.layers.programs import run
 from keras_glow.layers.sequence import (
     inputs_of,
     named_parts,
@@ -30,6 +32,7 @@ MAX_DIVERGENCE = 0.1
 RATIO_IMAGES = 4
 RATIO_DIRECTIONS = 4
 RATIO_STEP = 1e-3
+MAPPED_AT_ONCE = RATIO_IMAGES * (1 + RATIO_DIRECTIONS)
 
 
 def diagnose(model, images, labels=None, batch_size=32, context=None):
@@ -76,30 +79,32 @@ def _measure(model, parts, images, given, batch_size):
     """Return the fields of a `Diagnosis` that need images there and back."""
     x = model.dequantize(images, seed="center")
     noisy = model.dequantize(images, seed=0)
-    rows, back, latents = [], [], []
-    for start in range(0, len(x), batch_size):
-        batch = slice(start, start + batch_size)
-        few = [array[batch] for array in given]
-        tensors = model.given(few)
+    # Whatever is compiled, is compiled for one size of batches.
+    size = min(batch_size, max(len(x), MAPPED_AT_ONCE))
+    rows, back = [], []
+    for batch in whole_batches(len(x), size):
+        tensors = model.given([array[batch] for array in given])
         trip = list(round_trip(parts.values(), x[batch], tensors))
         rows.append([_measure_layer(*stay, tensors) for stay in reversed(trip)])
         back.append(ops.convert_to_numpy(trip[-1][-1]))
-        latents.append(probes.run(model.encoder, noisy[batch], few))
+    latents = probes.run(model.encoder, noisy, given, size)
     layers = list(map(_layer_report, parts, zip(*rows, strict=True)))
-    errors = np.abs(np.concatenate(back) - x) / probes.span(model)
-    x = x[:RATIO_IMAGES]
+    back = np.concatenate(back)[: len(x)]
+    errors = np.abs(back - x) / probes.span(model)
     few = [array[:RATIO_IMAGES] for array in given]
-    z = probes.run(model.encoder, x, few)
+    forward_ratio, z = _ratio(model.encoder, x[:RATIO_IMAGES], few, size)
+    inverse_ratio, _ = _ratio(model.decoder, z, few, size)
     unlike = probes.out_of_distribution_images(model, images)
+    unlike = probes.errors_by_kind(model, unlike, given, size)
     return {
         "values_lost": int(np.sum(~(errors < probes.half_grey_level(model)))),
         "reconstruction_error": float(np.max(errors)),
-        "reconstruction_error_ood": probes.errors_by_kind(model, unlike, given),
-        "forward_ratio": _ratio(model.encoder, x, few),
-        "inverse_ratio": _ratio(model.decoder, z, few),
+        "reconstruction_error_ood": unlike,
+        "forward_ratio": forward_ratio,
+        "inverse_ratio": inverse_ratio,
         "worst_layer": _worst_layer(layers, np.finfo(model.dtype).eps),
         "layers": layers,
-        "levels": _level_reports(np.concatenate(latents), model.latent_shapes),
+        "levels": _level_reports(latents, model.latent_shapes),
     }
 
 
@@ -110,7 +115,8 @@ def _measure_layer(part, x, z, back, given):
     if isinstance(part, ActNorm):
         log_scale = part.log_scale
     elif isinstance(part, AffineCoupling):
-        log_scale = part.log_scale(inputs_of(part, x, given))
+        inputs = inputs_of(part, x, given)
+        log_scale = run(part, part.log_scale, inputs)
     else:
         return errors
     scale = np.exp(ops.convert_to_numpy(log_scale).astype("float64"))
@@ -140,8 +146,8 @@ def _level_reports(z, latent_shapes):
     return reports
 
 
-def _ratio(model, x, given):
-    """Return the largest |f(x + d) - f(x)| / |d| over a few random d."""
+def _ratio(model, x, given, batch_size):
+    """Return the largest |f(x + d) - f(x)| / |d| over a few random d; f(x)."""
     directions = np.random.default_rng(0).normal(
         size=(RATIO_DIRECTIONS, len(x), x[0].size)
     )
@@ -149,13 +155,16 @@ def _ratio(model, x, given):
     start = x.reshape(1, len(x), -1)
     points = np.concatenate([start, start + directions]).astype(x.dtype)
     given = [np.concatenate(len(points) * [array]) for array in given]
-    mapped = probes.run(model, points.reshape(-1, *x.shape[1:]), given)
+    mapped = probes.run(
+        model, points.reshape(-1, *x.shape[1:]), given, batch_size
+    )
+    start = mapped[: len(x)]
     mapped = mapped.reshape(points.shape)
     changes, steps = (
         np.linalg.norm((array[1:] - array[0]).astype("float64"), axis=2)
         for array in (mapped, points)
     )
-    return float(np.max(changes / steps))
+    return float(np.max(changes / steps)), start
 
 
 def _worst_layer(layers, epsilon):

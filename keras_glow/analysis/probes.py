@@ -2,13 +2,13 @@
 
 import math
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_glow.checks import check_images
-from keras_glow.flow.prediction import with_conditions
+from keras_glow.flow.prediction import whole_batches, with_conditions
 from keras_glow.images.grid import shades
+from keras_glow.layers import programs
 
 
 def check_inputs(model, images, labels, context):
@@ -53,14 +53,16 @@ def span(model):
     return 1.0 if model.bits is not None else high - low
 
 
-def reconstruction_errors(model, images, given=()):
+def reconstruction_errors(model, images, given=(), batch_size=None):
     """Return the largest |x - decoder(encoder(x))| of each image, `(batch,)`.
 
     x are the centres of the bins of the images, which span 1; of floats it is
     in units of `span`.
     """
     x = model.dequantize(images, seed="center")
-    back = run(model.decoder, run(model.encoder, x, given), given)
+    with programs.shared_programs(model):
+        z = run(model.encoder, x, given, batch_size)
+        back = run(model.decoder, z, given, batch_size)
     return np.max(np.abs(back - x) / span(model), axis=(1, 2, 3))
 
 
@@ -99,14 +101,14 @@ def out_of_distribution_images(model, images=None, count=4):
     return {kind: values.astype(dtype) for kind, values in kinds.items()}
 
 
-def errors_by_kind(model, kinds, given=()):
+def errors_by_kind(model, kinds, given=(), batch_size=None):
     """Return the largest of `reconstruction_errors` for each kind of images.
 
     `kinds` is a dict such as that of `out_of_distribution_images`.
     """
     images = np.concatenate(list(kinds.values()))
     given = conditions_for(model, len(images), given)
-    errors = reconstruction_errors(model, images, given)
+    errors = reconstruction_errors(model, images, given, batch_size)
     starts = np.cumsum([0, *map(len, kinds.values())])[:-1]
     worst = np.maximum.reduceat(errors, starts).tolist()
     return dict(zip(kinds, worst, strict=True))
@@ -125,14 +127,20 @@ def condition_number(layer):
     """
     if layer.lu and not np.exp(ops.convert_to_numpy(layer.log_s)).all():
         return math.inf  # The rounding of the product L U would hide it.
-    matrix = ops.convert_to_numpy(layer.matrix()).astype("float64")
+    matrix = programs.run(layer, layer.matrix)
+    matrix = ops.convert_to_numpy(matrix).astype("float64")
     if not np.isfinite(matrix).all():
         return math.nan
     return float(np.linalg.cond(matrix))
 
 
-def run(model, inputs, given=()):
-    """Encode or decode eagerly, so that nothing is compiled; a numpy array."""
-    inputs = with_conditions(inputs, given)
-    inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
-    return ops.convert_to_numpy(model(inputs))
+def run(model, inputs, given, batch_size=None):
+    """Encode or decode eagerly, without a program of its own; a numpy array.
+
+    All batches have the same size, by default that of the inputs.
+    """
+    outputs = []
+    for rows in whole_batches(len(inputs), batch_size or len(inputs)):
+        x, *few = (ops.convert_to_tensor(a[rows]) for a in (inputs, *given))
+        outputs.append(ops.convert_to_numpy(model(with_conditions(x, few))))
+    return np.concatenate(outputs)[: len(inputs)]

@@ -29,6 +29,12 @@ def compile_function(function):
     return jax.jit(function)
 
 
+def compiles_operations(tensors):
+    # Those that a program is being traced with are no values yet.
+    leaves = jax.tree.leaves(tensors)
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
 def materialize(tensor):
     # XLA would compute a row of hundreds of weights inside each computation
     # that reads it, and compile for minutes.

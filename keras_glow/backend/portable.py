@@ -51,6 +51,11 @@ def compile_function(function):
     return function
 
 
+def compiles_operations(tensors):
+    """Returns whether each operation on tensors is compiled by itself."""
+    return False
+
+
 def materialize(tensor):
     """Returns the tensor; XLA does not compute it again for each reader."""
     return tensor
@@ -64,6 +69,28 @@ def select(condition, one, other):
 def constant(array, like):
     """Returns an array, never changed, as a tensor of the dtype of another."""
     return ops.convert_to_tensor(array, like.dtype)
+
+
+def convolution(x, kernel, bias, padding):
+    """Applies a convolution to images `(batch, height, width, channels)`.
+
+    A bias, unless it is None, is added in its own dtype.
+    """
+    x = ops.conv(x, kernel, padding=padding, data_format="channels_last")
+    return plus(x, bias)
+
+
+def product(x, kernel, bias):
+    """Multiplies two matrices; for the bias see `convolution`."""
+    # `ops.matmul` would round float64 to float32 on Torch.
+    return plus(x @ kernel, bias)
+
+
+def plus(x, bias):
+    """Adds a bias, unless it is None, in its own dtype."""
+    # This is `ops.add`, not `+`: on TensorFlow its gradient for a bias does not
+    # need x, so half of all activations need not be kept.
+    return x if bias is None else ops.add(ops.cast(x, bias.dtype), bias)
 
 
 def relu(x):

@@ -6,6 +6,7 @@ import torch
 from keras import ops
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from keras_glow.backend import portable
 from keras_glow.backend.portable import flatten, is_float, pack
 
 
@@ -96,6 +97,32 @@ def constant(array, like):
         tensor = torch.as_tensor(array, dtype=like.dtype, device=like.device)
         _constants[key] = array, tensor  # the array keeps its id
     return _constants[key][1]
+
+
+def convolution(x, kernel, bias, padding):
+    """See `keras_glow.backend`; `ops.conv` would first copy x, twice."""
+    x, kernel = map(ops.convert_to_tensor, (x, kernel))
+    own = _of_dtype(bias, x.dtype)
+    z = torch.conv2d(
+        x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), own, padding=padding
+    )
+    z = z.permute(0, 2, 3, 1)
+    return z if own is not None else portable.plus(z, bias)
+
+
+def product(x, kernel, bias):
+    """See `keras_glow.backend`."""
+    own = _of_dtype(bias, x.dtype)
+    if own is None:
+        return portable.product(x, kernel, bias)
+    return torch.addmm(own, x, kernel)
+
+
+def _of_dtype(bias, dtype):
+    """Returns a bias as a tensor if it has this dtype, or else None."""
+    if bias is None or ops.convert_to_tensor(bias).dtype != dtype:
+        return None
+    return ops.convert_to_tensor(bias)
 
 
 def concatenate(tensors):

@@ -11,6 +11,7 @@ from keras_glow.flow.levels import latent_slices, level_depths, level_shapes
 from keras_glow.flow.prediction import with_conditions
 from keras_glow.layers.chain import Chain
 from keras_glow.layers.context_network import FEATURE_CHANNELS, ContextNetwork
+from keras_glow.layers.programs import run
 from keras_glow.layers.sequence import Given, inputs_of, walk
 from keras_glow.losses import LogDetLoss, LogProb
 
@@ -150,7 +151,7 @@ def given_to(networks, conditions, values):
     """
     values = list(values)
     labels = values.pop(0) if conditions.num_classes else None
-    return Given(labels, [network(*values) for network in networks])
+    return Given(labels, [run(n, n.__call__, *values) for n in networks])
 
 
 def assemble(flow, model):

@@ -7,6 +7,7 @@ from keras_glow.backend.keras_internals import all_layers
 from keras_glow.layers.actnorm import ActNorm, adapting
 from keras_glow.layers.chain import checking_inverses
 from keras_glow.layers.flow_step import FlowStep
+from keras_glow.layers.programs import shared_programs
 
 INITIALIZATION_IMAGES = 256  # as in openai/glow
 CHECKED_IMAGES = 4
@@ -83,4 +84,5 @@ def check_inverses(model, inputs):
     with checking_inverses(model) as any_chain:
         if any_chain:
             few = keras.tree.map_structure(lambda t: t[:CHECKED_IMAGES], inputs)
-            model(few, training=True)
+            with shared_programs(model):
+                model(few, training=True)

@@ -27,15 +27,18 @@ def predict(model, inputs, conditions, batch_size):
     size = min(batch_size, 1 << (count - 1).bit_length())
     devices = count_devices(model)
     size += -size % devices
-    filled = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    batches = whole_batches(count, size)
     if devices > 1:
-        rows = _rows(inputs, conditions, filled)
+        rows = _rows(inputs, conditions, np.concatenate(batches))
         return model.predict(rows, batch_size=size, verbose=0)[:count]
-    batches = (
-        _rows(inputs, conditions, rows)
-        for rows in np.split(filled, len(filled) // size)
-    )
+    batches = (_rows(inputs, conditions, rows) for rows in batches)
     return np.concatenate(_predict_batches(model, batches))[:count]
+
+
+def whole_batches(count, size):
+    """Returns row numbers by batch; the last row fills the last batch up."""
+    rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    return np.split(rows, len(rows) // size)
 
 
 class Rows:

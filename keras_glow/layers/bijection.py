@@ -20,6 +20,7 @@ from keras_glow.checks import (
     plain_arrays,
     refuse,
 )
+from keras_glow.layers.programs import run
 from keras_glow.losses import flow_dtype, negative_mean, settled_policy
 
 IMAGE, LABELS = 4, 1  # numbers of dimensions
@@ -172,7 +173,7 @@ class Bijection(PassesTrainableOn, KeepsLosses, keras.layers.Layer):
         )
         shapes = [tuple(np.shape(t)) for t in keras.tree.flatten(inputs)]
         self._check_shapes(shapes, kwargs.get("inverse", False))
-        return super().__call__(inputs, *args, **kwargs)
+        return run(self, super().__call__, inputs, *args, **kwargs)
 
     def _numbers(self, tensor):
         """Refuses what holds no real numbers; integers become floats."""

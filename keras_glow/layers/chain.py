@@ -19,6 +19,7 @@ from keras_glow.backend import (
 )
 from keras_glow.backend.keras_internals import all_layers
 from keras_glow.checks import bad_input
+from keras_glow.layers.programs import is_repeatable, kind_of
 from keras_glow.layers.residual_network import ResidualNetwork
 from keras_glow.layers.sequence import Given, relative_error, round_trip
 
@@ -314,18 +315,10 @@ class _Step:
         reversible = memory == "reversible"
         self.parts = bijection.parts() if reversible else (bijection,)
         self.variables = [list(part.variables) for part in self.parts]
-        config = bijection.get_config()
-        config = {k: config[k] for k in config if k not in ("name", "seed")}
-        self.kind = f"{type(bijection)} {config}"
-        # The network of a user may do anything in Python, and masks are drawn.
-        own = all(
-            type(layer).__module__.startswith("keras_glow.")
-            and getattr(layer, "kind", "") is not None
-            for layer in all_layers(bijection)
-        )
+        self.kind = kind_of(bijection)
         self.networks = networks_with_dropout(bijection) if training else []
         self.programs = None
-        if own and not self.networks:
+        if is_repeatable(bijection, training):
             self.programs = programs.setdefault(self.kind, {})
 
     def once(self, traced, function):

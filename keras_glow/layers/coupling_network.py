@@ -83,15 +83,14 @@ class Network(keras.layers.Layer):
         h = self._hidden(
             ops.cast(x, dtype), context, self._masks(x, training, new_masks)
         )
-        h = self._convolve(h, ops.cast(kernel, dtype))
-        return ops.add(ops.cast(h, self.compute_dtype), bias)
+        return self._convolve(h, ops.cast(kernel, dtype), bias)
 
     def _masks(self, x, training, new):
         """Returns what `_hidden` multiplies its values by, None for nothing."""
         return None
 
-    def _convolve(self, x, kernel):
-        return convolve(x, kernel, self.border)
+    def _convolve(self, x, kernel, bias=None):
+        return convolve(x, kernel, bias, self.border)
 
     def get_config(self):
         return {

@@ -154,5 +154,5 @@ class GatedBlock(keras.layers.Layer):
         change, gate = ops.split(change, 2, axis=-1)
         return h + change * ops.sigmoid(gate)
 
-    def _convolve(self, x, kernel):
-        return convolve(x, kernel, self.border)
+    def _convolve(self, x, kernel, bias):
+        return convolve(x, kernel, bias, self.border)

@@ -92,7 +92,7 @@ class Split(Bijection):
         add_context_kernel(self, 2 * latent)
 
     def _gaussian(self, kept, labels=None, context=None):
-        h = ops.add(convolve(kept, self.kernel, self.border), self.bias)
+        h = convolve(kept, self.kernel, self.bias, self.border)
         if self.num_classes:
             labels = ops.cast(labels, "int32")
             h = h + ops.take(self.class_bias, labels, axis=0)[:, None, None]

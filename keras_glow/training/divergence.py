@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_glow.backend.keras_internals import synchronize
+from keras_glow.layers.programs import shared_programs
 from keras_glow.layers.sequence import named_parts, walk
 
 PATIENCE = 10  # steps left out in a row
@@ -109,7 +110,8 @@ class StopIfDiverged(keras.callbacks.Callback):
             arrays, of_step = self.source.images_of_step(self.step)
             if arrays is None:  # `fit` consumes the same generator
                 return "Its images are gone: no layer was looked at"
-            layer = first_nonfinite_layer(self.model, *arrays)
+            with shared_programs(self.model):
+                layer = first_nonfinite_layer(self.model, *arrays)
         except Exception as error:
             # A user's dataset may raise anything: its images may be the cause.
             return f"No layer could be looked at: {error}"
