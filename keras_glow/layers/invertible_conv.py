@@ -146,7 +146,7 @@ class InvertibleConv1x1(Bijection):
         x = ops.reshape(x, (-1, self.built_channels))
         x = x - ops.mean(x, axis=0)
         eye = ops.eye(self.built_channels, dtype=x.dtype)
-        covariance = ops.matmul(ops.transpose(x), x) / ops.shape(x)[0]
+        covariance = ops.transpose(x) @ x / ops.shape(x)[0]
         # Of all matrices that whiten, the triangular one leaves P and L alone.
         root = ops.cholesky(ops.flip(covariance + WHITENING_VARIANCE * eye))
         white = ops.flip(ops.solve_triangular(root, eye, lower=True))
