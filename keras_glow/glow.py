@@ -125,10 +125,10 @@ class Glow(TrainableFlow):
             `"step_1_2"`, or inside them, such as `"step_1_2/coupling"`. It is
             the `trainable` of Keras, which can be set later too, and files
             keep it.
-        whiten: bool, whether 1x1 convolutions start with what takes the
-            correlations out of their inputs, from the images that initialise
-            ActNorm, and then rotate; training then starts much further on. The
-            paper's start as rotations alone.
+        whiten: bool, whether the first 1x1 convolution of each level starts
+            with what takes the correlations out of its inputs, from the images
+            that initialise ActNorm, and then rotates; training then starts much
+            further on. The paper's start as rotations alone.
         name: of the keras.Model, or None for one of its own.
         dtype: dtype or policy of the keras.Model; None for the global one.
 

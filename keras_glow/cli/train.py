@@ -157,8 +157,8 @@ def _setting(flag, **arguments):
     _setting(
         "--whiten",
         action=argparse.BooleanOptionalAction,
-        help="start 1x1 convolutions with what takes the correlations out of "
-        "the images (default: with --minutes)",
+        help="start the first 1x1 convolution of each level with what takes "
+        "the correlations out (default: with --minutes)",
     ),
     _setting(
         "--coupling", choices=COUPLINGS, help="with a scale, or without one"

@@ -18,7 +18,7 @@ from keras_glow.losses import LogDetLoss, LogProb
 # Arguments of `Glow` that each step of flow gets.
 OF_A_STEP = (
     *("permutation", "coupling", "width", "scale", "network_dtype"),
-    *("network", "blocks", "dropout", "border", "whiten"),
+    *("network", "blocks", "dropout", "border"),
 )
 
 
@@ -67,6 +67,9 @@ def build_flow(model):
                 name=f"step_{level}_{number}",
                 dtype=dtype,
                 context_channels=context_channels,
+                # A rotation keeps white what is white. At every step, whitening
+                # would enlarge a direction without any variance each time.
+                whiten=model.whiten and number == 1,
                 **{name: getattr(model, name) for name in OF_A_STEP},
             )
             for number in range(1, depth + 1)
