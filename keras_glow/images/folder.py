@@ -224,6 +224,6 @@ def _read_file(path, identity, form):
         width, height = picture.size
         smaller = f"is {width}x{height}: smaller than {form.size}x{form.size}"
         if not form.upscale:
-            return BadImage(f"{smaller}, and upscale is off")
+            return BadImage(f"{smaller}, and `upscale` is off")
         picture.notes.append(f"{smaller}, and enlarged")
     return picture

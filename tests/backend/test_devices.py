@@ -98,7 +98,7 @@ def test_devices_that_are_not_there_are_refused(tmp_path, capsys):
     arguments = ["train", str(tmp_path / "images.npz"), "--devices=64"]
     assert main([*arguments, f"--out={tmp_path / 'run'}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "`devices` is expected to be" in line
+    assert "--devices is expected to be" in line
     assert "Received: devices=64" in line
     if BACKEND == "torch":
         assert "docs/devices.md" in line

@@ -80,13 +80,13 @@ def test_images_are_drawn_and_moved_given_a_context(run, tmp_path):
     [
         (["evaluate", "{model}", "{npz}"], "--context.*given for this model"),
         (["evaluate", "{model}", "{npz}", "--context=no"], "expected to hold"),
-        (["sample", "{model}", "--grid=a.png"], "`context`"),
+        (["sample", "{model}", "--grid=a.png"], "--context"),
         (["sample", "{model}", "--grid=a.png", "--context=1"], r"\(2,\)|2\)"),
         (
             ["walk", "{model}", "--grid=a.png", "--context=a,b"],
             "cannot be read",
         ),
-        (["interpolate", "{model}", "--grid=a.png"], "`context`"),
+        (["interpolate", "{model}", "--grid=a.png"], "--context"),
         (["train", "{npz}", "--out=new", "--context=no"], "expected to hold"),
     ],
 )

@@ -297,7 +297,7 @@ def test_duplicates_are_counted(tmp_path):
 def test_small_images_are_enlarged_only_if_asked(tmp_path):
     (tmp_path / "small.png").write_bytes(encoded(BLACK[:8, :8]))
     assert images.load_images(tmp_path, 8).shape == (1, 8, 8, 3)
-    with pytest.raises(ValueError, match="small.png is 8x8.*upscale"):
+    with pytest.raises(ValueError, match="small.png is 8x8.*`upscale`"):
         images.load_images(tmp_path, 9)
     loaded = images.load_images(tmp_path, 9, upscale=True)
     assert_array_equal(loaded, np.zeros((1, 9, 9, 3)))

@@ -96,7 +96,7 @@ def test_other_options_are_decoded_anew(faces, tmp_path):
     ):
         loaded = images.load_images(faces, **options, cache=cache)
         assert_array_equal(loaded, images.load_images(faces, **options))
-    with pytest.raises(ValueError, match="20 of 20 .*upscale is off"):
+    with pytest.raises(ValueError, match="20 of 20 .*`upscale` is off"):
         images.load_images(faces, 9, cache=cache)
 
 
