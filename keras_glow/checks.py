@@ -16,7 +16,6 @@ import numpy as np
 MAX_SEED = 2**32 - 1
 
 MAX_LINE = 500  # characters of another library's error
-
 _short = reprlib.Repr()
 _short.maxother = _short.maxstring = 80
 

@@ -204,6 +204,7 @@ def train(options):
 
     Leaves model.keras, best.keras, history.csv, curve.png and samples/ in RUN.
     """
+    from keras_glow.backend import computes_bfloat16, has_gpu
     from keras_glow.backend.devices import devices
     from keras_glow.cli import follow, run
 
@@ -234,8 +235,6 @@ def train(options):
     if begun:
         settings = run.earlier_settings(out)
     else:
-        from keras_glow.backend import computes_bfloat16, has_gpu
-
         settings = default_settings(
             given.get("minutes"), has_gpu(), computes_bfloat16()
         )

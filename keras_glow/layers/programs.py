@@ -13,10 +13,14 @@ _programs = weakref.WeakKeyDictionary()  # of each owner, see `shared_programs`
 _current = contextvars.ContextVar("programs", default=None)
 
 
+# What decides how the weights start, and nothing after that.
+OF_THE_START = ("name", "seed", "whiten")
+
+
 def kind_of(layer):
     """Returns a text that layers share which differ in their weights alone."""
     config = layer.get_config()
-    config = {k: config[k] for k in config if k not in ("name", "seed")}
+    config = {k: config[k] for k in config if k not in OF_THE_START}
     return f"{type(layer)} {config}"
 
 

@@ -24,6 +24,7 @@ from keras_glow.data import ImageSequence
 from keras_glow.flow import noise
 from keras_glow.flow.initialization import is_initialized
 from keras_glow.layers import ActNorm
+from keras_glow.layers.programs import kind_of
 from keras_glow.losses import StandardNormalNLL
 from keras_glow.training.ema import averaged_weights
 
@@ -259,7 +260,9 @@ def test_convolutions_are_set_from_data_once(images, tmp_path, whiten):
     for number, matrix in enumerate(first):  # two of each level
         rotates = np.allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-4)
         assert rotates != (whiten and number % 2 == 0)
-    squeeze, step = model.bijections[:2]
+    squeeze, step, other = model.bijections[:3]
+    assert step.whiten == whiten and not other.whiten
+    assert kind_of(step) == kind_of(other)  # They share what is traced.
     x = squeeze(model.dequantize(smooth, seed=0))
     rows = to_numpy(step.permutation(step.actnorm(x))).reshape(-1, 12)
     alike = np.abs(np.corrcoef(rows.T) - np.eye(12)).max()
