@@ -21,7 +21,6 @@ import numpy as np
 from mnist import CLASSES, TEMPERATURES, load_digits
 
 import keras_glow
-from keras_glow.files.presets import PRESETS
 
 
 def train_classifier(images, labels, epochs, seed):
@@ -68,10 +67,7 @@ def main():
     print("|---" * (len(columns) + 1) + "|")
     drawn = np.arange(options.count) % CLASSES
     for name in options.models:
-        if name in PRESETS:
-            model = keras_glow.Glow.from_preset(name)
-        else:
-            model = keras_glow.load_model(name)
+        model = keras_glow.Glow.from_preset(name)
         cells = []
         for temperature in TEMPERATURES:
             digits = model.sample(

@@ -44,14 +44,19 @@ def main():
     parser.add_argument("--validation", required=True, help="folder or .npz")
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--cpu-minutes", type=float, default=4.0)
-    add_settings(parser, "minutes", "flip")
+    parser.add_argument("--size", type=int, default=32, help="of the images")
+    add_settings(parser, "minutes")
     options = parser.parse_args()
-    images = keras_glow.images.load_images(options.train, 32)
-    validation = keras_glow.images.load_images(options.validation, 32)
+    images = keras_glow.images.load_images(options.train, options.size)
+    validation = keras_glow.images.load_images(options.validation, options.size)
     defaults = dataclasses.asdict(default_settings(options.cpu_minutes))
     defaults["flip"] = True
     settings = given_settings(options, defaults)
-    changed = dataclasses.asdict(settings).items() - defaults.items()
+    changed = {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if value != defaults[name]
+    }
     model = run.new_model(settings, images.shape[1:], 0)
     model.fit(
         ImageSequence(
@@ -67,7 +72,7 @@ def main():
     bits = model.bits_per_dim(validation, seed=0).mean()
     row = {
         "minutes": options.cpu_minutes,
-        "settings": " ".join(f"{k}={v}" for k, v in sorted(changed)),
+        "settings": " ".join(f"{k}={v}" for k, v in sorted(changed.items())),
         "steps": int(model.optimizer.iterations),
         "parameters": model.count_params(),
         "bits_per_dim": f"{bits:.4f}",

@@ -5,11 +5,12 @@
         --class-priors top --depth 6 --width 48 --learning-rate 4e-3 \
         --epochs 2 --ema 0.99
 
-The digits are padded with black from 28x28 to 32x32 and stay grey. Bits/dim
-are those of all 32x32 pixels, divided by the 28 x 28 dimensions of a digit: a
-model pays for the border too, so they are an upper bound of what it needs for
-the digit alone. With `--classes` the model is conditional, and its log p(x) is
-that of a digit of unknown class: the mean over the ten of p(x | class).
+The digits are padded with black from 28x28 to 32x32 and stay grey; with
+`--border 0 --levels 2` they are not. Bits/dim are those of all pixels, divided
+by the 28 x 28 dimensions of a digit: a model pays for the border too, so they
+are an upper bound of what it needs for the digit alone. With `--classes` the
+model is conditional, and its log p(x) is that of a digit of unknown class: the
+mean over the ten of p(x | class).
 
 It can be stopped at any time: the same command goes on where it was. The folder
 is that of a run of `keras-glow train`, with `result.json` and `samples.png`
@@ -39,32 +40,28 @@ DEFAULTS = {**REPORT, "width": 32, "epochs": 3}
 SOME_IMAGES = 1000  # of the test: of the curve, and of the round trip
 
 
-def load_digits(path):
+def load_digits(path, border=BORDER):
     """Padded digits and their classes, of a part each."""
     with np.load(path) as arrays:
         for part in ("train", "test"):
-            border = [(0, 0), (BORDER, BORDER), (BORDER, BORDER)]
-            images = np.pad(arrays[f"x_{part}"], border)
+            around = [(0, 0), (border, border), (border, border)]
+            images = np.pad(arrays[f"x_{part}"], around)
             yield images[..., None], arrays[f"y_{part}"].astype("int32")
 
 
-def log_prob(model, images):
+def log_prob(model, images, draws):
     """Log-likelihood of digits of unknown class, `(batch,)` nats."""
+    options = {"draws": draws, "seed": 0, "batch_size": 100}
     if model.num_classes is None:
-        return model.log_prob(images, seed=0, batch_size=100)
+        return model.log_prob(images, **options)
     of_class = [
-        model.log_prob(
-            images,
-            seed=0,
-            labels=np.full(len(images), label),
-            batch_size=100,
-        )
+        model.log_prob(images, labels=np.full(len(images), label), **options)
         for label in range(CLASSES)
     ]
     return np.logaddexp.reduce(of_class) - math.log(CLASSES)
 
 
-def draw_samples(model, path):
+def draw_samples(model, border, path):
     """A row of samples for each temperature, or for each class at 0.7."""
     if model.num_classes is None:
         rows = [model.sample(CLASSES, t, seed=0) for t in TEMPERATURES]
@@ -73,7 +70,7 @@ def draw_samples(model, path):
             model.sample(10, 0.7, seed=label, labels=label)
             for label in range(CLASSES)
         ]
-    inside = slice(BORDER, -BORDER)
+    inside = slice(border, border + 28)
     digits = np.concatenate(rows)[:, inside, inside]
     keras_glow.images.save_grid(digits, path, columns=CLASSES)
 
@@ -81,7 +78,9 @@ def draw_samples(model, path):
 def main():
     """Trains, scores the test digits and draws samples."""
     options = parse()
-    (images, labels), (test_images, test_labels) = load_digits(options.data)
+    (images, labels), (test_images, test_labels) = load_digits(
+        options.data, options.border
+    )
     settings = given_settings(
         options,
         REPORT if options.reproduce else DEFAULTS,
@@ -95,16 +94,18 @@ def main():
         images,
         some,
         settings,
-        labels=labels,
-        validation_labels=some_labels,
+        targets=labels,
+        validation_targets=some_labels,
     )
-    draw_samples(model, options.out / "samples.png")
+    draw_samples(model, options.border, options.out / "samples.png")
     decoded = model.decode(model.encode(some, some_labels), some_labels)
-    bits = -log_prob(model, test_images) / (DIGIT_DIMENSIONS * math.log(2))
+    log_probs = log_prob(model, test_images, options.draws)
+    bits = -log_probs / (DIGIT_DIMENSIONS * math.log(2))
     result = {
         "bits_per_dim_of_28x28": float(bits.mean()),
         "standard_error": float(bits.std(ddof=1) / math.sqrt(len(bits))),
         "images": len(bits),
+        "draws": options.draws,
         "pixels_lost_in_the_round_trip": int(np.sum(decoded != some)),
         "of_pixels": some.size,
         "parameters": model.count_params(),
@@ -120,6 +121,8 @@ def parse():
     add = parser.add_argument
     add("data", help="mnist.npz, as keras.datasets.mnist has it")
     add("--out", required=True, type=pathlib.Path)
+    add("--border", type=int, default=BORDER, help="of black pixels")
+    add("--draws", type=int, default=1, help="of noise for each test digit")
     add("--classes", action="store_true", help="condition on the digit")
     add("--reproduce", choices=["report"], help="with its width and epochs")
     add_settings(parser, "flip")

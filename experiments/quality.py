@@ -26,10 +26,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
 import numpy as np
 from feature_network import WEIGHTS, load_features
 
+from keras_glow import Glow
 from keras_glow.analysis.distances import frechet_distance, kernel_distance
 from keras_glow.images import TEST_KEYS, load_images
 
@@ -106,7 +106,7 @@ def main():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("models", nargs="+", type=pathlib.Path, help=".keras files")
+    add("models", nargs="+", type=pathlib.Path, help=".keras files, presets")
     add("valid", help="folder or .npz of images that no model has seen")
     add("--train", help="folder or .npz of other real images, for the floor")
     add("--features", type=pathlib.Path, default=WEIGHTS)
@@ -115,7 +115,7 @@ def main():
     add("--temperatures", type=float, nargs="+", default=TEMPERATURES)
     add("--seed", type=int, default=0)
     options = parser.parse_args()
-    models = [keras.saving.load_model(path) for path in options.models]
+    models = [Glow.from_preset(str(path)) for path in options.models]
     shapes = {model.image_shape for model in models}
     if len(shapes) > 1:
         parser.error(f"the models are expected to share a shape, got {shapes}")
