@@ -24,7 +24,7 @@ COMMANDS = {
     "mnist": f"mnist.npz --out digits --epochs 1 --classes --border 0 {SMALL}",
     "permutations": "faces.npz --validation faces.npz --out runs --epochs 1 "
     f"{SMALL}",
-    "quality": "faces32 faces.npz --count 8 --temperatures 0.7",
+    "quality": "faces32 faces.npz --count 24 --temperatures 0.7",
     "scale_functions": "faces.npz faces.npz --steps 2",
     "tf32": "faces.npz --count 4",
 }
