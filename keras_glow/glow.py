@@ -355,12 +355,14 @@ class Glow(TrainableFlow):
         of a flow see neighbourhoods, whatever the size. The top prior, which
         has a mean and a deviation for each position, gets their averages over
         the positions; and each class those of a model without classes. What
-        sees a new context is new, and ignores it at first.
+        sees a new context is new, and ignores it at first. Levels that are
+        added are new, with the top prior, and set by the next `fit`.
 
         Args:
             **arguments: those of `Glow` that change: `image_shape`, but for
-                its channels, `num_classes` and `context_shape` of a model that
-                has none, or such as `network_dtype`, `memory`, `dropout`.
+                its channels, more `levels` (and as many depths), `num_classes`
+                and `context_shape` of a model that has none, or such as
+                `network_dtype`, `memory`, `dropout`.
 
         Raises:
             ValueError: naming the weight that would be of another shape, or

@@ -106,7 +106,8 @@ def started_settings(settings, given):
     names = {field.name for field in dataclasses.fields(settings)}
     fixed = names.intersection(config) - {"seed", "network_dtype", "dropout"}
     for name in fixed.intersection(given):
-        if given[name] != config[name]:
+        more_levels = name == "levels" and given[name] > config[name]
+        if given[name] != config[name] and not more_levels:
             option = name.replace("_", "-")
             raise ValueError(
                 f"--{option} is expected to be that of {start}, {config[name]},"

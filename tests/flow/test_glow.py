@@ -863,6 +863,16 @@ def test_a_copy_with_other_arguments_has_the_same_weights():
     assert mu[1].shape == (1, 4, 2, 24)
     expected = np.broadcast_to(mu[0].mean((1, 2), keepdims=True), mu[1].shape)
     assert_allclose(mu[1], expected, atol=1e-6)
+    deeper = untraced(model.with_arguments(image_shape=(16, 8, 3), levels=3))
+    old, new = (
+        {w.path: to_numpy(w) for w in m.weights} for m in (large, deeper)
+    )
+    for path in old:
+        if not path.startswith("prior/"):
+            assert_array_equal(new[path], old[path])
+    added = new.keys() - old.keys()
+    assert {path.split("/")[0] for path in added} == {"steps_3", "split_2"}
+    assert_array_equal(deeper.decode(deeper.encode(images)), images)
     labelled = model.with_arguments(num_classes=3, class_priors="top")
     assert labelled.sample(2, labels=[0, 2]).shape == (2, 8, 8, 3)
     for wrong in (
