@@ -27,6 +27,7 @@ from keras_glow.files.atomic import atomic_file, remove_partials
 from keras_glow.files.presets import preset_sha256
 from keras_glow.files.strict_reader import read_model
 from keras_glow.flow.arguments import ARGUMENTS
+from keras_glow.flow.levels import level_depths
 from keras_glow.glow import Glow
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import (
@@ -106,8 +107,7 @@ def started_settings(settings, given):
     names = {field.name for field in dataclasses.fields(settings)}
     fixed = names.intersection(config) - {"seed", "network_dtype", "dropout"}
     for name in fixed.intersection(given):
-        more_levels = name == "levels" and given[name] > config[name]
-        if given[name] != config[name] and not more_levels:
+        if not _stays(name, given[name], config):
             option = name.replace("_", "-")
             raise ValueError(
                 f"--{option} is expected to be that of {start}, {config[name]},"
@@ -117,6 +117,18 @@ def started_settings(settings, given):
     kept["size"] = common_size(config["image_shape"])
     kept["grey"] = config["image_shape"][-1] == 1
     return dataclasses.replace(settings, **kept)
+
+
+def _stays(name, new, config):
+    """Returns whether the weights stay; levels may come on top of theirs."""
+    old, levels = config[name], config["levels"]
+    if name == "levels":
+        return new >= levels
+    if name == "depth":
+        old, new = (
+            level_depths(levels, depth)[:levels] for depth in (old, new)
+        )
+    return new == old
 
 
 def resume(folder, identity):

@@ -1014,9 +1014,9 @@ def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
     assert main([*data, "--resume", "--epochs", "2"]) == 0
     # What is larger may have a level more.
     data[-3:] = [str(tmp_path / "deep"), "--size", "16", "--levels", "3"]
-    assert main([*data, *start, *slow]) == 0
+    assert main([*data, *start, *slow, "--depth", "1,1,2"]) == 0
     trained = load_model(tmp_path / "deep" / "model.keras")
-    assert (trained.levels, trained.depth) == (3, 1)
+    assert (trained.levels, trained.depth) == (3, (1, 1, 2))
     # Each class begins as what was there without any.
     labels = np.arange(8) % 2
     np.savez(tmp_path / "labels.npz", images=images[:, ::2, ::2], labels=labels)
@@ -1034,6 +1034,7 @@ def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
     capsys.readouterr()
     for wrong, message in (
         ([*start, "--width", "5"], "--width is expected to be that of"),
+        ([*start, "--depth", "2,1"], "--depth is expected to be that of"),
         ([*start, "--levels", "1"], "--levels is expected to be that of"),
         (["--from", str(tmp_path / "labelled.keras")], "without classes"),
         (["--from", "faces"], "is no preset"),
