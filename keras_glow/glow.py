@@ -129,6 +129,9 @@ class Glow(TrainableFlow):
             with what takes the correlations out of its inputs, from the images
             that initialise ActNorm, and then rotates; training then starts much
             further on. The paper's start as rotations alone.
+        class_couplings: bool, whether the coupling networks see the class too,
+            as they see a context. What is drawn then is more often of the class
+            that was asked for.
         name: of the keras.Model, or None for one of its own.
         dtype: dtype or policy of the keras.Model; None for the global one.
 
@@ -175,6 +178,7 @@ class Glow(TrainableFlow):
         frozen: Sequence[str] = (),
         context_shape: Sequence[int] | None = None,
         whiten: bool = False,
+        class_couplings: bool = False,
         *,
         name: str | None = None,
         dtype: typing.Any = None,

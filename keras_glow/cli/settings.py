@@ -62,6 +62,7 @@ class Settings:
     clip: float = 1e5
     ema: float = 0.0
     whiten: bool = False
+    class_couplings: bool = False
 
 
 # They may change when a run goes on, the latter if the images are the same.

@@ -51,7 +51,8 @@ def build_flow(model):
     depths = level_depths(levels, model.depth)
     num_classes, context_shape = model.conditions
     split_classes = num_classes if model.class_priors == "all" else None
-    context, context_channels = None, context_shape and FEATURE_CHANNELS
+    conditioned = context_shape or model.class_couplings
+    context, context_channels = None, FEATURE_CHANNELS if conditioned else None
     # One seed gives independent seeds for all steps, and then for the networks
     # of a context.
     count = sum(depths)
@@ -81,10 +82,11 @@ def build_flow(model):
             )
         else:
             prior = layers.GaussianPrior(num_classes, name="prior", **common)
-        if context_shape:
+        if conditioned:
             context = ContextNetwork(
                 (shape.height, shape.width),
                 next(more),
+                num_classes if model.class_couplings else None,
                 name=f"context_{level}",
                 dtype=dtype,
             )
@@ -150,11 +152,13 @@ def condition_inputs(model):
 def given_to(networks, conditions, values):
     """Returns the `Given` of the values of `conditions`.
 
-    `networks` are the `ContextNetwork` of all levels, if there is a context.
+    `networks` are the `ContextNetwork` of all levels, if there are any. Without
+    a context they read the labels.
     """
     values = list(values)
     labels = values.pop(0) if conditions.num_classes else None
-    return Given(labels, [run(n, n.__call__, *values) for n in networks])
+    context = values or [labels]
+    return Given(labels, [run(n, n.__call__, *context) for n in networks])
 
 
 def assemble(flow, model):

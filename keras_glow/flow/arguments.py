@@ -116,6 +116,7 @@ ARGUMENTS = {
     "frozen": _names,
     "context_shape": _or_none(_context_shape),
     "whiten": check_boolean,
+    "class_couplings": check_boolean,
 }
 # The values of arguments that older files do not mention.
 OLDER = {
@@ -128,6 +129,7 @@ OLDER = {
     "frozen": (),
     "context_shape": None,
     "whiten": False,
+    "class_couplings": False,
 }
 
 
@@ -178,12 +180,21 @@ def _check_together(
     classifier_weight,
     network,
     dropout,
+    context_shape,
+    class_couplings,
     **others,
 ):
     if classifier_weight and num_classes is None:
         refuse(
             "classifier_weight", "0, for num_classes=None", classifier_weight
         )
+    if class_couplings and (num_classes is None or context_shape):
+        for_what = "num_classes=None"
+        if context_shape:
+            for_what = (
+                f"context_shape={context_shape}, which may hold the class"
+            )
+        refuse("class_couplings", f"False, for {for_what}", class_couplings)
     if dropout and network != "residual":
         refuse("dropout", f"0, for network={network!r}", dropout)
     multiple, common = 2**levels, math.gcd(*image_shape[:2])

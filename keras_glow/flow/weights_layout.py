@@ -74,7 +74,7 @@ def weights_layout(config):
             layout.add_step(step, level.channels)
         if level is not levels[-1]:
             layout.add_split(next(splits), level)
-        if config["context_shape"]:
+        if layout.context:
             layout.add_context_network(next(contexts))
     top = levels[-1].latent_shape
     layout.add_prior("bijections/gaussian_prior", top)
@@ -91,7 +91,10 @@ class _Layout:
     def __init__(self, config):
         self.config = config
         self.found = {"vars/train_noise": Weight((2,), "int64", STATE)}
-        self.vector = len(config["context_shape"] or ()) == 1
+        self.context = config["context_shape"] or ()
+        if config["class_couplings"]:
+            self.context = (config["num_classes"],)
+        self.vector = len(self.context) == 1
 
     def add(self, layer, *weights):
         for number, weight in enumerate(weights):
@@ -106,8 +109,7 @@ class _Layout:
     def context_kernel(self, outputs):
         """Returns the kernel that reads the features of a context, if any."""
         _, features = CONTEXT_CHANNELS
-        known = self.config["context_shape"]
-        return [self.floats(features, outputs)] if known else []
+        return [self.floats(features, outputs)] if self.context else []
 
     def add_actnorm(self, layer, channels, rule=LOG_SCALES):
         log_scale = self.floats(channels, rule=rule)
@@ -163,7 +165,7 @@ class _Layout:
 
     def add_context_network(self, layer):
         hidden, features = CONTEXT_CHANNELS
-        channels, size = self.config["context_shape"][-1], ()
+        channels, size = self.context[-1], ()
         if not self.vector:
             channels, size = 4 * channels, (3, 3)
         for_hidden = self.floats(*size, channels, hidden), self.floats(hidden)

@@ -33,6 +33,8 @@ class ContextNetwork(keras.layers.Layer):
     Args:
         size: (height, width) of the level's steps of flow.
         seed: int 0..2**32 - 1, or None for other initial kernels each time.
+        num_classes: int, or None. With it the context is an integer tensor
+            `(batch,)` of labels, read as a vector of zeros and a one.
         **kwargs: base layer keyword arguments (`name`, `dtype`, ...).
 
     Call arguments:
@@ -43,13 +45,16 @@ class ContextNetwork(keras.layers.Layer):
         with a height and width of 1.
     """
 
-    def __init__(self, size, seed=None, **kwargs):
+    def __init__(self, size, seed=None, num_classes=None, **kwargs):
         super().__init__(**kwargs)
         self.size = tuple(size)
         self.seed = seed
+        self.num_classes = num_classes
         self.norm = ActNorm(name="norm", dtype=self.dtype)
 
     def build(self, context_shape):
+        if self.num_classes:
+            context_shape = (None, self.num_classes)
         vector = len(context_shape) == 2
         channels = context_shape[-1] * (1 if vector else 4)
         size = (1, 1) if vector else self.size
@@ -77,6 +82,10 @@ class ContextNetwork(keras.layers.Layer):
         )
 
     def call(self, context):
+        if self.num_classes:
+            context = ops.one_hot(
+                context, self.num_classes, dtype=self.compute_dtype
+            )
         if context.ndim == 2:
             convolution, x = pointwise, context[:, None, None]
         else:
@@ -90,7 +99,8 @@ class ContextNetwork(keras.layers.Layer):
         return biased(convolution, x, *self.last)
 
     def get_config(self):
-        return {**super().get_config(), "size": self.size, "seed": self.seed}
+        own = {"size": self.size, "seed": self.seed}
+        return {**super().get_config(), **own, "num_classes": self.num_classes}
 
 
 def resized(images, height, width):

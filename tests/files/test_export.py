@@ -128,6 +128,7 @@ VARIANTS = [
     {"levels": 1, "depth": 2, "memory": "reversible"},
     {"levels": 3},
     {"context_shape": (3, 4, 2), "num_classes": CLASSES},
+    {"class_couplings": True, "num_classes": CLASSES},
 ]
 
 

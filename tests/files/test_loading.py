@@ -184,6 +184,7 @@ def test_it_loads_what_was_saved(folder, model, content):
         {"image_shape": (4, 8, 3), "permutation": "shuffle", "depth": 2},
         {"permutation": "reverse", "coupling": "additive", "num_classes": 4},
         {"context_shape": (3,), "num_classes": 4},
+        {"class_couplings": True, "num_classes": 4},
         {"context_shape": (3, 2, 5), "network": "residual", "blocks": 1},
         {
             "levels": 3,

@@ -67,6 +67,33 @@ def test_images_come_back_given_their_context_alone(shape, num_classes):
     assert (model.decode(z, **given) != IMAGES).any()
 
 
+def test_couplings_may_read_the_class_as_a_context():
+    plain = small(None, num_classes=3)
+    model = untraced(plain.with_arguments(class_couplings=True))
+    z = plain.encode(IMAGES, LABELS)
+    assert_allclose(model.encode(IMAGES, LABELS), z, atol=1e-6)
+    move_weights(model, 0.2)
+    z = model.encode(IMAGES, LABELS)
+    assert_array_equal(model.decode(z, LABELS), IMAGES)
+    # What the first coupling makes of an image depends on the class.
+    x = ops.convert_to_tensor(model.dequantize(IMAGES, "center"))
+    squeeze, step = model.bijections[:2]
+    one, other = (
+        to_numpy(step([squeeze(x), model.given([labels]).features[0]]))
+        for labels in (LABELS, (LABELS + 1) % 3)
+    )
+    assert (np.abs(one - other).max((1, 2, 3)) > 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"num_classes": None}, {"num_classes": 3, "context_shape": (3,)}],
+)
+def test_couplings_read_the_class_or_a_context(arguments):
+    with pytest.raises(ValueError, match="^`class_couplings` is expected"):
+        Glow((4, 4, 3), levels=1, depth=1, class_couplings=True, **arguments)
+
+
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("network", ["paper", "residual"])
 def test_log_prob_is_that_of_the_jacobian(network, float64):

@@ -59,8 +59,9 @@ def density_gradients(model, x, *context):
         {"permutation": "shuffle", "coupling": "additive"},
         {"network": "residual", "blocks": 2, "dropout": 0.5},
         {"context_shape": (3, 4, 5)},
+        {"num_classes": 3, "class_couplings": True},
     ],
-    ids=["affine", "additive", "dropout", "context"],
+    ids=["affine", "additive", "dropout", "context", "class"],
 )
 def test_gradients_are_those_of_store(
     memory, dtype, tolerance, kwargs, float64
@@ -70,6 +71,8 @@ def test_gradients_are_those_of_store(
     context = []
     if shape := kwargs.get("context_shape"):
         context.append(rng.normal(size=(3, *shape)).astype(dtype))
+    if classes := kwargs.get("num_classes"):
+        context.append(np.arange(3) % classes)
     found = []
     for mode in ("store", memory):
         model = small(mode, dtype=dtype, **kwargs)
