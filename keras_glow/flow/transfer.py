@@ -7,8 +7,11 @@ from keras import ops
 
 from keras_glow.checks import refuse
 
-# What sees new classes or a new context is new, and changes nothing at first.
-NEW_WEIGHTS = re.compile(r"/class_bias$|^context_\d+/|/context_kernel$")
+# What sees new classes or a new context is new, and changes nothing at first; a
+# classifier is, too.
+NEW_WEIGHTS = re.compile(
+    r"/class_bias$|^context_\d+/|/context_kernel$|^classifier/"
+)
 OF_LEVEL = re.compile(r"^(steps|split)_(\d+)/")
 OF_POSITIONS = "prior/mu", "prior/log_sigma"
 

@@ -61,7 +61,10 @@ class FlowLoss(ImageFlow):
         self.classifier = None
         if self.classifier_weight:
             self.classifier = keras.layers.Dense(
-                self.num_classes, kernel_initializer="zeros", dtype=self.dtype
+                self.num_classes,
+                kernel_initializer="zeros",
+                dtype=self.dtype,
+                name="classifier",
             )
             self.classifier.build((None, self.latent_shapes[-1][-1]))
             self.classifier_loss_tracker = NanIfEmptyMean(

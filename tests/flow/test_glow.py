@@ -873,6 +873,8 @@ def test_a_copy_with_other_arguments_has_the_same_weights():
     added = new.keys() - old.keys()
     assert {path.split("/")[0] for path in added} == {"steps_3", "split_2"}
     assert_array_equal(deeper.decode(deeper.encode(images)), images)
+    guessing = model.with_arguments(num_classes=3, classifier_weight=0.1)
+    guessing.with_arguments(memory="remat")
     labelled = model.with_arguments(num_classes=3, class_priors="top")
     assert labelled.sample(2, labels=[0, 2]).shape == (2, 8, 8, 3)
     for wrong in (
