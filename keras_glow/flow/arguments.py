@@ -188,13 +188,15 @@ def _check_together(
         refuse(
             "classifier_weight", "0, for num_classes=None", classifier_weight
         )
-    if class_couplings and (num_classes is None or context_shape):
-        for_what = "num_classes=None"
-        if context_shape:
-            for_what = (
-                f"context_shape={context_shape}, which may hold the class"
-            )
-        refuse("class_couplings", f"False, for {for_what}", class_couplings)
+    if class_couplings:
+        for unfit, hint in (
+            (num_classes is None and "num_classes=None", ""),
+            (context_shape and "a context_shape", ", which may hold the class"),
+            # The latents that it guesses from would come from the class.
+            (classifier_weight and "a classifier_weight", ""),
+        ):
+            if unfit:
+                refuse("class_couplings", f"False, for {unfit}{hint}", True)
     if dropout and network != "residual":
         refuse("dropout", f"0, for network={network!r}", dropout)
     multiple, common = 2**levels, math.gcd(*image_shape[:2])

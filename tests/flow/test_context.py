@@ -87,9 +87,13 @@ def test_couplings_may_read_the_class_as_a_context():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"num_classes": None}, {"num_classes": 3, "context_shape": (3,)}],
+    [
+        {"num_classes": None},
+        {"num_classes": 3, "context_shape": (3,)},
+        {"num_classes": 3, "classifier_weight": 0.01},
+    ],
 )
-def test_couplings_read_the_class_or_a_context(arguments):
+def test_couplings_that_cannot_read_the_class_are_refused(arguments):
     with pytest.raises(ValueError, match="^`class_couplings` is expected"):
         Glow((4, 4, 3), levels=1, depth=1, class_couplings=True, **arguments)
 
