@@ -7,11 +7,14 @@ import hashlib
 import pathlib
 import signal
 import threading
+import timeit
 import zipfile
 
 import keras
 import numpy as np
+from keras import ops
 
+from keras_glow import backend
 from keras_glow.backend.devices import count_shards
 from keras_glow.callbacks import Checkpoint, TimeBudget
 from keras_glow.checks import refuse
@@ -29,6 +32,7 @@ from keras_glow.files.strict_reader import read_model
 from keras_glow.flow.arguments import ARGUMENTS
 from keras_glow.flow.levels import level_depths
 from keras_glow.glow import Glow
+from keras_glow.layers import AffineCoupling
 from keras_glow.schedules import warmup_cosine
 from keras_glow.training.checkpoint import (
     Progress,
@@ -78,6 +82,36 @@ def _schedule(settings, model, count):
     return warmup_cosine(
         settings.learning_rate, steps, min(settings.warmup, steps // 2)
     )
+
+
+def with_quicker_networks(settings, given, images):
+    """Returns settings with float32 if bfloat16 is no quicker on this CPU.
+
+    Instructions for bfloat16 are no promise: what a narrow network gains in its
+    convolutions it may lose in conversions. So a coupling of the finest level
+    is timed in both, unless the user has chosen: `given` has what is wanted.
+    """
+    chosen = backend.has_gpu() or "network_dtype" in given
+    if chosen or settings.network_dtype != "bfloat16":
+        return settings
+    _, height, width, channels = images.shape
+    shape = settings.batch_size, height // 2, width // 2, 4 * channels
+    x, seconds = ops.zeros(shape), {}
+    for dtype in ("float32", "bfloat16"):
+        coupling = AffineCoupling(
+            settings.width,
+            network=settings.network,
+            blocks=settings.blocks,
+            network_dtype=dtype,
+        )
+
+        def once(coupling=coupling):
+            ops.convert_to_numpy(coupling(x, training=True))
+
+        once()  # which builds it
+        seconds[dtype] = min(timeit.repeat(once, number=1, repeat=10))
+    quicker = min(seconds, key=seconds.get)
+    return dataclasses.replace(settings, network_dtype=quicker)
 
 
 def earlier_settings(folder):

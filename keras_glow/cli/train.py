@@ -245,6 +245,7 @@ def train(options):
     data, settings = load_training_data(options, settings, out)
     if not begun:
         settings = fitted_to(settings, given, len(data.images))
+        settings = run.with_quicker_networks(settings, given, data.images)
     start = time.monotonic()
     with devices(options.devices):
         run.train(

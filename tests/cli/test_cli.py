@@ -982,8 +982,17 @@ def test_the_settings_of_a_run_of_minutes_follow_from_the_device(
     assert more == [8, 6, 4, 4, 4]
     monkeypatch.setattr(backend, "computes_bfloat16", lambda: True)
     assert settings_of().network_dtype is None
-    settings = settings_of("--minutes=8")
-    assert (settings.width, settings.network_dtype) == (48, "bfloat16")
+    for quicker in ("float32", "bfloat16"):
+        seconds = iter(
+            [[2.0, 3.0], [4.0, 1.0 if quicker == "bfloat16" else 3.0]]
+        )
+        monkeypatch.setattr(
+            cli_run.timeit, "repeat", lambda *a, s=seconds, **k: next(s)
+        )
+        settings = settings_of("--minutes=8")
+        assert (settings.width, settings.network_dtype) == (48, quicker)
+    option = "--network-dtype=float16"
+    assert settings_of("--minutes=8", option).network_dtype == "float16"
     monkeypatch.setattr(backend, "has_gpu", lambda: True)
     settings = settings_of("--minutes=8", "--depth=9")
     assert (settings.width, settings.depth, settings.dropout) == (96, 9, 0.2)
