@@ -57,7 +57,14 @@ def new_model(settings, image_shape, count):
     arguments = {n: arguments[n] for n in ARGUMENTS if n in arguments}
     arguments["image_shape"] = image_shape
     if settings.start:
-        model = load_model(settings.start).with_arguments(**arguments)
+        model = load_model(settings.start)
+        if model.num_classes not in (None, settings.num_classes):
+            raise ValueError(
+                "--from is expected to be a model without classes or, with "
+                f"--classes, of those of the images, {settings.num_classes}. "
+                f"Received: {settings.start}, with {model.num_classes}"
+            )
+        model = model.with_arguments(**arguments)
     else:
         model = Glow(**arguments)
     model.compile(
@@ -136,10 +143,9 @@ def started_settings(settings, given):
     """
     start = given["start"]
     config, _ = read_model(model_file(start), preset_sha256(start))
-    if config["num_classes"]:
-        raise ValueError(f"{start} is expected to be a model without classes")
     names = {field.name for field in dataclasses.fields(settings)}
-    fixed = names.intersection(config) - {"seed", "network_dtype", "dropout"}
+    free = {"seed", "network_dtype", "dropout", "num_classes"}
+    fixed = names.intersection(config) - free
     for name in fixed.intersection(given):
         if not _stays(name, given[name], config):
             option = name.replace("_", "-")

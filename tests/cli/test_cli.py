@@ -1040,6 +1040,11 @@ def test_a_run_begins_with_the_weights_of_a_model(tmp_path, capsys):
     )
     labelled = Glow((8, 8, 3), levels=1, depth=1, width=4, num_classes=2)
     labelled.save(tmp_path / "labelled.keras")
+    out[1] = str(tmp_path / "again")
+    data = ["train", str(tmp_path / "labels.npz"), *out, *slow]
+    goes_on = ["--from", str(tmp_path / "labelled.keras")]
+    assert main([*data, *goes_on]) == 0
+    assert load_model(tmp_path / "again" / "model.keras").num_classes == 2
     capsys.readouterr()
     for wrong, message in (
         ([*start, "--width", "5"], "--width is expected to be that of"),
