@@ -27,7 +27,7 @@ PRESETS = {
     ),
     "mnist": Preset(
         "handwritten digits in 32x32 grey pixels, ten classes",
-        "a7ab63eb08b445b5145f0c9f98c8dcbef7195f906cca70588408ddb15a8db447",
+        "e15a2a987daf7345599c079073343b59e642327f3a0b25c7bb62cb71d16f65d8",
     ),
 }
 
