@@ -130,8 +130,7 @@ class Glow(TrainableFlow):
             that initialise ActNorm, and then rotates; training then starts much
             further on. The paper's start as rotations alone.
         class_couplings: bool, whether the coupling networks see the class too,
-            as they see a context. What is drawn then is more often of the class
-            that was asked for.
+            as they see a context.
         name: of the keras.Model, or None for one of its own.
         dtype: dtype or policy of the keras.Model; None for the global one.
 
