@@ -1,13 +1,9 @@
 """Each experiment runs to its end, on little data and for little time."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, random_images
+from helpers import ROOT, random_images, run_script
 
 FOLDER = ROOT / "experiments"
 SMALL = "--levels 2 --depth 1 --width 8 --batch-size 16"
@@ -68,14 +64,4 @@ def test_every_experiment_is_tested():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_experiment_runs(name, folder):
-    run = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py", *COMMANDS[name].split()],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_script(FOLDER / f"{name}.py", folder, *COMMANDS[name].split())

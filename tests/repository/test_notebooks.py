@@ -1,12 +1,10 @@
 """The notebooks run in their quick setting, and are what their sources say."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import pytest
+from helpers import run_script
 
 # The environments of Torch and JAX are made without them.
 jupytext = pytest.importorskip("jupytext")
@@ -39,19 +37,13 @@ def test_every_notebook_is_tested():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_notebook_runs(name, tmp_path):
-    run = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "KERAS_GLOW_QUICK": "1",
-            "KERAS_GLOW_DATA": str(tmp_path),  # none: the stand-ins are used
-            "MPLBACKEND": "Agg",
-        },
-        capture_output=True,
-        text=True,
+    run_script(
+        FOLDER / f"{name}.py",
+        tmp_path,
+        KERAS_GLOW_QUICK="1",
+        KERAS_GLOW_DATA=str(tmp_path),  # none: the stand-ins are used
+        MPLBACKEND="Agg",
     )
-    assert run.returncode == 0, run.stderr
     for file in FILES[name].split():
         path = tmp_path / "runs" / name / file
         path = path if path.suffix else path.with_suffix(".png")

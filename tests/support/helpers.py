@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -27,6 +29,18 @@ def load_experiment(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_script(path, folder, *arguments, **variables):
+    """Runs a script in a folder, with some variables of its environment set."""
+    run = subprocess.run(
+        [sys.executable, path, *arguments],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def to_numpy(tensor):
